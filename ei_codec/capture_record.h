@@ -1,0 +1,97 @@
+// The grammar of an agent's batches: the only place where it is written. erl/src/scope_tracer.erl produces it,
+// decode_records() reads it; golden bytes in test/golden/batch_*.etf are tested from both languages.
+//
+//   Batch   = {batch, AgentId :: u64, Seq :: u64, ClockPair, Gaps, Cut, Payload}
+//   ClockPair = {RawNs, SystemNs}       the node's raw clock and its system clock (ns since 1970), read together
+//   Gaps    = [{Reason :: atom, Count :: integer | unknown, FromRawNs, UntilRawNs}]   what was not captured or was
+//             dropped since the batch before; each becomes one `gap` record. [] as a rule.
+//   Cut     = RawNs     records older than this will not come any more (from the native tracer proven; from the
+//             Erlang tracer the time of its flush before the last one)
+//   Payload = {etf, 1, [Event]}          the Erlang tracer: native trace messages
+//           | {compact, 1, Strings :: binary, Records :: binary}   the native tracer (its grammar comes with it)
+//
+//   Event (etf, version 1); trace flags `monotonic_timestamp`, so Ts is integer raw ns; `arity` is always set:
+//     {trace_ts, Pid, call, {M, F, Arity}, Ts}                      function_entry without arguments
+//     {trace_ts, Pid, call, {M, F, Arity}, Role, Ts}                Role is made by the match spec's `message` action:
+//          {args, [Arg]}       function_entry with arguments
+//          {take, Message}     message_take; {M,F,Arity} is the behaviour's take function
+//          {state, State}      state_change; the behaviour's loop entry
+//          {final, State}      state_change with kEndState; the behaviour's terminate
+//     {trace_ts, Pid, return_from, {M, F, Arity}, Result, Ts}       function_exit
+//     {trace_ts, Pid, exception_from, {M, F, Arity}, {Class, Reason}, Ts}     function_exception
+//     {trace_ts, Pid, send | send_to_non_existing_process, Message, To, Ts}   message_send; To: pid, name,
+//          {Name, Node}, alias reference or port
+//     {trace_ts, Pid, 'receive', Message, Ts}                       message_fetch (the atom timeout: kTimeoutNotMessage)
+//     {trace_ts, Pid, spawn, Child, {M, F, Args | Arity}, Ts}       process_spawn, pid = the parent, peer = the child
+//     {trace_ts, Pid, spawned, Parent, {M, F, Args | Arity}, Ts}    process_spawn with flag kChildSide, pid = the child,
+//                                                                   peer = the parent
+//     {trace_ts, Pid, exit, Reason, Ts}                             process_exit
+//     {trace_ts, Pid, link | getting_linked | unlink | getting_unlinked, Peer, Ts}
+//     {trace_ts, Pid, register | unregister, Name, Ts}
+//     {scope, alive, Pid, #{name => atom, parent => pid, initial_call => {M,F,A}, links => [pid], label => term}, Ts}
+//                                                                   process_alive, kInferred; keys only where known
+//     {scope, checkpoint, Pid, {M, F, Arity}, State, Ts}            state_change with kInferred (sys:get_state)
+//     {scope, code_load, Module, Vsn, Ts} · {scope, node_up | node_down, Node, Ts}      pid {0, 0}
+//
+//   A Message, Arg list, State, Result, Reason or Args may be given bounded:
+//     {'$scope_cut', OriginalBytes :: integer, Bounded :: term, Hash :: u64 | none}    -> kTruncated, original_bytes
+//   (a user's own term of that shape is wrapped in one itself). Hash is the match hash of the whole term; with `none`
+//   a message cannot be matched by content and its record has kHashed unset.
+//   Messages are hashed here otherwise. {system, From, Req} sets kSystemMessage; 'DOWN' and 'EXIT' tuples of the known
+//   shapes set kSystem.
+//
+// An Event that does not fit is counted in DecodeStats::malformed and skipped; the rest of the batch is used.
+#pragma once
+
+#include "ei_codec/match_hash.h"
+#include "ei_codec/term_view.h"
+#include "ei_codec/trace_event.h"
+
+namespace scope::codec {
+
+struct Gap {
+  std::string_view reason;
+  std::optional<std::uint64_t> count;  // nullopt: unknown
+  RawTime from, until;
+};
+
+// Views into the message; it must outlive this.
+struct BatchHeader {
+  std::uint64_t agent_id = 0;
+  std::uint64_t seq = 0;
+  RawTime clock_raw;
+  std::int64_t clock_system_ns = 0;
+  RawTime cut;
+  TermView gaps;
+  TermView payload;
+};
+
+// `message` is a validated {batch, ...} term. Checks the tuple's shape and the payload's tag and version, not the events.
+Result<BatchHeader> read_batch_header(const TermView& message);
+
+class RecordSink {
+ public:
+  virtual ~RecordSink() = default;
+  // Called in batch order; the record's views live as long as the batch.
+  virtual void record(const TraceRecord& record) = 0;
+};
+
+struct DecodeContext {
+  HashKey hash_key{};
+  std::string_view node;       // the agent's node and creation: tracees must carry them
+  std::uint32_t creation = 0;
+};
+
+struct DecodeStats {
+  std::uint64_t records = 0;
+  std::uint64_t malformed = 0;
+  RawTime oldest, newest;  // of the records; meaningless when there are none
+};
+
+// Gaps come first (type gap, payload = the gap's own tuple, time = until), then the events in order.
+DecodeStats decode_records(const BatchHeader& batch, const DecodeContext& context, RecordSink& sink);
+
+// The gap that a record of type gap carries in its payload.
+std::optional<Gap> read_gap(const TermView& payload);
+
+}  // namespace scope::codec

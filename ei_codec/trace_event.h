@@ -1,0 +1,107 @@
+// TraceRecord: the canonical trace event, as every layer above the codec sees it. The agent's batches are decoded into
+// it (capture_record.h), the store writes its columns from it and gives it back, queries turn it into the maps of
+// api.md.
+//
+// Life   All views point into the batch (or the decoded block) that the record came from. Plain data, any thread.
+// Times  raw nanoseconds of the node's own clock.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "ei_codec/base/ids.h"
+#include "ei_codec/term_view.h"
+
+namespace scope::codec {
+
+// number, name, name of api.md. The numbers are stored: append only.
+#define SCOPE_EVENT_TYPES(X) \
+  X(1, function_entry)       \
+  X(2, function_exit)        \
+  X(3, function_exception)   \
+  X(4, message_send)         \
+  X(5, message_fetch)        \
+  X(6, message_take)         \
+  X(7, state_change)         \
+  X(8, process_spawn)        \
+  X(9, process_exit)         \
+  X(10, process_link)        \
+  X(11, process_unlink)      \
+  X(12, process_register)    \
+  X(13, process_unregister)  \
+  X(14, telemetry)           \
+  X(15, log)                 \
+  X(16, vm_sample)           \
+  X(17, code_load)           \
+  X(18, node_up)             \
+  X(19, node_down)           \
+  X(20, gap)                 \
+  X(21, process_alive) /* a process found alive when tracing began; for lifetimes, names and parents */
+
+enum class EventType : std::uint8_t {
+#define SCOPE_ENUM(number, name) name = number,
+  SCOPE_EVENT_TYPES(SCOPE_ENUM)
+#undef SCOPE_ENUM
+};
+inline constexpr unsigned kMaxEventType = 21;
+
+std::string_view event_type_name(EventType type);
+std::optional<EventType> event_type_from_name(std::string_view name);
+
+// A module, function, arity. Empty module: none.
+struct Mfa {
+  std::string_view module, function;
+  std::uint8_t arity = 0;
+  explicit operator bool() const { return !module.empty(); }
+  bool operator==(const Mfa&) const = default;
+};
+
+// The other end of an event: where a message went, the parent or child of a spawn, the peer of a link.
+struct Peer {
+  enum class Kind : std::uint8_t {
+    none = 0,
+    pid = 1,    // node, creation, id, serial
+    name = 2,   // a name on the event's own node
+    remote_name = 3,  // {name, node}
+    alias = 4,  // a reference; `alias` below
+    port = 5,   // node, creation, id = low 32 bits, serial = high 32 bits
+  };
+  Kind kind = Kind::none;
+  std::string_view node;  // pid, remote_name, alias, port; empty: the event's own node
+  std::uint32_t creation = 0;
+  std::uint32_t id = 0, serial = 0;  // pid, port
+  std::string_view name;             // name, remote_name
+  RefParts alias;                    // alias
+};
+
+struct TraceRecord {
+  enum Flag : std::uint16_t {
+    kTruncated = 1 << 0,      // the payload is a bounded form of a term of `original_bytes` bytes
+    kHashBounded = 1 << 1,    // the match hash's walk was cut at its node limit
+    kHashed = 1 << 2,         // match_hash is set
+    kDeadReceiver = 1 << 3,   // send_to_non_existing_process
+    kSystem = 1 << 4,         // origin => system: no process sent it (timeouts, DOWN, EXIT, ports)
+    kTimeoutNotMessage = 1 << 5,  // `receive, timeout`: an after clause, no message
+    kEndState = 1 << 6,       // a state seen at terminate
+    kSystemMessage = 1 << 7,  // {system, From, Req}: handling of kind system
+    kInferred = 1 << 8,       // not observed at this time but known to hold since before (baseline)
+    kChildSide = 1 << 9,      // a spawn as the child saw it: pid is the child, peer the parent
+  };
+
+  EventType type = EventType::gap;
+  std::uint16_t flags = 0;
+  LocalPid pid;           // of the batch's node and creation; {0,0} for events of the node itself
+  RawTime time;
+  std::uint32_t ordinal = 0;  // see EventId; set by the store at ingest
+  Mfa mfa;                // calls; a state's or a taking's behaviour function; a spawn's initial call
+  Peer peer;
+  std::uint64_t match_hash = 0;  // of the message (send, fetch, take); 0 with kHashed unset: unknown
+  std::uint32_t original_bytes = 0;
+  // One encoded term (no version magic): arguments (list) · result · {Class, Reason} · message · state ·
+  // exit reason · name (atom) · metadata map. Empty: none was captured.
+  Bytes payload;
+
+  bool has(Flag flag) const { return (flags & flag) != 0; }
+};
+
+}  // namespace scope::codec
