@@ -1,0 +1,130 @@
+// View: an immutable snapshot of everything stored, as readers see it.
+//
+// What   A view lists *units*: the sealed blocks of every open partition and the batches of the hot tail. A reader picks
+//        units by their statistics (per incarnation: smallest and largest raw time, rows), then reads the rows that it
+//        wants out of one unit at a time. Nothing here knows cluster time, names' owners or questions: analysis/ does.
+// Life   Held by shared_ptr; keeps its partitions' files alive (retention unlinks them when the last reference goes).
+//        A view taken before a commit never shows rows that came later. Read transactions inside read() are short
+//        (<= 50 ms) and never leave it.
+// Thread Any number of threads may read one view at once.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ei_codec/base/ids.h"
+#include "ei_codec/trace_event.h"
+
+namespace scope::store {
+
+using Lsn = std::uint64_t;  // arrival number of a batch; starts at 1, gapless, permanent
+
+// One incarnation: (node, creation, agent id). `home` is the smallest number with the same node and creation, used for
+// peers: two incarnations with one home are one VM.
+struct IncarnationInfo {
+  Incarnation number = kNoIncarnation;
+  Incarnation home = kNoIncarnation;
+  std::string node;
+  std::uint32_t creation = 0;
+  std::uint64_t agent_id = 0;      // 0: only heard of
+  std::uint64_t last_committed_seq = 0;
+  ClusterTime first_seen;
+};
+
+// One version of the clock model of one incarnation:  cluster = raw + offset, and the true offset lies in
+// [lower, upper] at raw time `raw_at`; away from it the bound widens by drift_bound_ppb.
+struct ClockVersion {
+  Incarnation incarnation = kNoIncarnation;
+  std::uint32_t version = 0;       // set by the store: 1, 2, ... per incarnation
+  RawTime raw_at;
+  std::int64_t offset_ns = 0, lower_ns = 0, upper_ns = 0;
+  std::int32_t drift_ppb = 0, drift_bound_ppb = 0;
+  std::int64_t raw_to_system_ns = 0;  // system = raw + this, on that node at raw_at ({at, Node, SystemNs})
+  ClusterTime measured_at;
+  std::uint8_t source = 0;         // 1: ping midpoint; 2: messages
+};
+
+// What is known of a process's life. Times are raw times of its own incarnation.
+struct Life {
+  ProcessId process;
+  std::optional<RawTime> spawned, exited;
+  std::optional<RawTime> seen_alive;      // earliest baseline that found it alive
+  codec::Mfa initial_call;                // views into the Lives that holds it
+  std::optional<codec::Peer> parent;
+};
+
+// A name held by a process during a time. `until` empty: still held as far as known.
+struct NameSpell {
+  ProcessId process;
+  std::string_view name;
+  RawTime from;
+  bool from_baseline = false;             // held already when tracing began
+  std::optional<RawTime> until;
+};
+
+// A row: the canonical event, whose it is, and where it came from. Views point into the Rows that holds it.
+struct StoredRow {
+  ProcessId process;
+  codec::TraceRecord record;
+  EventId id() const { return {process, record.time, record.ordinal}; }
+};
+
+// Rows read from one unit, sorted by (process, raw time, ordinal). Owns what the rows point to.
+struct Rows {
+  std::vector<StoredRow> rows;
+  std::shared_ptr<const void> owner;
+};
+
+struct UnitRange {
+  Incarnation incarnation = kNoIncarnation;
+  RawTime oldest, newest;
+  std::uint32_t rows = 0;
+};
+
+// A sealed block or one batch of the tail.
+struct Unit {
+  Lsn first = 0, last = 0;                // the batches that it holds
+  std::uint32_t rows = 0;
+  std::uint32_t types = 0;                // bit (1 << EventType) set for each type that occurs
+  bool tail = false;                      // received, in memory; committed or not
+  std::span<const UnitRange> ranges;      // by incarnation, ascending
+  std::uint32_t partition = 0, block = 0; // for View's own use and for `explain`
+};
+
+struct RowFilter {
+  std::span<const ProcessId> processes;   // ascending; empty: all
+  std::span<const Incarnation> incarnations;  // ascending; empty: all
+  std::uint32_t types = ~0u;              // bits as in Unit::types
+  std::optional<RawTime> from, until;     // inclusive, on the row's raw time; only for a single-incarnation filter
+  bool payload = true;                    // false: payload stays empty (fewer bytes to decompress)
+  bool newest_only = false;               // per process only its newest matching row
+};
+
+class View {
+ public:
+  virtual ~View() = default;
+
+  virtual std::span<const Unit> units() const = 0;        // oldest first by LSN
+  virtual Lsn upper() const = 0;                          // the last LSN that the view shows
+  virtual std::span<const IncarnationInfo> incarnations() const = 0;  // by number, ascending
+  virtual std::span<const ClockVersion> clocks() const = 0;           // by incarnation, then raw_at
+
+  // The rows of `unit` that match. Errors: corrupt (the block is named; callers count it as a gap), closed.
+  virtual Result<Rows> read(const Unit& unit, const RowFilter& filter) const = 0;
+
+  // Lives and names, merged from partitions and tail. The lives of one pid in one VM (all incarnations of `home`).
+  virtual Result<std::vector<Life>> lives(ProcessId process, std::shared_ptr<const void>& owner) const = 0;
+  // All spells of `name` on the VMs of node `node` (all nodes if empty), oldest first.
+  virtual Result<std::vector<NameSpell>> name_spells(std::string_view node, std::string_view name,
+                                                     std::shared_ptr<const void>& owner) const = 0;
+  // Names that this process held.
+  virtual Result<std::vector<NameSpell>> names_of(ProcessId process,
+                                                  std::shared_ptr<const void>& owner) const = 0;
+};
+
+}  // namespace scope::store
