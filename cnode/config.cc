@@ -1,0 +1,190 @@
+#include "cnode/config.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <toml++/toml.h>
+
+#include <fmt/format.h>
+
+#include "ei_codec/base/nearest.h"
+
+namespace scope::node {
+namespace {
+
+using enum Option::Unit;
+constexpr std::uint64_t kKiB = 1ull << 10, kMiB = 1ull << 20, kGiB = 1ull << 30;
+constexpr std::uint64_t kSecond = 1000, kDay = 24ull * 3600 * 1000;
+
+// key, field, unit, min, max, live, secret, help
+const Option kOptions[] = {
+    {"name", &Config::name, none, 0, 255, false, false,
+     "this node's name, name@host (default scope@localhost, or scope@<fqdn> with --longnames)"},
+    {"cookie", &Config::cookie, none, 0, 255, false, true,
+     "the cluster's cookie; prefer --cookie-file, which other users cannot see in the process list"},
+    {"cookie_file", &Config::cookie_file, none, 0, ~0ull, false, false,
+     "a file that holds the cookie (default ~/.erlang.cookie)"},
+    {"longnames", &Config::longnames, none, 0, 1, false, false, "the cluster uses long names (-name)"},
+    {"node", &Config::nodes, none, 0, ~0ull, false, false,
+     "a node to join, name@host; may be given several times; the rest of the cluster is found from it"},
+    {"db", &Config::db, none, 1, ~0ull, false, false, "the folder of the store; made if absent"},
+    {"listen", &Config::listen, none, 0, ~0ull, false, false, "the address to accept peers on"},
+    {"port", &Config::port, none, 0, 65535, false, false, "the port to accept peers on (0: any free one)"},
+    {"max_packet_bytes", &Config::max_packet_bytes, bytes, 64 * kKiB, 2 * kGiB, false, false,
+     "a peer that announces a larger packet loses its link"},
+    {"link_queue_bytes", &Config::link_queue_bytes, bytes, kMiB, kGiB, false, false,
+     "bytes that may wait to be sent to one peer; beyond, replies to it are dropped and counted"},
+    {"credit_bytes", &Config::credit_bytes, bytes, 256 * kKiB, 64 * kMiB, true, false,
+     "bytes that an agent may have sent and not yet seen acknowledged"},
+    {"hold_bytes", &Config::hold_bytes, bytes, kMiB, kGiB, false, false,
+     "bytes that an agent keeps on its node while this daemon is away"},
+    {"grace_ms", &Config::grace_ms, milliseconds, kSecond, kDay, false, false,
+     "an agent without a daemon for so long removes itself"},
+    {"lease_ms", &Config::lease_ms, milliseconds, 500, 60 * kSecond, false, false,
+     "an agent that gets no ping for so long stops shipping"},
+    {"ping_ms", &Config::ping_ms, milliseconds, 50, 10 * kSecond, true, false,
+     "time between pings to each agent (lease and clock)"},
+    {"partition_bytes", &Config::partition_bytes, bytes, 4 * kMiB, 3 * kGiB, false, false,
+     "size at which the store starts a new partition"},
+    {"retain_bytes", &Config::retain_bytes, bytes, 0, ~0ull, false, false,
+     "oldest partitions are dropped beyond so many bytes (0: never)"},
+    {"retain_ms", &Config::retain_ms, milliseconds, 0, ~0ull, false, false,
+     "partitions older than this are dropped (0: never)"},
+    {"store_queue_bytes", &Config::store_queue_bytes, bytes, kMiB, kGiB, false, false,
+     "bytes of batches that may wait for the writer; beyond, agents get no credit"},
+    {"query_threads", &Config::query_threads, none, 1, 64, false, false, "threads that answer questions"},
+    {"query_deadline_ms", &Config::query_deadline_ms, milliseconds, 100, 60 * kSecond, true, false,
+     "a question is answered, in part if need be, within this time"},
+    {"capture", &Config::capture, none, 0, ~0ull, false, false,
+     "how agents capture: auto or erlang"},
+    {"log_level", &Config::log_level, none, 0, ~0ull, true, false, "debug, info, warn or error"},
+};
+
+Status check_enum(std::string_view key, std::string_view text) {
+  auto one_of = [&](std::initializer_list<std::string_view> allowed) -> Status {
+    for (auto a : allowed) {
+      if (a == text) return {};
+    }
+    return fail(Code::bad_value, fmt::format("{} must be one of {}", key, fmt::join(allowed, ", ")),
+                std::string(key), std::string(text));
+  };
+  if (key == "log_level") return one_of({"debug", "info", "warn", "error"});
+  if (key == "capture") return one_of({"auto", "erlang"});
+  return {};
+}
+
+}  // namespace
+
+std::span<const Option> options() { return kOptions; }
+
+const Option* find_option(std::string_view key) {
+  auto it = std::ranges::find(kOptions, key, &Option::key);
+  return it == std::end(kOptions) ? nullptr : it;
+}
+
+std::string_view nearest_option(std::string_view key) {
+  std::vector<std::string_view> keys;
+  for (const auto& o : kOptions) keys.push_back(o.key);
+  return nearest(key, keys);
+}
+
+Result<std::uint64_t> parse_quantity(std::string_view text, Option::Unit unit) {
+  double number = 0;
+  auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), number);
+  std::string_view suffix(end, static_cast<std::size_t>(text.data() + text.size() - end));
+  auto bad = [&](std::string_view want) {
+    return fail(Code::bad_value, fmt::format("expected {}", want), {}, std::string(text));
+  };
+  if (ec != std::errc{} || number < 0 || !std::isfinite(number)) return bad("a number, 0 or more");
+  double factor = 1;
+  if (unit == bytes) {
+    if (suffix == "K" || suffix == "KB" || suffix == "KiB") factor = double(kKiB);
+    else if (suffix == "M" || suffix == "MB" || suffix == "MiB") factor = double(kMiB);
+    else if (suffix == "G" || suffix == "GB" || suffix == "GiB") factor = double(kGiB);
+    else if (!suffix.empty() && suffix != "B") return bad("bytes, such as 4096, 16M or 1.5G");
+  } else if (unit == milliseconds) {
+    if (suffix == "s") factor = 1000;
+    else if (suffix == "m") factor = 60e3;
+    else if (suffix == "h") factor = 3600e3;
+    else if (suffix == "d") factor = double(kDay);
+    else if (!suffix.empty() && suffix != "ms") return bad("a time, such as 500ms, 2s, 10m or 7d");
+  } else if (!suffix.empty()) {
+    return bad("a whole number");
+  }
+  double value = number * factor;
+  if (value > 9e18) return bad("a smaller number");
+  return static_cast<std::uint64_t>(value);
+}
+
+Status set_option(Config& config, std::string_view key, std::string_view text) {
+  const Option* option = find_option(key);
+  if (!option) {
+    auto near = nearest_option(key);
+    return fail(Code::unknown_key,
+                near.empty() ? "no such setting; scope start --help lists them"
+                             : fmt::format("no such setting; did you mean {}?", near),
+                std::string(key));
+  }
+  if (auto* s = std::get_if<std::string Config::*>(&option->field)) {
+    RETURN_IF_ERROR(check_enum(key, text));
+    config.*(*s) = std::string(text);
+  } else if (auto* list = std::get_if<std::vector<std::string> Config::*>(&option->field)) {
+    (config.*(*list)).emplace_back(text);
+  } else if (auto* b = std::get_if<bool Config::*>(&option->field)) {
+    if (text != "true" && text != "false") {
+      return fail(Code::bad_value, "expected true or false", std::string(key), std::string(text));
+    }
+    config.*(*b) = text == "true";
+  } else {
+    auto value = parse_quantity(text, option->unit);
+    if (!value) {
+      return fail(Code::bad_value, value.error().message, std::string(key), std::string(text));
+    }
+    if (*value < option->min || *value > option->max) {
+      return fail(Code::bad_value, fmt::format("must lie between {} and {}", option->min, option->max),
+                  std::string(key), std::string(text));
+    }
+    config.*std::get<std::uint64_t Config::*>(option->field) = *value;
+  }
+  return {};
+}
+
+std::string get_option(const Config& config, const Option& option) {
+  if (auto* s = std::get_if<std::string Config::*>(&option.field)) {
+    const auto& value = config.*(*s);
+    return option.secret && !value.empty() ? "***" : value;
+  }
+  if (auto* list = std::get_if<std::vector<std::string> Config::*>(&option.field)) {
+    return fmt::format("{}", fmt::join(config.*(*list), ","));
+  }
+  if (auto* b = std::get_if<bool Config::*>(&option.field)) return config.*(*b) ? "true" : "false";
+  return std::to_string(config.*std::get<std::uint64_t Config::*>(option.field));
+}
+
+Status load_config_file(Config& config, const std::string& path) {
+  toml::table table;
+  try {
+    table = toml::parse_file(path);
+  } catch (const toml::parse_error& e) {
+    return fail(Code::bad_value,
+                fmt::format("{}:{}: {}", path, e.source().begin.line, e.description()), "config");
+  }
+  for (const auto& [key, node] : table) {
+    auto set = [&](const toml::node& value) -> Status {
+      std::string text;
+      if (auto s = value.value<std::string>()) text = *s;
+      else if (auto i = value.value<std::int64_t>(); i && value.is_integer()) text = std::to_string(*i);
+      else if (auto b = value.value<bool>()) text = *b ? "true" : "false";
+      else return fail(Code::bad_value, "expected text, a whole number or true/false", std::string(key.str()));
+      return set_option(config, key.str(), text);
+    };
+    if (const auto* array = node.as_array()) {
+      for (const auto& item : *array) RETURN_IF_ERROR(set(item));
+    } else {
+      RETURN_IF_ERROR(set(node));
+    }
+  }
+  return {};
+}
+
+}  // namespace scope::node
