@@ -1,0 +1,23 @@
+# Writes OUT: a table of the agent's beams (name, bytes) as cnode/agents/agent_beams.h declares it.
+set(arrays "")
+set(table "")
+foreach(beam ${BEAMS})
+  get_filename_component(module ${beam} NAME_WE)
+  file(READ ${beam} hex HEX)
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${hex}")
+  string(APPEND arrays "const unsigned char ${module}_bytes[] = {${bytes}};\n")
+  string(APPEND table "    {\"${module}\", std::as_bytes(std::span(${module}_bytes))},\n")
+endforeach()
+file(WRITE ${OUT} "// Made by erl/embed_beams.cmake.
+#include \"cnode/agents/agent_beams.h\"
+
+namespace scope::node {
+namespace {
+${arrays}
+const AgentBeam kBeams[] = {
+${table}};
+}  // namespace
+
+std::span<const AgentBeam> agent_beams() { return kBeams; }
+}  // namespace scope::node
+")
