@@ -18,14 +18,18 @@ usage_error() { printf '%s%s: %s%s (see --help)\n' "$red" "${0##*/}" "$*" "$off"
 print_help() { sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"; }
 cores() { local n; n=$(nproc 2>/dev/null || echo 2); echo "$((n > 4 ? 4 : n < 2 ? 2 : n))"; }
 
-# configure_and_build PRESET [TARGET...]: configures once (ninja itself configures again when a CMakeLists changes).
-configure_and_build() {
+# configure PRESET: the first time only; ninja itself configures again when a CMakeLists changes.
+configure() {
   local preset=$1 log=build/$1.configure.log
+  [[ -f build/$preset/build.ninja ]] && return
+  mkdir -p build
+  note "configuring build/$preset"
+  cmake --preset "$preset" >"$log" 2>&1 || { tail -30 "$log" >&2; die "cmake failed; all of it is in $log"; }
+}
+# build PRESET [TARGET...]
+build() {
+  local preset=$1
   shift
-  if [[ ! -f build/$preset/build.ninja ]]; then
-    mkdir -p build
-    note "configuring build/$preset"
-    cmake --preset "$preset" >"$log" 2>&1 || { tail -30 "$log" >&2; die "cmake failed; all of it is in $log"; }
-  fi
+  configure "$preset"
   ninja -C "build/$preset" "$@" || die "the build of build/$preset failed: the compiler's words are above"
 }
