@@ -1,0 +1,142 @@
+// Service: an Erlang request term in, an encoded reply term out. Knows no transport.
+//
+// What   handle() parses the request against the table of requests (requests.h), answers what is a question over the
+//        store on a small pool, and passes what changes or asks the daemon to Controls. Every request is answered
+//        exactly once with {ok, Value} or {error, {Code, #{field, got, hint}}}: also when it is nonsense, when a
+//        queue is full (busy), when its deadline passes (a partial answer, or the code deadline) and at stop() (closed).
+// Lanes  Questions that touch few rows (points) and those that may scan (scans) have queues and threads of their own,
+//        so that a scan never delays a point.
+// Life   The store, Controls and `coverage` outlive the service or stop(). stop() ends the pool; later requests get
+//        `closed`.
+// Thread handle(), set_coverage() and stop() from any thread. Replies come from the pool, from the caller of handle()
+//        (errors) or from the thread that Controls answers on. Controls is called on handle()'s thread.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "analysis/query.h"
+#include "cnode/service/trace_spec.h"
+#include "ei_codec/base/result.h"
+#include "ei_codec/term_builder.h"
+#include "ei_codec/term_view.h"
+#include "store/trace_store.h"
+
+namespace scope::node {
+
+// What `status` says of one node; the service adds its clock from the store.
+struct NodeStatus {
+  std::string node;
+  std::string state;                       // an atom: connecting | connected | tracing | down | refused | ...
+  std::string detail;                      // why, for people; may be empty
+  std::string otp, arch;                   // empty: unknown
+  std::uint64_t agent_id = 0;              // 0: none
+  std::string capture;                     // an atom: erlang | native | none
+  std::optional<double> budget_percent, spent_percent;
+  std::optional<std::uint64_t> dropped;    // events that the agent counted as dropped
+  std::optional<double> hold_seconds;      // of hold at the present rate
+  Incarnation incarnation = kNoIncarnation;  // the current one, for its clock
+};
+
+struct TracingStatus {
+  std::uint64_t id = 0;
+  std::string by;                          // who asked: a pid's text and node
+  TraceSpec spec;
+  std::optional<ClusterTime> expires;
+};
+
+struct CounterStatus {
+  std::string name;
+  std::uint64_t value = 0;
+};
+
+struct StatusInfo {
+  std::int64_t uptime_ms = 0;
+  std::vector<NodeStatus> nodes;
+  std::vector<TracingStatus> tracing;
+  std::vector<CounterStatus> counters;     // the daemon's own, data loss first
+};
+
+struct NodeOutcome {
+  std::string node;
+  std::optional<Error> error;              // nullopt: ok
+};
+
+struct StartOutcome {
+  std::uint64_t id = 0;
+  std::vector<NodeOutcome> nodes;
+  std::optional<ClusterTime> expires;
+};
+
+struct StopOutcome {
+  std::vector<std::uint64_t> ids;          // those that were stopped
+  std::vector<NodeOutcome> nodes;
+};
+
+// What the daemon does for requests that are not questions. Called on the thread of handle(); a callback may come at
+// once or later, on any thread, exactly once. The views passed live only during the call.
+class Controls {
+ public:
+  template <typename T>
+  using Reply = std::move_only_function<void(Result<T>)>;
+
+  virtual ~Controls() = default;
+  virtual void status(Reply<StatusInfo> reply) = 0;
+  virtual void start(TraceSpec spec, std::string by, Reply<StartOutcome> reply) = 0;
+  // nullopt: all. Unknown id: no_such_trace.
+  virtual void stop(std::optional<std::uint64_t> id, Reply<StopOutcome> reply) = 0;
+  // A path of keys ("store", "retain_bytes") and a term; unknown_key or bad_value if it is none.
+  virtual void update_config(std::vector<std::string> path, codec::TermView value,
+                             Reply<std::monostate> reply) = 0;
+};
+
+struct ServiceOptions {
+  unsigned point_threads = 1, scan_threads = 1;
+  std::size_t max_queue = 256;             // waiting requests per lane
+  std::chrono::milliseconds deadline{4000};
+  std::string version;                     // of the daemon, for hello and status
+  std::string node;                        // our own name
+};
+
+struct Request {
+  codec::TermView term;                    // validated; inside what `owner` keeps
+  std::shared_ptr<const void> owner;
+  std::string caller;                      // "<0.123.0>" for the record of who asked
+  std::string caller_node;
+  std::shared_ptr<const std::atomic<bool>> cancelled;  // set when the caller went away; may be null
+};
+
+struct ServiceStats {
+  std::uint64_t requests = 0, errors = 0, busy = 0, cancelled = 0, deadline_cuts = 0;
+};
+
+class Service {
+ public:
+  using Reply = std::move_only_function<void(codec::TermBuilder)>;
+
+  Service(store::TraceStore& store, Controls& controls, ServiceOptions options);
+  ~Service();
+
+  void handle(Request request, Reply reply);
+  // What is known to be missing from everything recorded now; goes into each answer's completeness.
+  void set_coverage(std::shared_ptr<const analysis::Coverage> coverage);
+  ServiceStats stats() const;
+  void stop();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// {error, {Code, #{field => .., got => .., hint => ..}}}; for the daemon's own refusals too.
+codec::TermBuilder error_reply(const Error& error);
+
+}  // namespace scope::node

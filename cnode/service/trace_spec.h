@@ -1,0 +1,64 @@
+// TraceSpec: what {start, Opts} asks for, validated and typed. The daemon encodes it for the agents and keeps it for
+// nodes that join later.
+//
+//   profile => atom            one of kTraceProfiles: the defaults of everything below
+//   nodes => all | Node | [Node]
+//   modules => M | [M]         all functions of these modules
+//   mfas => MFA | [MFA]        {M, F, A} | {M, F, '_'} | {M, F}
+//   pids => Pid | [Pid]        names => Name | {Name, Node} | [..]      all => boolean   every process
+//   events => [type | group]   event types of api.md, or the groups of event_group()
+//   sample => 0.0 < float =< 1.0        budget => percent of the node's schedulers, 0 < number =< 100
+//   for => Ms | {N, Unit} | infinity    how long; then it stops by itself
+//   args => boolean            arguments of calls        caps => Bytes | #{args | message | state | result => Bytes}
+//
+// Plain data, any thread. An empty field means "not said": the profile decides.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "analysis/query.h"
+#include "ei_codec/base/result.h"
+#include "ei_codec/term_builder.h"
+#include "ei_codec/term_view.h"
+
+namespace scope::node {
+
+inline constexpr std::string_view kTraceProfiles[] = {"lightweight_production", "balanced",
+                                                      "deep_dive_dev"};
+
+struct CaptureCaps {  // bytes; nullopt: the profile's
+  std::optional<std::uint32_t> args, message, state, result;
+};
+
+struct TraceSpec {
+  std::string profile;                         // "": balanced
+  std::vector<std::string> nodes;              // empty: every node, also those that join later
+  std::vector<std::string> modules;
+  std::vector<analysis::MfaSpec> mfas;
+  std::vector<analysis::PidSpec> pids;
+  std::vector<analysis::NameSpec> names;       // node empty: on every node
+  std::uint32_t events = 0;                    // bits 1 << EventType; 0: the profile's
+  double sample = 1.0;
+  std::optional<double> budget_percent;
+  std::optional<std::int64_t> for_ms;          // nullopt: not said
+  bool forever = false;                        // for => infinity
+  std::optional<bool> args;
+  CaptureCaps caps;
+  bool all = false;
+};
+
+// A keyword list or map. Errors: unknown_key, bad_value, each with its field and a hint.
+Result<TraceSpec> parse_trace_spec(const codec::TermView& options);
+
+// The map of what was asked, as `status` shows it: only what was said.
+void encode(codec::TermBuilder& out, const TraceSpec& spec);
+
+// The event types of a group (calls, messages, state, lifecycle, links, names), as bits; 0: no such group.
+std::uint32_t event_group(std::string_view name);
+
+}  // namespace scope::node
