@@ -4,10 +4,13 @@
 //        PORT, NEWER_REFERENCE, NEW_REFERENCE, REFERENCE, SMALL_INTEGER, INTEGER, SMALL_BIG, LARGE_BIG, NEW_FLOAT,
 //        FLOAT, SMALL_TUPLE, LARGE_TUPLE, NIL, STRING, LIST, BINARY, BIT_BINARY, MAP, NEW_FUN, EXPORT) and one of our
 //        own, kTagLocalAtom (0xFB, id:32 big-endian): an atom by its id in the batch's string table (session.md).
-//        Compressed terms (80), atom cache references (82) and the LOCAL_EXT tag (121) are refused.
+//        Compressed terms (80), atom cache references (82) and the LOCAL_EXT tag (121) are refused; so are Latin-1
+//        atoms (100, 115) with bytes over 127, which no node sends us (our flags have UTF8_ATOMS; in files made by
+//        term_to_binary use {minor_version, 2}), and floats that are not finite, which no node can hold.
 // Rule   validate() first, once per message: it is iterative (no recursion), checks every length against the end,
-//        every atom's UTF-8 and size, depth <= kMaxDepth and nodes <= the limit given. A TermView is made only from
-//        validated bytes, so its readers need no bounds checks of their own; wrong *types* answer nullopt.
+//        every atom's UTF-8 and size, depth <= kMaxDepth and nodes <= the limit given. A list's tail does not deepen.
+//        A TermView is made only from validated bytes, so its readers need no bounds checks of their own; wrong *types*
+//        answer nullopt. Duplicate keys of a map are not looked for: the first one found counts.
 // Life   A TermView is a pointer into bytes that someone else owns and that must outlive it. 24 bytes, copy freely.
 // Thread Immutable; any.
 #pragma once
@@ -63,14 +66,15 @@ struct RefParts {
 };
 struct BigParts {
   bool negative = false;
-  Bytes magnitude;  // little-endian
+  Bytes magnitude;  // little-endian, without leading zero bytes
 };
 
 class TermView;
 class ListView;
 class MapView;
 
-// Checks one term at the start of `bytes` (no version magic) and returns its length in bytes.
+// Checks one term at the start of `bytes` (no version magic) and returns its length in bytes. Whether a string table
+// holds the local atoms' ids is checked by view() only.
 Result<std::size_t> validate(Bytes bytes, const ValidateLimits& limits = {});
 
 // Validates the term at the start of `bytes` and gives a view of it; trailing bytes are allowed and not seen.
@@ -90,12 +94,18 @@ class TermView {
   bool is_atom(std::string_view text) const;
   std::optional<std::int64_t> integer() const;    // also bigs that fit
   std::optional<std::uint64_t> unsigned_integer() const;
-  std::optional<BigParts> big() const;             // bigs only (whether or not they fit 64 bits)
+  std::optional<BigParts> big() const;             // the big tags only (whether or not they fit 64 bits)
   std::optional<double> real() const;
   std::optional<PidParts> pid() const;
   std::optional<PortParts> port() const;
   std::optional<RefParts> reference() const;
   std::optional<Bytes> binary() const;             // whole bytes only
+  // Binaries too. bits <= 8 * bytes.size(); the last byte's unused low bits are to be ignored.
+  struct BitParts {
+    Bytes bytes;
+    std::uint64_t bits = 0;
+  };
+  std::optional<BitParts> bitstring() const;
   std::optional<std::string_view> binary_text() const;  // binary() as characters; not checked for UTF-8
 
   // Tuples. element(i) is 0-based and walks i elements; iterate with elements() for all of them.
@@ -107,7 +117,8 @@ class TermView {
 
   // Lists: nil, list and string (bytes as small integers). An improper tail is ListView::tail().
   std::optional<ListView> list() const;
-  // iodata or a charlist or a binary or an atom as text, at most `limit` bytes of it; nullopt if it is none of these.
+  // chardata (nested lists of code points and binaries), a binary or an atom as text, cut at `limit` bytes; nullopt if
+  // it is none of these. Code points come out as UTF-8; binaries are not checked.
   std::optional<std::string> text(std::size_t limit = 4096) const;
 
   std::optional<MapView> map() const;
@@ -127,10 +138,12 @@ class TermView {
 
   const StringTable* strings() const { return strings_; }
 
+  // REQUIRES: `at` is the start of a term inside bytes that were validated. For the codec's own sources.
+  static TermView unchecked(const std::byte* at, const StringTable* strings) { return {at, strings}; }
+
  private:
   friend class ListView;
   friend class MapView;
-  friend Result<TermView> view(Bytes, const ValidateLimits&, const StringTable*);
   TermView(const std::byte* at, const StringTable* strings) : at_(at), strings_(strings) {}
 
   const std::byte* at_ = nullptr;
@@ -138,6 +151,8 @@ class TermView {
 };
 
 // Forward iteration:  for (ListView it = *t.list(); !it.done(); it.next()) use(it.item());
+// A list whose tail is encoded as one more list (TermBuilder::list_cons makes such; no node does) is passed through as
+// one list; only left() then counts no further than the present part. Items of a string live in static memory.
 class ListView {
  public:
   bool done() const { return left_ == 0; }
@@ -149,12 +164,13 @@ class ListView {
 
  private:
   friend class TermView;
-  const std::byte* at_ = nullptr;
+  void enter();  // at_ is at a list, a string or a tail: begin there
+
+  const std::byte* at_ = nullptr;  // the present item, or after the last one the tail
   const StringTable* strings_ = nullptr;
   std::uint32_t left_ = 0;
-  bool string_ = false;   // STRING_EXT: items are made in scratch_
-  bool has_tail_ = false;
-  std::byte scratch_[2] = {};
+  bool string_ = false;    // at_ is inside a STRING_EXT
+  bool has_tail_ = false;  // after the items of this part comes a tail
 };
 
 // Pairs in encoded order:  for (MapView it = *t.map(); !it.done(); it.next()) use(it.key(), it.value());
@@ -177,7 +193,8 @@ class MapView {
 // The length in bytes of the (validated) term at `at`. Iterative.
 std::size_t term_length(const std::byte* at);
 
-// Structural equality as Erlang's =:=, except that maps are compared as sets of pairs and atoms by text.
+// Structural equality as Erlang's =:= (0.0 and -0.0 differ, as since OTP 27), however the terms are encoded: maps in
+// any order, atoms and integers in any tag.
 bool equal(const TermView& a, const TermView& b);
 
 }  // namespace scope::codec

@@ -1,0 +1,163 @@
+// The tags of the external term format and unchecked readers for bytes that validate() accepted. For the codec's own
+// sources only: everybody else reads through TermView.
+#pragma once
+
+#include <bit>
+#include <cstring>
+
+#include "ei_codec/term_view.h"
+
+namespace scope::codec::etf {
+
+enum Tag : std::uint8_t {
+  kNewFloat = 70,
+  kBitBinary = 77,
+  kCompressed = 80,
+  kAtomCacheRef = 82,
+  kNewPid = 88,
+  kNewPort = 89,
+  kNewerReference = 90,
+  kSmallInteger = 97,
+  kInteger = 98,
+  kFloat = 99,
+  kAtom = 100,
+  kReference = 101,
+  kPort = 102,
+  kPid = 103,
+  kSmallTuple = 104,
+  kLargeTuple = 105,
+  kNil = 106,
+  kString = 107,
+  kList = 108,
+  kBinary = 109,
+  kSmallBig = 110,
+  kLargeBig = 111,
+  kNewFun = 112,
+  kExport = 113,
+  kNewReference = 114,
+  kSmallAtom = 115,
+  kMap = 116,
+  kAtomUtf8 = 118,
+  kSmallAtomUtf8 = 119,
+  kV4Port = 120,
+  kLocalAtom = kTagLocalAtom,
+};
+
+inline constexpr std::size_t kFloatText = 31;  // FLOAT_EXT: "%.20e", padded with zero bytes
+inline constexpr std::size_t kFunHeader = 30;  // tag, size:32, arity:8, uniq:128, index:32, free:32
+inline constexpr std::size_t kMaxAtomChars = 255;
+
+inline std::uint8_t u8(const std::byte* p) { return static_cast<std::uint8_t>(*p); }
+inline std::uint16_t be16(const std::byte* p) {
+  std::uint16_t v;
+  std::memcpy(&v, p, sizeof v);
+  return __builtin_bswap16(v);
+}
+inline std::uint32_t be32(const std::byte* p) {
+  std::uint32_t v;
+  std::memcpy(&v, p, sizeof v);
+  return __builtin_bswap32(v);
+}
+inline std::uint64_t be64(const std::byte* p) {
+  std::uint64_t v;
+  std::memcpy(&v, p, sizeof v);
+  return __builtin_bswap64(v);
+}
+inline const char* chars(const std::byte* p) { return reinterpret_cast<const char*>(p); }
+
+static_assert(std::endian::native == std::endian::little, "the codec's readers assume it");
+
+// The end of the atom at `at`; nullptr if there is no atom there.
+inline const std::byte* skip_atom(const std::byte* at) {
+  switch (u8(at)) {
+    case kSmallAtomUtf8:
+    case kSmallAtom:
+      return at + 2 + u8(at + 1);
+    case kAtomUtf8:
+    case kAtom:
+      return at + 3 + be16(at + 1);
+    case kLocalAtom:
+      return at + 5;
+    default:
+      return nullptr;
+  }
+}
+
+// Reads the atom at `at` and returns its end; nullptr if there is no atom there.
+inline const std::byte* read_atom(const std::byte* at, const StringTable* strings,
+                                  std::string_view& text) {
+  switch (u8(at)) {
+    case kSmallAtomUtf8:
+    case kSmallAtom:
+      text = {chars(at + 2), u8(at + 1)};
+      return at + 2 + text.size();
+    case kAtomUtf8:
+    case kAtom:
+      text = {chars(at + 3), be16(at + 1)};
+      return at + 3 + text.size();
+    case kLocalAtom:
+      text =
+          strings ? strings->atom(be32(at + 1)).value_or(std::string_view{}) : std::string_view{};
+      return at + 5;
+    default:
+      return nullptr;
+  }
+}
+
+// Reads the pid at `at` and returns its end; nullptr if there is no pid there.
+inline const std::byte* read_pid(const std::byte* at, const StringTable* strings, PidParts& pid) {
+  const std::uint8_t tag = u8(at);
+  if (tag != kNewPid && tag != kPid) return nullptr;
+  const std::byte* p = read_atom(at + 1, strings, pid.node);
+  pid.id = be32(p);
+  pid.serial = be32(p + 4);
+  pid.creation = tag == kNewPid ? be32(p + 8) : u8(p + 8);
+  return p + (tag == kNewPid ? 12 : 9);
+}
+
+// Appends a code point (a valid one) as UTF-8.
+inline void append_utf8(std::string& out, std::uint32_t c) {
+  const auto put = [&out](std::uint32_t byte) { out.push_back(static_cast<char>(byte)); };
+  if (c < 0x80) {
+    put(c);
+  } else if (c < 0x800) {
+    put(0xC0 | c >> 6);
+    put(0x80 | (c & 0x3F));
+  } else if (c < 0x10000) {
+    put(0xE0 | c >> 12);
+    put(0x80 | (c >> 6 & 0x3F));
+    put(0x80 | (c & 0x3F));
+  } else {
+    put(0xF0 | c >> 18);
+    put(0x80 | (c >> 12 & 0x3F));
+    put(0x80 | (c >> 6 & 0x3F));
+    put(0x80 | (c & 0x3F));
+  }
+}
+
+inline bool valid_code_point(std::int64_t c) {
+  return c >= 0 && c <= 0x10FFFF && !(c >= 0xD800 && c <= 0xDFFF);
+}
+
+// Decodes the code point at the start of `text` (not empty) and its length; length 0: not UTF-8.
+struct CodePoint {
+  std::uint32_t value = 0;
+  std::uint32_t length = 0;
+};
+inline CodePoint decode_utf8(std::string_view text) {
+  const auto byte = [&text](std::size_t i) { return static_cast<std::uint8_t>(text[i]); };
+  const std::uint32_t first = byte(0);
+  if (first < 0x80) return {first, 1};
+  const std::uint32_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
+  if (first < 0xC2 || first > 0xF4 || text.size() < length) return {};
+  std::uint32_t value = first & (0xFFu >> (length + 1));
+  for (std::uint32_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xC0u) != 0x80u) return {};
+    value = value << 6 | (byte(i) & 0x3Fu);
+  }
+  constexpr std::uint32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
+  if (value < kSmallest[length] || !valid_code_point(value)) return {};
+  return {value, length};
+}
+
+}  // namespace scope::codec::etf
