@@ -39,8 +39,11 @@
 //     {'$scope_cut', OriginalBytes :: integer, Bounded :: term, Hash :: u64 | none}    -> kTruncated, original_bytes
 //   (a user's own term of that shape is wrapped in one itself). Hash is the match hash of the whole term; with `none`
 //   a message cannot be matched by content and its record has kHashed unset.
-//   Messages are hashed here otherwise. {system, From, Req} sets kSystemMessage; 'DOWN' and 'EXIT' tuples of the known
-//   shapes set kSystem.
+//   As nobody says whether that hash was bounded, it counts as bounded. kTruncated is set if OriginalBytes is more than
+//   Bounded has here; 0 wraps a term that is whole. Messages are hashed here otherwise. {system, From, Req} sets kSystemMessage;
+//   received or taken messages of the shapes that the runtime system makes ('DOWN', 'EXIT', timeout, spawn_reply, and
+//   those of ports and sockets) set kSystem.
+//   payload is Vsn for code_load (mfa.module = Module), Node for node_up and node_down, the map for alive.
 //
 // An Event that does not fit is counted in DecodeStats::malformed and skipped; the rest of the batch is used.
 #pragma once

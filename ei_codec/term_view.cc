@@ -397,6 +397,15 @@ std::optional<TermView::FunParts> TermView::fun() const {
   return out;
 }
 
+ListView TermView::fun_environment() const {
+  ListView out;
+  out.left_ = be32(at_ + kFunHeader - 4);
+  out.strings_ = strings_;
+  out.at_ = at_ + kFunHeader;
+  for (int i = 0; i < 4; ++i) out.at_ += term_length(out.at_);  // module, old index, old uniq, pid
+  return out;
+}
+
 std::optional<TermView::ExportParts> TermView::export_fun() const {
   if (u8(at_) != kExport) return std::nullopt;
   ExportParts out;

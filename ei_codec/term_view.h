@@ -52,11 +52,13 @@ enum class TermKind : std::uint8_t {
 struct PidParts {
   std::string_view node;
   std::uint32_t id = 0, serial = 0, creation = 0;
+  bool operator==(const PidParts&) const = default;
 };
 struct PortParts {
   std::string_view node;
   std::uint64_t id = 0;
   std::uint32_t creation = 0;
+  bool operator==(const PortParts&) const = default;
 };
 struct RefParts {
   std::string_view node;
@@ -130,13 +132,16 @@ class TermView {
     Bytes uniq;  // 16 bytes
   };
   std::optional<FunParts> fun() const;
+  ListView fun_environment() const;  // REQUIRES kind() == fun: its free variables
   struct ExportParts {
     std::string_view module, function;
     std::uint32_t arity = 0;
+    bool operator==(const ExportParts&) const = default;
   };
   std::optional<ExportParts> export_fun() const;
 
   const StringTable* strings() const { return strings_; }
+  const std::byte* start() const { return at_; }  // of bytes(), without finding its end
 
   // REQUIRES: `at` is the start of a term inside bytes that were validated. For the codec's own sources.
   static TermView unchecked(const std::byte* at, const StringTable* strings) { return {at, strings}; }

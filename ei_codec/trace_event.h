@@ -14,7 +14,7 @@
 
 namespace scope::codec {
 
-// number, name, name of api.md. The numbers are stored: append only.
+// number, name (as in api.md). The numbers are stored: append only.
 #define SCOPE_EVENT_TYPES(X) \
   X(1, function_entry)       \
   X(2, function_exit)        \
