@@ -23,7 +23,10 @@ hash(Term, Key) ->
 walk(_, 0, Bytes, _) ->
     {cut, Bytes};
 walk([Head | Tail], Left, Bytes, Key) ->
-    all([Head | fun() -> Tail end], Left - 1, [Bytes, $l], Key);
+    case walk(Head, Left - 1, [Bytes, $l], Key) of
+        {cut, _} = Cut -> Cut;
+        {Left1, Bytes1} -> walk(Tail, Left1, Bytes1, Key)
+    end;
 walk(Tuple, Left, Bytes, Key) when is_tuple(Tuple) ->
     all(tuple_to_list(Tuple), Left - 1, [Bytes, <<$t, (tuple_size(Tuple)):32/little>>], Key);
 walk(Map, Left, Bytes, Key) when map_size(Map) =< ?SMALL_MAP ->
@@ -35,13 +38,11 @@ walk(Map, Left, Bytes, Key) when map_size(Map) =< ?SMALL_MAP ->
 walk(Term, Left, Bytes, _) ->
     {Left - 1, [Bytes, leaf(Term)]}.
 
-%% A list's tail is wrapped in a fun, to tell it from more elements.
 all([], Left, Bytes, _) ->
     {Left, Bytes};
 all([Term | Rest], Left, Bytes, Key) ->
     case walk(Term, Left, Bytes, Key) of
         {cut, _} = Cut -> Cut;
-        {Left1, Bytes1} when is_function(Rest) -> walk(Rest(), Left1, Bytes1, Key);
         {Left1, Bytes1} -> all(Rest, Left1, Bytes1, Key)
     end.
 
@@ -118,14 +119,14 @@ words(Rest, Size, State) ->
     mix(Word, State).
 
 mix(Word, {V0, V1, V2, V3}) ->
-    {W0, W1, W2, W3} = round(round({V0, V1, V2, V3 bxor Word})),
+    {W0, W1, W2, W3} = sip_round(sip_round({V0, V1, V2, V3 bxor Word})),
     {W0 bxor Word, W1, W2, W3}.
 
 finish({V0, V1, V2, V3}) ->
-    {W0, W1, W2, W3} = round(round(round(round({V0, V1, V2 bxor 255, V3})))),
+    {W0, W1, W2, W3} = sip_round(sip_round(sip_round(sip_round({V0, V1, V2 bxor 255, V3})))),
     W0 bxor W1 bxor W2 bxor W3.
 
-round({V0, V1, V2, V3}) ->
+sip_round({V0, V1, V2, V3}) ->
     A0 = add(V0, V1),
     A1 = rot(V1, 13) bxor A0,
     A2 = add(V2, V3),
