@@ -1,0 +1,56 @@
+// ClockEstimator: pings of one session in, versions of the clock model out. The daemon keeps one per incarnation.
+//
+// Rule   A ping that left at S and came back at R (cluster time of the daemon's monotonic clock), answered by the agent at
+//        raw time A, proves that the offset at A lies in [S - A, R - A]: midpoint +- half the round trip.
+// When   A version is worth storing: the first; one a second while the drift is not yet known; the best ping of each
+//        kSteadyInterval; and at once when a ping contradicts what the last version allows (a step, or another rate):
+//        then also the last ping that agreed, so that the kink lies between two close points.
+// Drift  Erlang's monotonic time is no plain crystal: erts corrects its rate, by 20/2048 (9,766 ppm) when Erlang system
+//        time is far off the OS's, by 1/2048 (488 ppm) otherwise, and decides so every 15 to 60 s (erl_time_sup.c).
+//        - kWideDriftPpb (1.05 %) bounds everything that erts and a crystal do together. It is used as long as the rate
+//          was not observed for kObserveNs.
+//        - Later the rate is measured over the last 5 to 30 s, and the bound is the measurement's own uncertainty plus
+//          kWanderPpb, what crystals and NTP (which slews by up to 500 ppm, but slowly) change meanwhile.
+//        What this cannot see: between two pings erts may turn its large correction on. Until the next ping contradicts
+//        (at once, if it moved by more than the bound) the error is understated, by at most 1.05 % of the time between
+//        two pings. Afterwards the model is right for that time too.
+// Thread One. No I/O: the caller stores what comes back (TraceStore::add_clock).
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <vector>
+
+#include "ei_codec/base/ids.h"
+#include "store/view.h"
+
+namespace scope::analysis {
+
+inline constexpr std::int32_t kWideDriftPpb = 10'500'000;
+inline constexpr std::int32_t kWanderPpb = 50'000;
+
+struct Ping {
+  ClusterTime sent, received;  // the daemon's monotonic clock as cluster time
+  RawTime raw;                 // the agent's clocks, read together
+  std::int64_t system_ns = 0;
+};
+
+class ClockEstimator {
+ public:
+  explicit ClockEstimator(Incarnation incarnation) : incarnation_(incarnation) {}
+
+  // The versions to store now, oldest first: none, one, or two. Pings must come in order of `received`; one whose
+  // round trip is negative is ignored.
+  std::vector<store::ClockVersion> add(const Ping& ping);
+
+ private:
+  store::ClockVersion version_of(const Ping& ping, ClusterTime now) const;
+  void observe_drift(store::ClockVersion& version, const Ping& ping) const;
+
+  Incarnation incarnation_;
+  std::deque<Ping> window_;                  // the last kWindowNs since the last contradiction
+  std::optional<store::ClockVersion> last_;  // what was stored last
+};
+
+}  // namespace scope::analysis

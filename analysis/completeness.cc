@@ -1,0 +1,59 @@
+#include "analysis/completeness.h"
+
+#include <algorithm>
+
+#include "analysis/event_scan.h"
+#include "analysis/resolve.h"
+#include "ei_codec/capture_record.h"
+
+namespace scope::analysis {
+
+Completeness certify(const Context& context, const ClockModel& clock,
+                     std::span<const Incarnation> incarnations, std::optional<ClusterTime> from,
+                     std::optional<ClusterTime> until, std::optional<store::Lsn> upper) {
+  Completeness out;
+  ScanSpec spec;
+  spec.incarnations.assign(incarnations.begin(), incarnations.end());
+  spec.types = 1u << static_cast<unsigned>(codec::EventType::gap);
+  spec.since = from;  // a gap's row carries its end
+  spec.limit = kMaxLimit;
+  spec.upper = upper;
+  const auto found = scan(context, clock, spec);
+  out.deadline_cut = found.cut;
+  out.corrupt_blocks = found.corrupt_blocks;
+  const auto loaded = load(context, found.hits, kMaxAnswerBytes);
+  for (const auto& event : loaded.events) {
+    const auto payload = codec::view(event.row.record.payload);
+    const auto gap = payload ? codec::read_gap(*payload) : std::nullopt;
+    if (!gap) continue;
+    const auto began = clock.cluster(event.row.process.incarnation, gap->from);
+    if (until && began.time > *until && began.error_ns != kUnknownError) continue;
+    if (out.gaps.size() == kMaxGapsListed) {
+      ++out.gaps_not_listed;
+      continue;
+    }
+    const auto* info = info_of(*context.view, event.row.process.incarnation);
+    out.gaps.push_back({info ? info->node : std::string(), began.time,
+                        clock.cluster(event.row.process.incarnation, gap->until).time, gap->count,
+                        std::string(gap->reason)});
+  }
+  if (found.resume && !found.cut) ++out.gaps_not_listed;  // at least one more
+  if (context.coverage) {
+    const auto concerned = [&](const std::string& node) {
+      if (incarnations.empty()) return true;
+      return std::any_of(incarnations.begin(), incarnations.end(), [&](Incarnation i) {
+        const auto* info = info_of(*context.view, i);
+        return info != nullptr && info->node == node;
+      });
+    };
+    for (const auto& n : context.coverage->not_traced) {
+      if (concerned(n.node)) out.not_traced.push_back(n);
+    }
+    for (const auto& s : context.coverage->sampled) {
+      if (concerned(s.node)) out.sampled.push_back(s);
+    }
+  }
+  return out;
+}
+
+}  // namespace scope::analysis
