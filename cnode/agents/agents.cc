@@ -1,0 +1,307 @@
+#include "cnode/agents/agents.h"
+
+#include <sodium.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <boost/asio/io_context.hpp>
+#include <fmt/format.h>
+
+#include "cnode/agents/signal.h"
+#include "cnode/agents/trace_wire.h"
+#include "cnode/dist/spawn.h"
+#include "ei_codec/term_print.h"
+
+namespace scope::node {
+namespace {
+
+using namespace std::chrono_literals;
+using codec::TermBuilder;
+using codec::TermView;
+
+constexpr Millis kControlTimeout = 3s;  // below the 4 s within which every request is answered
+constexpr std::int64_t kDefaultForMs = 60'000;
+constexpr std::size_t kMaxNodes = 1024;
+
+}  // namespace
+
+Agents::Agents(boost::asio::io_context& io, Node& node, store::TraceStore& store, const Config& config)
+    : io_(io), node_(node), store_(store), config_(config),
+      store_calls_(std::make_unique<boost::asio::thread_pool>(1)) {
+  randombytes_buf(&daemon_id_, sizeof(daemon_id_));
+  node_.add_observer(this);
+}
+
+Agents::~Agents() {
+  node_.remove_observer(this);
+  for (auto& [name, session] : sessions_) session->close();
+  store_calls_->join();
+}
+
+boost::asio::thread_pool& Agents::store_calls() { return *store_calls_; }
+
+void Agents::start() {
+  for (const auto& name : config_.nodes) consider(name, true);
+}
+
+void Agents::consider(const std::string& name, bool given) {
+  if (stopping_ || name == node_.name() || name == "nonode@nohost") return;
+  if (auto it = sessions_.find(name); it != sessions_.end()) {
+    it->second->given |= given;
+    return it->second->wake();
+  }
+  if (sessions_.size() >= kMaxNodes) return;
+  auto session = std::make_shared<AgentSession>(io_, node_, store_, *this, config_, daemon_id_, name);
+  session->given = given;
+  sessions_.emplace(name, session);
+  spdlog::info("{}: found", name);
+  spawn(io_, "agent session", AgentSession::run(session));
+  changed();
+}
+
+void Agents::on_node_up(const LinkInfo& link) {
+  if (!link.hidden) {
+    consider(link.node, false);
+  } else if (auto it = sessions_.find(link.node); it != sessions_.end()) {
+    it->second->wake();
+  }
+}
+
+void Agents::on_node_down(const LinkInfo& link, std::string_view reason) {
+  if (auto it = sessions_.find(link.node); it != sessions_.end()) it->second->link_down(reason);
+}
+
+void Agents::changed() {
+  if (coverage_changed_ && !stopping_) coverage_changed_();
+}
+
+void Agents::committed(Incarnation incarnation, std::uint64_t seq) {
+  for (auto& [name, session] : sessions_) {
+    if (session->incarnation() == incarnation) session->committed(seq);
+  }
+}
+
+void Agents::out_of_order(Incarnation incarnation, std::uint64_t expected, std::uint64_t got) {
+  for (auto& [name, session] : sessions_) {
+    if (session->incarnation() == incarnation) session->out_of_order(expected, got);
+  }
+}
+
+// --- traces -------------------------------------------------------------------------------------
+
+std::vector<std::byte> Agents::start_request(std::uint64_t id, const Trace& trace,
+                                             const std::string& node) const {
+  return encode_start(id, trace.spec, node, {trace.by, trace.expires}, store_.now());
+}
+
+Awaitable<void> Agents::start_on(Agents& agents, std::shared_ptr<AgentSession> session, std::uint64_t id,
+                                 std::vector<NodeOutcome>& outcomes, std::shared_ptr<Signal> done) {
+  std::optional<Error> error;
+  if (auto it = agents.traces_.find(id); it != agents.traces_.end()) {
+    auto request = agents.start_request(id, it->second, session->peer());
+    auto reply = co_await AgentSession::control(session, std::move(request), kControlTimeout);
+    if (!reply) {
+      error = reply.error();
+    } else if (!reply->term.is_tuple("ok", 2)) {
+      error = refusal_of(reply->term);
+    }
+  }
+  outcomes.push_back({session->peer(), error});
+  done->notify();
+}
+
+Awaitable<Result<StartOutcome>> Agents::start_trace(TraceSpec spec, std::string by) {
+  std::uint64_t id = static_cast<std::uint64_t>(store_.now().ns / 1'000'000'000);
+  while (traces_.contains(id)) ++id;
+  std::optional<ClusterTime> expires;
+  if (!spec.forever) {
+    expires = ClusterTime{store_.now().ns + spec.for_ms.value_or(kDefaultForMs) * 1'000'000};
+  }
+  for (const auto& name : spec.nodes) {
+    if (!sessions_.contains(name)) {
+      std::vector<std::string_view> known;
+      for (const auto& [n, s] : sessions_) known.push_back(n);
+      co_return fail(Code::unknown_node,
+                     fmt::format("no such node was seen; known are {}", fmt::join(known, ", ")), "nodes", name);
+    }
+  }
+  traces_[id] = {std::move(spec), std::move(by), expires, {}};
+
+  StartOutcome outcome{id, {}, expires};
+  auto done = std::make_shared<Signal>(io_);
+  // The coroutines below write into this frame; it waits for all of them.
+  auto outcomes = std::make_unique<std::vector<NodeOutcome>>();
+  std::size_t wanted = 0;
+  for (const auto& [name, session] : sessions_) {
+    if (!wants(traces_[id].spec, name)) continue;
+    ++wanted;
+    spawn(io_, "start a trace", start_on(*this, session, id, *outcomes, done));
+  }
+  while (outcomes->size() < wanted) co_await done->wait_for(1s);
+  outcome.nodes = std::move(*outcomes);
+  bool any = std::ranges::any_of(outcome.nodes, [](const auto& n) { return !n.error; });
+  // Refused everywhere: nothing was started, nothing is left to stop.
+  bool all_refused = wanted > 0 && !any && std::ranges::none_of(outcome.nodes, [](const auto& n) {
+    return n.error && (n.error->code == Code::node_down || n.error->code == Code::timeout);
+  });
+  if (all_refused) {
+    traces_.erase(id);
+    co_return std::unexpected(*outcome.nodes.front().error);
+  }
+  if (expires) spawn(io_, "trace expiry", expire(*this, id, *expires));
+  changed();
+  co_return outcome;
+}
+
+Awaitable<void> Agents::expire(Agents& agents, std::uint64_t id, ClusterTime when) {
+  boost::asio::steady_timer timer(agents.io_);
+  boost::system::error_code ec;
+  // The agents end it by themselves at its limit; a little later it is stopped for whoever missed that.
+  timer.expires_after(std::chrono::nanoseconds(std::max<std::int64_t>(0, when.ns - agents.store_.now().ns)) + 500ms);
+  co_await timer.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ec));
+  if (!agents.stopping_ && agents.traces_.contains(id)) (void)co_await agents.stop_trace(id);
+}
+
+Awaitable<Result<StopOutcome>> Agents::stop_trace(std::optional<std::uint64_t> id) {
+  StopOutcome outcome;
+  if (id && !traces_.contains(*id)) {
+    co_return fail(Code::no_such_trace, "no trace with that id is active; status lists them", "id",
+                   std::to_string(*id));
+  }
+  for (const auto& [n, trace] : traces_) {
+    if (!id || n == *id) outcome.ids.push_back(n);
+  }
+  for (auto n : outcome.ids) traces_.erase(n);
+  auto sessions = sessions_;
+  for (const auto& [name, session] : sessions) {
+    if (session->state() != AgentState::live) continue;
+    std::optional<Error> error;
+    for (auto n : outcome.ids) {
+      TermBuilder request;
+      request.tuple(2).atom("stop").unsigned_integer(n);
+      auto bytes = request.bytes();
+      auto reply = co_await AgentSession::control(session, {bytes.begin(), bytes.end()}, kControlTimeout);
+      if (!reply) error = reply.error();  // not_found there is as good as stopped
+    }
+    outcome.nodes.push_back({name, error});
+  }
+  changed();
+  co_return outcome;
+}
+
+bool Agents::wants(const TraceSpec& spec, std::string_view node) const {
+  if (!spec.nodes.empty()) return std::ranges::find(spec.nodes, node) != spec.nodes.end();
+  // A trace of single pids concerns their nodes only.
+  bool only_pids = !spec.pids.empty() && spec.names.empty() && spec.modules.empty() && spec.mfas.empty() && !spec.all;
+  return !only_pids || std::ranges::any_of(spec.pids, [&](const auto& p) { return p.node == node; });
+}
+
+Awaitable<void> Agents::went_live(std::shared_ptr<AgentSession> session) {
+  spdlog::info("{}: recording (OTP {}, capture {})", session->peer(), session->info().otp,
+               session->info().capture);
+  // What a daemon before us started there.
+  if (std::ranges::any_of(session->traced_before(), [&](auto id) { return !traces_.contains(id); })) {
+    TermBuilder status;
+    status.atom("status");
+    auto bytes = status.bytes();
+    auto reply = co_await AgentSession::control(session, {bytes.begin(), bytes.end()}, kControlTimeout);
+    if (reply) {
+      for (auto& found : read_traces(reply->term)) {
+        if (traces_.contains(found.id)) continue;
+        traces_[found.id] = {found.spec, found.meta.by, found.meta.expires, {}};
+        if (found.meta.expires) spawn(io_, "trace expiry", expire(*this, found.id, *found.meta.expires));
+      }
+    }
+  }
+  auto outcomes = std::make_unique<std::vector<NodeOutcome>>();
+  std::vector<std::uint64_t> ids;
+  for (const auto& [id, trace] : traces_) ids.push_back(id);
+  for (auto id : ids) {
+    auto it = traces_.find(id);
+    if (it == traces_.end() || !wants(it->second.spec, session->peer())) continue;
+    if (std::ranges::find(session->traced_before(), id) != session->traced_before().end()) continue;
+    auto done = std::make_shared<Signal>(io_);
+    co_await start_on(*this, session, id, *outcomes, done);
+    if (!outcomes->empty() && outcomes->back().error) {
+      spdlog::warn("{}: trace {} does not start: {}", session->peer(), id, to_string(*outcomes->back().error));
+    }
+  }
+  changed();
+}
+
+void Agents::stopped_by_itself(const std::string& node, std::uint64_t id, const std::string& why) {
+  spdlog::info("{}: trace {} ended there: {}", node, id, why);
+  if (auto it = traces_.find(id); it != traces_.end()) it->second.ended[node] = why;
+  changed();
+}
+
+Awaitable<void> Agents::detach_all(Millis timeout) {
+  stopping_ = true;
+  traces_.clear();
+  auto sessions = sessions_;
+  std::size_t left = 0;
+  auto done = std::make_shared<Signal>(io_);
+  auto counter = std::make_shared<std::size_t>(0);
+  for (auto& [name, session] : sessions) {
+    ++left;
+    spawn(io_, "detach", detach_one(session, timeout, counter, done));
+  }
+  auto until = std::chrono::steady_clock::now() + timeout + 500ms;
+  while (*counter < left && std::chrono::steady_clock::now() < until) co_await done->wait_for(100ms);
+}
+
+Awaitable<void> Agents::detach_one(std::shared_ptr<AgentSession> session, Millis timeout,
+                                   std::shared_ptr<std::size_t> counter, std::shared_ptr<Signal> done) {
+  auto status = co_await AgentSession::detach(session, timeout);
+  if (!status) spdlog::warn("{}: not detached: {}", session->peer(), to_string(status.error()));
+  ++*counter;
+  done->notify();
+}
+
+// --- status -------------------------------------------------------------------------------------
+
+std::vector<NodeStatus> Agents::node_status() const {
+  std::vector<NodeStatus> out;
+  for (const auto& [name, session] : sessions_) {
+    NodeStatus status;
+    status.node = name;
+    bool live = session->state() == AgentState::live;
+    bool tracing = live && std::ranges::any_of(traces_, [&](const auto& t) {
+      return wants(t.second.spec, name) && !t.second.ended.contains(name);
+    });
+    status.state = tracing ? "tracing" : live ? "connected" : std::string(state_name(session->state()));
+    status.detail = session->reason();
+    status.otp = session->info().otp;
+    status.arch = session->info().arch;
+    status.agent_id = session->info().agent_id;
+    status.capture = live ? session->info().capture : "none";
+    status.incarnation = session->incarnation();
+    if (live) status.dropped = session->info().dropped;
+    out.push_back(std::move(status));
+  }
+  return out;
+}
+
+std::vector<TracingStatus> Agents::tracing() const {
+  std::vector<TracingStatus> out;
+  for (const auto& [id, trace] : traces_) out.push_back({id, trace.by, trace.spec, trace.expires});
+  return out;
+}
+
+std::shared_ptr<const analysis::Coverage> Agents::coverage() const {
+  auto coverage = std::make_shared<analysis::Coverage>();
+  for (const auto& [name, session] : sessions_) {
+    if (session->state() != AgentState::live) {
+      coverage->not_traced.push_back({name, fmt::format("{}{}{}", state_name(session->state()),
+                                                        session->reason().empty() ? "" : ": ", session->reason())});
+      continue;
+    }
+    bool traced = std::ranges::any_of(traces_, [&](const auto& t) {
+      return wants(t.second.spec, name) && !t.second.ended.contains(name);
+    });
+    if (!traced) coverage->not_traced.push_back({name, "no trace is active there"});
+  }
+  return coverage;
+}
+
+}  // namespace scope::node

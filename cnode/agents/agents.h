@@ -1,0 +1,100 @@
+// Agents: finds the cluster's nodes, brings an agent to each, and holds the sessions (session.md).
+//
+// What   Every node that is worth recording has one AgentSession (agent_session.h), which connects with backoff, deploys
+//        the embedded beams, attaches, and passes batches to the store and acks and credit back. Worth recording are
+//        the nodes given by the user and every *visible* node that any agent or link tells of; hidden nodes (remote
+//        consoles, command lines, other recorders) only when given. Nodes come and go without an operator.
+//        A start reaches every live node at once and every node that goes live later; who asked is remembered. After a
+//        restart of the daemon, what agents still trace is learnt from them.
+// Life   The Node and the TraceStore outlive it. detach_all() before destruction, to leave no trace.
+// Thread The io_context's. Store calls that may wait run on a thread of its own (offload.h).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cnode/agents/agent_session.h"
+#include "cnode/agents/counters.h"
+#include "cnode/config.h"
+#include "cnode/dist/node.h"
+#include "cnode/service/service.h"
+#include "store/trace_store.h"
+
+namespace boost::asio {
+class thread_pool;
+}
+
+namespace scope::node {
+
+class Agents : public NodeObserver {
+ public:
+  Agents(boost::asio::io_context& io, Node& node, store::TraceStore& store, const Config& config);
+  ~Agents() override;
+
+  void start();
+  // Traces off, drained, unloaded, on every node; at most `timeout` in all. Then no new session is made.
+  Awaitable<void> detach_all(Millis timeout);
+
+  Awaitable<Result<StartOutcome>> start_trace(TraceSpec spec, std::string by);
+  Awaitable<Result<StopOutcome>> stop_trace(std::optional<std::uint64_t> id);
+
+  std::vector<NodeStatus> node_status() const;
+  std::vector<TracingStatus> tracing() const;
+  const AgentCounters& counters() const { return counters_; }
+  std::shared_ptr<const analysis::Coverage> coverage() const;
+  // Called (on the io thread) when coverage() may have changed.
+  void on_coverage_changed(std::function<void()> callback) { coverage_changed_ = std::move(callback); }
+
+  // From the store's listener, posted to the io thread.
+  void committed(Incarnation incarnation, std::uint64_t seq);
+  void out_of_order(Incarnation incarnation, std::uint64_t expected, std::uint64_t got);
+
+  void on_node_up(const LinkInfo& link) override;
+  void on_node_down(const LinkInfo& link, std::string_view reason) override;
+
+  // --- for AgentSession ---
+  void heard_of(std::string_view node) { consider(std::string(node), false); }
+  void changed();
+  void count(AgentCounter counter) { ++counters_[static_cast<std::size_t>(counter)]; }
+  // An agent ended a trace on its node: its limit was reached, or it had to.
+  void stopped_by_itself(const std::string& node, std::uint64_t id, const std::string& why);
+  // The session went live: what it still traces is learnt, what it should trace is started.
+  Awaitable<void> went_live(std::shared_ptr<AgentSession> session);
+  boost::asio::thread_pool& store_calls();
+
+ private:
+  struct Trace {
+    TraceSpec spec;
+    std::string by;
+    std::optional<ClusterTime> expires;
+    std::map<std::string, std::string> ended;  // node -> why it ended there before its time
+  };
+
+  void consider(const std::string& name, bool given);
+  std::vector<std::byte> start_request(std::uint64_t id, const Trace& trace, const std::string& node) const;
+  static Awaitable<void> start_on(Agents& agents, std::shared_ptr<AgentSession> session, std::uint64_t id,
+                                  std::vector<NodeOutcome>& outcomes, std::shared_ptr<Signal> done);
+  static Awaitable<void> detach_one(std::shared_ptr<AgentSession> session, Millis timeout,
+                                    std::shared_ptr<std::size_t> counter, std::shared_ptr<Signal> done);
+  bool wants(const TraceSpec& spec, std::string_view node) const;
+  static Awaitable<void> expire(Agents& agents, std::uint64_t id, ClusterTime when);
+
+  boost::asio::io_context& io_;
+  Node& node_;
+  store::TraceStore& store_;
+  const Config& config_;
+  std::uint64_t daemon_id_;
+  std::unique_ptr<boost::asio::thread_pool> store_calls_;
+  std::map<std::string, std::shared_ptr<AgentSession>, std::less<>> sessions_;
+  std::map<std::uint64_t, Trace> traces_;
+  AgentCounters counters_{};
+  bool stopping_ = false;
+  std::function<void()> coverage_changed_;
+};
+
+}  // namespace scope::node

@@ -1,0 +1,157 @@
+#include "cnode/agents/trace_wire.h"
+
+#include <fmt/format.h>
+
+#include "ei_codec/term_builder.h"
+#include "ei_codec/term_print.h"
+#include "ei_codec/trace_event.h"
+
+namespace scope::node {
+namespace {
+
+using codec::EventType;
+using codec::TermBuilder;
+using codec::TermView;
+
+constexpr std::uint32_t bit(EventType type) { return 1u << static_cast<unsigned>(type); }
+
+struct Group {
+  std::string_view name;
+  std::uint32_t types;
+};
+// The agent's words (scope_agent.erl, SPEC).
+constexpr Group kGroups[] = {
+    {"calls", bit(EventType::function_entry)},
+    {"returns", bit(EventType::function_exit) | bit(EventType::function_exception)},
+    {"sends", bit(EventType::message_send)},
+    {"fetches", bit(EventType::message_fetch)},
+    {"procs", bit(EventType::process_spawn) | bit(EventType::process_exit) | bit(EventType::process_link) |
+                  bit(EventType::process_unlink) | bit(EventType::process_register) |
+                  bit(EventType::process_unregister) | bit(EventType::process_alive)},
+    {"state", bit(EventType::state_change)},
+    {"takes", bit(EventType::message_take)},
+};
+
+void atom_list(TermBuilder& b, const std::vector<std::string_view>& atoms) {
+  if (!atoms.empty()) b.list(static_cast<std::uint32_t>(atoms.size()));
+  for (auto a : atoms) b.atom(a);
+  b.nil();
+}
+
+}  // namespace
+
+std::vector<std::string_view> agent_events(const TraceSpec& spec) {
+  std::uint32_t types = spec.events;
+  if (types == 0 && spec.profile == "lightweight_production") types = kGroups[4].types;
+  if (types == 0 && spec.profile == "deep_dive_dev") types = ~0u;
+  std::vector<std::string_view> out;
+  bool functions = !spec.modules.empty() || !spec.mfas.empty();
+  for (const auto& group : kGroups) {
+    bool default_one = functions ? group.name == "calls" || group.name == "returns"
+                                 : group.name != "calls" && group.name != "returns";
+    // calls and returns mean something only with modules or functions.
+    if (!functions && (group.name == "calls" || group.name == "returns")) continue;
+    if (types == 0 ? default_one : (types & group.types) != 0) out.push_back(group.name);
+  }
+  return out;
+}
+
+std::vector<std::byte> encode_start(std::uint64_t id, const TraceSpec& spec, std::string_view node,
+                                    const TraceMeta& meta, ClusterTime now) {
+  std::vector<const analysis::PidSpec*> pids;
+  for (const auto& p : spec.pids) {
+    if (p.node == node) pids.push_back(&p);
+  }
+  std::vector<std::string_view> names;
+  for (const auto& n : spec.names) {
+    if (n.node.empty() || n.node == node) names.push_back(n.name);
+  }
+  bool everyone = spec.all || (spec.pids.empty() && spec.names.empty());
+  bool has_limit = meta.expires.has_value();
+  std::uint32_t caps = 0;
+  for (const auto* c : {&spec.caps.args, &spec.caps.message, &spec.caps.state, &spec.caps.result}) caps += c->has_value();
+
+  TermBuilder b;
+  b.tuple(3).atom("start").unsigned_integer(id);
+  b.map(7u + (everyone ? 1 : 0) + (has_limit ? 1 : 0) + (caps > 0 ? 1 : 0));
+  b.atom("events");
+  atom_list(b, agent_events(spec));
+  b.atom("modules");
+  atom_list(b, {spec.modules.begin(), spec.modules.end()});
+  b.atom("mfas");
+  if (!spec.mfas.empty()) b.list(static_cast<std::uint32_t>(spec.mfas.size()));
+  for (const auto& m : spec.mfas) {
+    b.tuple(3).atom(m.module).atom(m.function.empty() ? "_" : std::string_view(m.function));
+    if (m.arity) {
+      b.integer(*m.arity);
+    } else {
+      b.atom("_");
+    }
+  }
+  b.nil();
+  b.atom("pids");
+  if (!pids.empty()) b.list(static_cast<std::uint32_t>(pids.size()));
+  for (const auto* p : pids) b.pid({p->node, p->id, p->serial, p->creation});
+  b.nil();
+  b.atom("names");
+  atom_list(b, names);
+  b.atom("args").boolean(spec.args.value_or(!spec.modules.empty() || !spec.mfas.empty()));
+  if (everyone) b.atom("all").boolean(true);
+  if (has_limit) {
+    auto left = std::max<std::int64_t>(1, (meta.expires->ns - now.ns) / 1'000'000);
+    b.atom("limit").map(1).atom("ms").integer(left);
+  }
+  if (caps > 0) {
+    b.atom("caps").map(caps);
+    if (spec.caps.args) b.atom("args").integer(*spec.caps.args);
+    if (spec.caps.message) b.atom("message").integer(*spec.caps.message);
+    if (spec.caps.state) b.atom("state").integer(*spec.caps.state);
+    if (spec.caps.result) b.atom("result").integer(*spec.caps.result);
+  }
+  b.atom("meta").tuple(3).binary(meta.by);
+  if (meta.expires) {
+    b.integer(meta.expires->ns);
+  } else {
+    b.atom("none");
+  }
+  encode(b, spec);
+  auto bytes = b.bytes();
+  return {bytes.begin(), bytes.end()};
+}
+
+std::vector<FoundTrace> read_traces(const TermView& status) {
+  std::vector<FoundTrace> out;
+  auto answer = status.is_tuple("ok", 2) ? status.element(1).map() : std::nullopt;
+  auto tracing = answer ? answer->find("tracing") : std::nullopt;
+  auto map = tracing ? tracing->map() : std::nullopt;
+  for (; map && !map->done(); map->next()) {
+    auto id = map->key().unsigned_integer();
+    auto spec = map->value().map();
+    auto meta = spec ? spec->find("meta") : std::nullopt;
+    if (!id || !meta || meta->arity() != 3u) continue;
+    auto options = parse_trace_spec(meta->element(2));
+    if (!options) continue;
+    FoundTrace found{*id, *std::move(options), {meta->element(0).text(512).value_or("unknown"), std::nullopt}};
+    if (auto until = meta->element(1).integer()) found.meta.expires = ClusterTime{*until};
+    out.push_back(std::move(found));
+  }
+  return out;
+}
+
+Error refusal_of(const TermView& reply) {
+  if (!reply.is_tuple("error", 2)) {
+    return {Code::internal, "the agent answered " + codec::print_erlang(reply, 200), {}, {}};
+  }
+  auto reason = reply.element(1);
+  auto tag = reason.arity().value_or(0) > 0 ? reason.element(0).atom().value_or("") : reason.atom().value_or("");
+  if (tag == "owned_by" || tag == "pattern_owned") {
+    return {Code::owned_by, "another tool traces there: " + codec::print_erlang(reason, 300), {}, {}};
+  }
+  if (tag == "bad_spec" && reason.arity() == 3u) {
+    return {Code::bad_value, codec::print_erlang(reason.element(2), 200),
+            std::string(reason.element(1).atom().value_or("")), {}};
+  }
+  return {Code::refused, "the agent refuses: " + codec::print_erlang(reason, 300), {}, {}};
+}
+
+}  // namespace scope::node

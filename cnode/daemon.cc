@@ -1,0 +1,228 @@
+#include "cnode/daemon.h"
+
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <map>
+
+#include <fmt/format.h>
+
+#include "cnode/agents/agents.h"
+#include "cnode/agents/signal.h"
+#include "cnode/dist/node.h"
+#include "cnode/dist/spawn.h"
+#include "cnode/service/service.h"
+#include "cnode/version.h"
+#include "ei_codec/term_print.h"
+#include "store/trace_store.h"
+
+namespace scope::node {
+namespace {
+
+using namespace std::chrono_literals;
+using codec::TermBuilder;
+using codec::TermView;
+
+constexpr Millis kDetachTimeout = 8s;
+
+store::StoreOptions store_options(const Config& c) {
+  store::StoreOptions o;
+  o.path = c.db;
+  o.partition_bytes = c.partition_bytes;
+  o.retain_bytes = c.retain_bytes;
+  o.retain_age_ns = static_cast<std::int64_t>(c.retain_ms) * 1'000'000;
+  if (o.retain_age_ns > 0) o.partition_age_ns = std::max<std::int64_t>(60'000'000'000, o.retain_age_ns / 20);
+  o.queue_bytes = c.store_queue_bytes;
+  return o;
+}
+
+Result<NodeOptions> node_options(const Config& c) {
+  NodeOptions o;
+  o.name = c.name.empty() ? "scope" : c.name;
+  o.longnames = c.longnames;
+  if (!c.cookie.empty()) {
+    o.cookie = Cookie(c.cookie);
+  } else {
+    ASSIGN_OR_RETURN(o.cookie, c.cookie_file.empty() ? Cookie::from_home() : Cookie::from_file(c.cookie_file));
+  }
+  o.listen_address = c.listen;
+  o.listen_port_min = o.listen_port_max = static_cast<std::uint16_t>(c.port);
+  o.max_packet_bytes = c.max_packet_bytes;
+  o.max_queue_bytes = c.link_queue_bytes;
+  return o;
+}
+
+class Daemon : public Process, public Controls, public store::StoreListener {
+ public:
+  explicit Daemon(Config config) : config_(std::move(config)), signals_(io_, SIGINT, SIGTERM) {}
+
+  int run() {
+    boost::asio::co_spawn(io_, main(), boost::asio::detached);
+    io_.run();
+    return exit_code_;
+  }
+
+ private:
+  // --- life ---
+  Awaitable<void> main() {
+    if (auto up = co_await bring_up(); !up) {
+      spdlog::error("{}", to_string(up.error()));
+      fmt::print(stderr, "scope: {}\n", to_string(up.error()));
+      exit_code_ = 1;
+    } else {
+      boost::system::error_code ec;
+      co_await signals_.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ec));
+      spdlog::info("stopping: detaching from every node (again: end at once)");
+      signals_.async_wait([](boost::system::error_code e, int) {
+        if (!e) std::_Exit(130);
+      });
+      co_await agents_->detach_all(kDetachTimeout);
+    }
+    shut_down();
+    signals_.cancel();
+  }
+
+  Awaitable<Status> bring_up() {
+    CO_ASSIGN_OR_RETURN(auto options, node_options(config_));
+    CO_ASSIGN_OR_RETURN(store_, store::TraceStore::open(store_options(config_), this));
+    node_ = std::make_unique<Node>(io_, std::move(options));
+    CO_RETURN_IF_ERROR(co_await node_->start());
+    ServiceOptions service;
+    service.deadline = Millis(config_.query_deadline_ms);
+    service.scan_threads = static_cast<unsigned>(std::max<std::uint64_t>(1, config_.query_threads / 2));
+    service.point_threads = static_cast<unsigned>(std::max<std::uint64_t>(1, config_.query_threads - service.scan_threads));
+    service.version = kVersion;
+    service.node = node_->name();
+    service_ = std::make_unique<Service>(*store_, *this, service);
+    CO_ASSIGN_OR_RETURN(pid_, node_->register_process("elixir_scope", this));
+    agents_ = std::make_unique<Agents>(io_, *node_, *store_, config_);
+    agents_->on_coverage_changed([this] { service_->set_coverage(agents_->coverage()); });
+    agents_ready_ = true;
+    service_->set_coverage(agents_->coverage());
+    agents_->start();
+    auto stats = store_->stats();
+    spdlog::info("{} is up, port {}, store {} ({} events)", node_->name(), node_->port(), config_.db,
+                 stats.events_stored);
+    co_return Status{};
+  }
+
+  void shut_down() {
+    if (service_) service_->stop();
+    if (store_) store_->close();
+    agents_ready_ = false;
+    agents_.reset();
+    if (node_) node_->stop();
+    service_.reset();
+  }
+
+  // --- elixir_scope: calls in, replies out ---
+  void on_message(Message message) override {
+    auto call = read_gen_call(message);
+    if (!call) return;  // anything else is not for us; a GenServer would log it
+    auto cancelled = std::make_shared<std::atomic<bool>>(false);
+    if (call->from.monitor) callers_[call->from.monitor] = cancelled;
+    Request request{call->request.term, message.packet.data,
+                    fmt::format("<{}.{}>", call->from.pid.id, call->from.pid.serial), call->from.pid.node, cancelled};
+    auto reply = [this, from = call->from](TermBuilder answer) mutable {
+      boost::asio::post(io_, [this, from = std::move(from), answer = std::move(answer)] {
+        callers_.erase(from.monitor);
+        if (auto sent = node_->reply(from, answer.bytes()); !sent && sent.error().code == Code::busy) {
+          // The peer does not read. A short word instead of the answer, if even that fits.
+          (void)node_->reply(from, error_reply(sent.error()).bytes());
+        }
+      });
+    };
+    service_->handle(std::move(request), std::move(reply));
+  }
+
+  void on_watcher_gone(const Pid&, const Ref& monitor) override {
+    if (auto it = callers_.find(monitor); it != callers_.end()) it->second->store(true);
+  }
+
+  // --- Controls (on the io thread: handle() is called there) ---
+  void status(Reply<StatusInfo> reply) override {
+    StatusInfo info;
+    info.uptime_ms = std::chrono::duration_cast<Millis>(std::chrono::steady_clock::now() - since_).count();
+    info.nodes = agents_->node_status();
+    info.tracing = agents_->tracing();
+    for (std::size_t i = 0; i < kAgentCounterInfo.size(); ++i) {
+      info.counters.push_back({std::string(kAgentCounterInfo[i].name), agents_->counters()[i]});
+    }
+    for (std::size_t i = 0; i < kDistCounterInfo.size(); ++i) {
+      info.counters.push_back({std::string(kDistCounterInfo[i].name), node_->counters().get(static_cast<DistCounter>(i))});
+    }
+    reply(std::move(info));
+  }
+
+  void start(TraceSpec spec, std::string by, Reply<StartOutcome> reply) override {
+    spawn(io_, "start_trace", start_trace(std::move(spec), std::move(by), std::move(reply)));
+  }
+  Awaitable<void> start_trace(TraceSpec spec, std::string by, Reply<StartOutcome> reply) {
+    auto outcome = co_await agents_->start_trace(std::move(spec), std::move(by));
+    reply(std::move(outcome));
+  }
+
+  void stop(std::optional<std::uint64_t> id, Reply<StopOutcome> reply) override {
+    spawn(io_, "stop_trace", stop_trace(id, std::move(reply)));
+  }
+  Awaitable<void> stop_trace(std::optional<std::uint64_t> id, Reply<StopOutcome> reply) {
+    auto outcome = co_await agents_->stop_trace(id);
+    reply(std::move(outcome));
+  }
+
+  void update_config(std::vector<std::string> path, TermView value, Reply<std::monostate> reply) override {
+    std::string key = path.empty() ? "" : path.back();
+    const Option* option = path.size() == 1 ? find_option(key) : nullptr;
+    std::string text;
+    if (auto i = value.integer()) {
+      text = std::to_string(*i);
+    } else {
+      text = value.text().value_or("");
+    }
+    if (option && !option->live) {
+      return reply(fail(Code::refused, "this setting is fixed while the daemon runs; restart it with the new value", key));
+    }
+    auto set = set_option(config_, option ? key : fmt::format("{}", fmt::join(path, ".")), text);
+    if (!set) return reply(std::unexpected(set.error()));
+    if (key == "log_level") spdlog::set_level(spdlog::level::from_str(config_.log_level));
+    spdlog::info("{} is now {}", key, text);
+    reply(std::monostate{});
+  }
+
+  // --- StoreListener (on the writer's thread) ---
+  void on_committed(Incarnation incarnation, std::uint64_t seq) override {
+    boost::asio::post(io_, [this, incarnation, seq] {
+      if (agents_ready_) agents_->committed(incarnation, seq);
+    });
+  }
+  void on_out_of_order(Incarnation incarnation, std::uint64_t expected, std::uint64_t got) override {
+    boost::asio::post(io_, [this, incarnation, expected, got] {
+      if (agents_ready_) agents_->out_of_order(incarnation, expected, got);
+    });
+  }
+  void on_published() override {}
+
+  Config config_;
+  boost::asio::io_context io_{1};
+  boost::asio::signal_set signals_;
+  std::unique_ptr<store::TraceStore> store_;
+  std::unique_ptr<Node> node_;
+  std::unique_ptr<Service> service_;
+  std::unique_ptr<Agents> agents_;
+  Pid pid_;
+  std::unordered_map<Ref, std::shared_ptr<std::atomic<bool>>> callers_;
+  std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
+  bool agents_ready_ = false;
+  int exit_code_ = 0;
+};
+
+}  // namespace
+
+int run_daemon(Config config) {
+  spdlog::set_level(spdlog::level::from_str(config.log_level));
+  return Daemon(std::move(config)).run();
+}
+
+}  // namespace scope::node
