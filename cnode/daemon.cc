@@ -59,7 +59,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
   explicit Daemon(Config config) : config_(std::move(config)), signals_(io_, SIGINT, SIGTERM) {}
 
   int run() {
-    boost::asio::co_spawn(io_, main(), boost::asio::detached);
+    spawn(io_, "daemon", main());
     io_.run();
     return exit_code_;
   }
