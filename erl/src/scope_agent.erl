@@ -1,0 +1,347 @@
+%% The agent: what the daemon puts into a node, and the session between the two.
+%%
+%% MODULES   Every scope_*.erl beside this file (modules/0), loaded with code:load_binary and nothing else. They are
+%%           compiled with OTP 25, use kernel, stdlib and erts only, and delete themselves when the agent goes.
+%%
+%% START     The daemon spawns scope_agent:start(DaemonPid, Opts), unlinked. That process starts scope_sup, which
+%%           starts scope_guard (patterns, flags, watching), scope_tracer (receives trace messages) and the session
+%%           (registered scope_agent, this module), and ends. What comes to DaemonPid then is one of
+%%             {hello, #{...}}                  from the session, whose pid is in it
+%%             {error, disabled}                kernel's environment elixir_scope is `disabled` on this node
+%%             {error, {owned_by, Node}}        another daemon holds a living lease
+%%             {error, {start, Reason}}         it could not be started; nothing is left
+%%           If an agent runs already, start does what an attach does.
+%%           Opts, a map, all optional: daemon_id => term, lease_ms => 5000, grace_ms => 60000, hold_bytes => 16 MB,
+%%             window => 4 MB (unacknowledged bytes while connected), deadman_ms => 2000, hold_full_ms => 5000,
+%%             caps => #{message => 4096, args => 4096, result => 4096, reason => 4096, state => 65536}
+%%
+%% DAEMON -> AGENT (to the pid in hello, or {scope_agent, Node})
+%%   {attach, DaemonPid, #{daemon_id => term}}   a restarted daemon, or another. Answered with hello or {error, ..}.
+%%   {resume, #{store_id, last_committed_seq, ...}}    shipping begins: everything after last_committed_seq. Optional:
+%%             credit => Bytes as in {credit, Bytes}, lease_ms, hash_key => <<16 bytes>>, daemon_id, api.
+%%             last_committed_seq is 0 if the store knows nothing of this agent_id.
+%%   {ack, Seq}             cumulative: what is held up to Seq is forgotten
+%%   {credit, Bytes}        absolute: bytes of this session (counted from the resume) that may be sent
+%%   {credit, Seq, Bytes}   the same, counted from the end of batch Seq: needs no common count of bytes. Preferred.
+%%             A batch's bytes are the size of its event list in external term format (minor version 2, with the
+%%             magic byte), plus 64. Without any credit message the window alone is the bound.
+%%   {ping, N, T}           answered with {pong, N, T, ClockPair}; at least one each deadman_ms, or shipping stops
+%%   {control, Ref, Request}  answered with {control_reply, Ref, Result}
+%% AGENT -> DAEMON (to DaemonPid, with nosuspend and noconnect)
+%%   {hello, #{proto => 1, vsn, agent => pid(), agent_id, node, creation, first_seq, next_seq, otp, erts, arch,
+%%             capture => erlang, threads, schedulers, time_unit => nanosecond, clock => ClockPair, net_ticktime,
+%%             elixir => Vsn | none, nodes => #{visible => [Node], hidden => [Node]}, tracing => [Id],
+%%             others => #{system_monitor => Pid | none, seq_tracer => Pid | none}}}
+%%             first_seq is the oldest batch still held, next_seq the number of the next one to be made.
+%%   {batch, AgentId, Seq, ClockPair, Gaps, Cut, {etf, 1, [Event]}}     see ei_codec/capture_record.h
+%%   {pong, N, T, ClockPair}      {control_reply, Ref, Result}
+%%   {nodes, [Node]}        every node this one knows now, after a node came or went
+%%   {stopped, Id, Reason}  a start ended by itself: {limit, ms | count} | lost | overload | hold_full | grace
+%%   {bye, Reason}          the agent is about to leave the node
+%%
+%% CONTROL REQUESTS and their results
+%%   {start, Id, Spec}  -> {ok, #{patterns => [{{M,F,A}, Matched}], processes => N, left_out => [{Pid, Why}],
+%%                          behaviours => [{Module, Shape | unknown}], baseline => N}} | {error, Reason}
+%%             Reason: {bad_spec, Key, Why} | {owned_by, Owner} | {pattern_owned, MFA, Owner} | exists | draining
+%%             A start with the Id of a living one with the same Spec is ok; with another Spec, `exists`.
+%%   {stop, Id | all}   -> ok | {error, not_found}; the others go on exactly as they were
+%%   status             -> {ok, #{tracing => #{Id => Spec}, patterns, processes, captured, dropped, held_bytes,
+%%                          held_batches, hold_bytes, hold_seconds, sent, refused, queue, memory, mode}}
+%%   verify             -> {ok, #{patterns => [MFA], traced => N, processes => [Name]}}: what of ours is set now
+%%   {configure, Opts}  -> ok; caps, grace_ms, hold_bytes, window, hash_key
+%%   flush              -> ok, once all that was captured before is shipped or held
+%%   stop | unload      -> ok, after traces off, everything drained and (if a daemon acknowledges within 5 s)
+%%             acknowledged; then {bye, unload} and nothing of ours is left on the node
+%%
+%% SPEC, a map, all optional, unknown keys refused:
+%%   events => [calls | returns | messages | sends | fetches | procs | state | takes]   default [calls] if there are
+%%             modules or mfas, else [messages, procs, state, takes]
+%%   modules => [M]   mfas => [{M, F, A | '_'}]     what `calls` and `returns` mean
+%%   pids => [Pid]   names => [Atom]     names are followed when they are registered anew, looked up every 100 ms
+%%   all => true         every process (not those of `left_out`) and new ones
+%%   new_processes => true    processes spawned from now on
+%%   children => true    what the traced processes spawn, too
+%%             Without pids, names, all and new_processes: all, if there are modules or mfas.
+%%   args => true        arguments of calls (else arity only)
+%%   behaviours => [Module]   where takes and state are looked for; default all of scope_behaviours that are loaded
+%%   limit => #{ms => N, count => N}     the start ends by itself; looked at every 100 ms
+%%   caps => #{...}      as in Opts; they hold for all starts
+%%
+%% IF SOMETHING DIES   The session's death (panic button: exit(whereis(scope_agent), kill)) ends everything within 2 s.
+%% So do the guard's, the supervisor's, and a suspended one of them after 3 s. A killed tracer is started anew, with a
+%% gap. The daemon's loss stops shipping only; after grace_ms without a word everything is removed.
+-module(scope_agent).
+
+-export([modules/0, start/2, init/1, session/2]).
+
+-define(VSN, 1).
+-define(TICK, 100).
+-define(DEFAULTS, #{lease_ms => 5000, grace_ms => 60000, hold_bytes => 16 bsl 20, window => 4 bsl 20,
+                    deadman_ms => 2000, hold_full_ms => 5000, caps => #{}}).
+
+-record(s, {opts :: map(),
+            ctx :: map(),
+            id :: non_neg_integer(),
+            daemon :: pid() | undefined,
+            mon :: reference() | undefined,
+            store_id = none :: term(),
+            shipping = false :: boolean(),          % a resume was received on this attachment
+            heard :: integer(),                     % ms: when the daemon was last heard of
+            hold :: scope_hold:hold(),
+            full_since = none :: integer() | none,
+            mode = idle :: idle | removed,          % removed: tracing was taken away from us
+            refused = 0 :: non_neg_integer(),
+            waiting = #{} :: map(),                 % Ref of the guard's reply => Ref of the daemon's control
+            leaving = no :: no | {draining, term()} | {acking, term(), integer()}}).
+
+-spec modules() -> [module()].
+modules() ->
+    [scope_agent, scope_sup, scope_guard, scope_trace, scope_tracer, scope_behaviours, scope_hold, scope_cut,
+     scope_beat].
+
+-spec init({pid(), map()} | [term()]) -> ok.
+init({Daemon, Opts}) -> start(Daemon, Opts);
+init([Daemon, Opts]) -> start(Daemon, Opts).
+
+-spec start(pid(), map()) -> ok.
+start(Daemon, Opts) ->
+    group_leader(whereis(init), self()),
+    case {application:get_env(kernel, elixir_scope), whereis(scope_agent)} of
+        {{ok, disabled}, _} ->
+            _ = send(Daemon, {error, disabled}),
+            scope_trace:unload(modules());
+        {_, undefined} ->
+            _ = spawn(scope_sup, init, [Daemon, maps:merge(?DEFAULTS, Opts)]),
+            ok;
+        {_, Pid} ->
+            Pid ! {attach, Daemon, Opts},
+            ok
+    end.
+
+%% --- the session -----------------------------------------------------------------------------------------------------
+
+-spec session(pid(), map()) -> no_return().
+session(Daemon, Opts) ->
+    _ = (catch process_flag(async_dist, false)),
+    process_flag(priority, high),
+    Ctx = receive {peers, C} -> C after 5000 -> exit(no_peers) end,
+    _ = net_kernel:monitor_nodes(true, [{node_type, all}]),
+    <<Id:64>> = random_id(),
+    S = #s{opts = Opts, ctx = Ctx, id = Id, heard = now_ms(), hold = scope_hold:new(maps:get(hold_bytes, Opts))},
+    _ = erlang:send_after(?TICK, self(), tick),
+    try loop(attach(Daemon, Opts, S))
+    catch
+        exit:{leave, Why} -> exit({shutdown, Why});
+        Class:Reason:Stack ->
+            _ = send(Daemon, {bye, {crashed, {Class, Reason, Stack}}}),
+            exit(shutdown)
+    end.
+
+loop(S) ->
+    receive
+        Msg -> loop(ship(handle(Msg, S)))
+    end.
+
+handle({batch, Bytes, Made}, S) -> captured(Bytes, Made, S);
+handle({ack, Seq}, S) when is_integer(Seq) -> heard(S#s{hold = scope_hold:ack(Seq, S#s.hold)});
+handle({credit, N}, S) when is_integer(N) -> heard(S#s{hold = scope_hold:credit(N, S#s.hold)});
+handle({credit, Seq, N}, S) when is_integer(Seq), is_integer(N) ->
+    heard(S#s{hold = scope_hold:credit(Seq, N, S#s.hold)});
+handle({ping, N, T}, S) ->
+    _ = send(S#s.daemon, {pong, N, T, clock_pair()}),
+    heard(S);
+handle({control, Ref, Request}, S) -> heard(control(Request, Ref, S));
+handle({attach, Daemon, Opts}, S) when is_pid(Daemon), is_map(Opts) -> attach(Daemon, Opts, S);
+handle({resume, Map}, S) when is_map(Map) -> heard(resume(Map, S));
+handle({'DOWN', Mon, process, _, _}, S = #s{mon = Mon}) ->
+    S#s{daemon = undefined, mon = undefined, shipping = false};
+handle({guard_reply, Ref, Result}, S) -> guard_reply(Ref, Result, S);
+handle({stopped, Id, Reason}, S) ->
+    _ = send(S#s.daemon, {stopped, Id, Reason}),
+    S;
+handle({gap, Gap}, S) -> S#s{hold = scope_hold:gap(Gap, S#s.hold)};
+handle({peers, Ctx}, S) -> S#s{ctx = Ctx};
+handle({drained, _}, S = #s{leaving = {draining, Ref}}) ->
+    S#s{leaving = {acking, Ref, now_ms() + 5000}};
+handle({NodeUpDown, Node, _Info}, S) when NodeUpDown =:= nodeup; NodeUpDown =:= nodedown ->
+    Type = case NodeUpDown of nodeup -> node_up; nodedown -> node_down end,
+    maps:get(tracer, S#s.ctx) ! {events, [{scope, Type, Node, erlang:monotonic_time(nanosecond)}]},
+    _ = send(S#s.daemon, {nodes, nodes([visible, hidden, this])}),
+    S;
+handle(tick, S) ->
+    _ = erlang:send_after(?TICK, self(), tick),
+    scope_beat:beat(session, S#s.ctx),
+    tick(S);
+handle(_, S) -> S.
+
+%% --- attaching -------------------------------------------------------------------------------------------------------
+
+attach(Daemon, Opts, S) ->
+    Lease = maps:get(lease_ms, S#s.opts),
+    case S#s.daemon of
+        Old when is_pid(Old), node(Old) =/= node(Daemon) ->
+            case now_ms() - S#s.heard < Lease of
+                true ->
+                    _ = send(Daemon, {error, {owned_by, node(Old)}}),
+                    S;
+                false -> attached(Daemon, Opts, S)
+            end;
+        _ -> attached(Daemon, Opts, S)
+    end.
+
+attached(Daemon, Opts, S) ->
+    _ = is_reference(S#s.mon) andalso erlang:demonitor(S#s.mon, [flush]),
+    S1 = configure(Opts, S#s{daemon = Daemon, mon = erlang:monitor(process, Daemon), shipping = false,
+                             heard = now_ms()}),
+    _ = send(Daemon, {hello, hello(S1)}),
+    S1.
+
+resume(Map, S) ->
+    Last = maps:get(last_committed_seq, Map, 0),
+    Store = maps:get(store_id, Map, none),
+    Hold0 = scope_hold:resume(Last, S#s.hold),
+    Hold = case S#s.store_id of
+               Known when Known =:= none; Known =:= Store -> Hold0;
+               _ -> scope_hold:gap({other_store, unknown, scope_hold:oldest(S#s.hold), mono()}, Hold0)
+           end,
+    S1 = configure(Map, S#s{store_id = Store, shipping = true, hold = Hold}),
+    case Map of
+        #{credit := N} when is_integer(N) -> S1#s{hold = scope_hold:credit(N, S1#s.hold)};
+        _ -> S1
+    end.
+
+hello(S) ->
+    #{proto => 1, vsn => ?VSN, agent => self(), agent_id => S#s.id, node => node(),
+      creation => erlang:system_info(creation),
+      first_seq => scope_hold:first_seq(S#s.hold), next_seq => scope_hold:next_seq(S#s.hold),
+      otp => list_to_atom(erlang:system_info(otp_release)),
+      erts => list_to_binary(erlang:system_info(version)),
+      arch => list_to_binary(erlang:system_info(system_architecture)),
+      capture => erlang, threads => erlang:system_info(schedulers),
+      schedulers => erlang:system_info(schedulers_online),
+      time_unit => nanosecond, clock => clock_pair(), net_ticktime => ticktime(),
+      elixir => elixir(), nodes => #{visible => nodes(visible), hidden => nodes(hidden)},
+      tracing => maps:get(tracing, S#s.ctx, []),
+      others => #{system_monitor => case erlang:system_monitor() of {P, _} -> P; _ -> none end,
+                  seq_tracer => case seq_trace:get_system_tracer() of false -> none; T -> T end}}.
+
+ticktime() ->
+    case net_kernel:get_net_ticktime() of
+        {ongoing_change_to, T} -> T;
+        T -> T
+    end.
+
+elixir() ->
+    case application:get_key(elixir, vsn) of
+        {ok, Vsn} -> list_to_binary(Vsn);
+        undefined -> none
+    end.
+
+configure(Opts, S) ->
+    Known = maps:with([grace_ms, hold_bytes, window, lease_ms, caps, hash_key, deadman_ms, hold_full_ms], Opts),
+    case maps:with([caps, hash_key], Known) of
+        Empty when map_size(Empty) =:= 0 -> ok;
+        ForTracer -> maps:get(guard, S#s.ctx) ! {configure, ForTracer}
+    end,
+    New = maps:merge(S#s.opts, Known),
+    S#s{opts = New, hold = scope_hold:limit(maps:get(hold_bytes, New), S#s.hold)}.
+
+%% --- shipping --------------------------------------------------------------------------------------------------------
+
+captured(Bytes, Made, S = #s{hold = Hold}) ->
+    scope_beat:received(Bytes, S#s.ctx),
+    S#s{hold = scope_hold:add(Made, Hold)}.
+
+ship(S = #s{shipping = true, daemon = Daemon, hold = Hold, opts = #{window := Window, deadman_ms := Deadman}}) ->
+    case now_ms() - S#s.heard =< Deadman of
+        true -> ship_next(Daemon, Window, scope_hold:next(Window, Hold), S);
+        false -> S
+    end;
+ship(S) -> S.
+
+ship_next(_, _, none, S) -> S;
+ship_next(Daemon, Window, {Seq, Clock, Gaps, Cut, Bin, Hold}, S) ->
+    case send(Daemon, {batch, S#s.id, Seq, Clock, Gaps, Cut, {etf, 1, binary_to_term(Bin)}}) of
+        ok -> ship_next(Daemon, Window, scope_hold:next(Window, Hold), S#s{hold = Hold});
+        _ -> S#s{refused = S#s.refused + 1}          % busy: the next tick tries again
+    end.
+
+heard(S) -> S#s{heard = now_ms()}.
+
+tick(S0) ->
+    Now = now_ms(),
+    S = S0#s{hold = scope_hold:flush_gaps(clock_pair(), S0#s.hold)},
+    Silent = Now - S#s.heard,
+    Full = scope_hold:is_full(S#s.hold),
+    case S of
+        #s{opts = #{grace_ms := Grace}} when Silent > Grace -> exit({leave, grace});
+        #s{leaving = {acking, Ref, Until}} ->
+            case scope_hold:is_empty(S#s.hold) orelse Now > Until orelse not S#s.shipping of
+                true ->
+                    _ = send(S#s.daemon, {control_reply, Ref, ok}),
+                    _ = send(S#s.daemon, {bye, unload}),
+                    exit({leave, unload});
+                false -> S
+            end;
+        #s{opts = #{deadman_ms := Deadman}} when Full, Silent > Deadman -> full(Now, S);
+        _ -> S#s{full_since = none}
+    end.
+
+%% Nobody takes what we capture: after a while there is no point in disturbing the tracees.
+full(Now, S = #s{full_since = none}) -> S#s{full_since = Now};
+full(Now, S = #s{full_since = Since, mode = idle, opts = #{hold_full_ms := Ms}}) when Now - Since > Ms ->
+    maps:get(guard, S#s.ctx) ! {remove_all, hold_full},
+    S#s{mode = removed};
+full(_, S) -> S.
+
+%% --- control ---------------------------------------------------------------------------------------------------------
+
+control(status, Ref, S) -> ask_guard(status, Ref, S);
+control({configure, Opts}, Ref, S) when is_map(Opts) ->
+    _ = send(S#s.daemon, {control_reply, Ref, ok}),
+    configure(Opts, S);
+control(Leave, Ref, S = #s{leaving = no}) when Leave =:= stop; Leave =:= unload ->
+    ask_guard(leave, Ref, S#s{leaving = {draining, Ref}});
+control(Request, Ref, S = #s{leaving = no}) ->
+    ask_guard(Request, Ref, case Request of {start, _, _} -> S#s{mode = idle}; _ -> S end);
+control(_, Ref, S) ->
+    _ = send(S#s.daemon, {control_reply, Ref, {error, draining}}),
+    S.
+
+ask_guard(Request, Ref, S) ->
+    Mine = make_ref(),
+    maps:get(guard, S#s.ctx) ! {request, self(), Mine, Request},
+    S#s{waiting = (S#s.waiting)#{Mine => {Ref, Request}}}.
+
+guard_reply(Mine, Result, S) ->
+    case maps:take(Mine, S#s.waiting) of
+        {{_Ref, leave}, Rest} -> S#s{waiting = Rest};           % answered when all is acknowledged
+        {{Ref, status}, Rest} ->
+            {ok, Status} = Result,
+            _ = send(S#s.daemon, {control_reply, Ref, {ok, maps:merge(Status, own_status(S))}}),
+            S#s{waiting = Rest};
+        {{Ref, _}, Rest} ->
+            _ = send(S#s.daemon, {control_reply, Ref, Result}),
+            S#s{waiting = Rest};
+        error -> S
+    end.
+
+own_status(S) ->
+    (scope_hold:status(S#s.hold))#{mode => S#s.mode, refused => S#s.refused}.
+
+%% --- small things ----------------------------------------------------------------------------------------------------
+
+send(undefined, _) -> noconnect;
+send(Pid, Msg) ->
+    try erlang:send(Pid, Msg, [nosuspend, noconnect])
+    catch _:_ -> noconnect
+    end.
+
+clock_pair() -> {mono(), erlang:system_time(nanosecond)}.
+mono() -> erlang:monotonic_time(nanosecond).
+now_ms() -> erlang:monotonic_time(millisecond).
+
+%% crypto need not be there.
+random_id() ->
+    Seed = {node(), self(), make_ref(), erlang:system_time(), erlang:monotonic_time(), os:getpid()},
+    binary:part(erlang:md5(term_to_binary(Seed)), 0, 8).

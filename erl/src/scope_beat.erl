@@ -1,0 +1,52 @@
+%% What the agent's processes know of each other without asking: signs of life, bytes under way, counters. Atomics, so
+%% that a suspended or stuck process is noticed and nobody waits for it.
+-module(scope_beat).
+
+-export([new/0, beat/2, silent_ms/2, sent/2, received/2, under_way/1, flushed/2, last_flush/1,
+         captured/2, captured/1, discarded/2, discarded/1]).
+
+-type who() :: session | guard | sup | tracer.
+-type ctx() :: #{beats := atomics:atomics_ref(), _ => _}.
+
+-spec new() -> atomics:atomics_ref().
+new() ->
+    Ref = atomics:new(9, []),
+    [atomics:put(Ref, I, now_ms()) || I <- [1, 2, 3, 4]],
+    atomics:put(Ref, 6, erlang:monotonic_time(nanosecond)),
+    Ref.
+
+index(session) -> 1;
+index(guard) -> 2;
+index(sup) -> 3;
+index(tracer) -> 4.
+
+-spec beat(who(), ctx()) -> ok.
+beat(Who, #{beats := Ref}) -> atomics:put(Ref, index(Who), now_ms()).
+
+-spec silent_ms(who(), ctx()) -> integer().
+silent_ms(Who, #{beats := Ref}) -> now_ms() - atomics:get(Ref, index(Who)).
+
+%% Bytes of batches that the tracer gave to the session and that the session has not yet taken in.
+-spec sent(non_neg_integer(), ctx()) -> ok.
+sent(N, #{beats := Ref}) -> atomics:add(Ref, 5, N).
+-spec received(non_neg_integer(), ctx()) -> ok.
+received(N, #{beats := Ref}) -> atomics:sub(Ref, 5, N).
+-spec under_way(ctx()) -> integer().
+under_way(#{beats := Ref}) -> atomics:get(Ref, 5).
+
+%% Raw time up to which the tracer has given everything to the session.
+-spec flushed(integer(), ctx()) -> ok.
+flushed(Raw, #{beats := Ref}) -> atomics:put(Ref, 6, Raw).
+-spec last_flush(ctx()) -> integer().
+last_flush(#{beats := Ref}) -> atomics:get(Ref, 6).
+
+-spec captured(non_neg_integer(), ctx()) -> ok.
+captured(N, #{beats := Ref}) -> atomics:add(Ref, 7, N).
+-spec captured(ctx()) -> integer().
+captured(#{beats := Ref}) -> atomics:get(Ref, 7).
+-spec discarded(non_neg_integer(), ctx()) -> ok.
+discarded(N, #{beats := Ref}) -> atomics:add(Ref, 8, N).
+-spec discarded(ctx()) -> integer().
+discarded(#{beats := Ref}) -> atomics:get(Ref, 8).
+
+now_ms() -> erlang:monotonic_time(millisecond).

@@ -1,0 +1,477 @@
+%% Owns what is traced: the starts, the patterns and the flags that follow from them, and the looking after both.
+%%
+%% What is set is always computed from the starts that live, so stopping one leaves the others as they were. The
+%% supervisor is told of each pattern before it is set, and can take it away if we cannot.
+%% Every 100 ms names are looked up again and limits checked; every second the patterns and a sample of the processes
+%% are: what another tool took away is set again once, with a gap, and then given up. A reloaded module is armed again.
+-module(scope_guard).
+
+-export([init/0]).
+
+-define(TICK, 100).
+-define(CHECK_MS, 1000).
+-define(SILENT_MS, 3000).
+-define(CHUNK, 500).
+-define(BASELINE, 20000).
+-define(SAMPLE, 16).
+
+-record(start, {spec :: map(), flags :: [atom()], pids = #{} :: #{pid() => true}, names = #{} :: #{atom() => pid()},
+                behaviours = [] :: list(), until = infinity :: integer() | infinity,
+                count = infinity :: integer() | infinity}).
+-record(s, {ctx :: map(), tracer :: pid(),
+            starts = #{} :: #{term() => #start{}},
+            set = #{} :: #{{module(), atom(), arity() | '_'} => list()},     % patterns that are set
+            md5 = #{} :: #{module() => binary()},
+            checked :: integer(), checked_raw :: integer(), lost = none :: none | integer()}).
+
+-spec init() -> no_return().
+init() ->
+    process_flag(priority, high),
+    Ctx = receive {peers, C} -> C after 5000 -> exit(no_peers) end,
+    #{session := Session, sup := Sup, tracer := Tracer} = Ctx,
+    _ = erlang:monitor(process, Session),
+    _ = erlang:monitor(process, Sup),
+    _ = erlang:send_after(?TICK, self(), tick),
+    loop(#s{ctx = Ctx, tracer = Tracer, checked = now_ms(), checked_raw = mono()}).
+
+loop(S0) ->
+    S = receive Msg -> handle(Msg, S0) end,
+    loop(S).
+
+handle({request, From, Ref, leave}, S) -> leave(From, Ref, S);
+handle({request, From, Ref, Request}, S) ->
+    {Result, S1} = request(Request, S),
+    From ! {guard_reply, Ref, Result},
+    S1;
+handle({configure, Map}, S) ->
+    _ = case Map of #{caps := Caps} -> S#s.tracer ! {caps, Caps}; _ -> ok end,
+    _ = case Map of #{hash_key := Key} -> S#s.tracer ! {hash_key, Key}; _ -> ok end,
+    S;
+handle({remove_all, Reason}, S) -> stop_all(Reason, S);
+handle({peers, Ctx = #{tracer := Tracer}}, S) -> S#s{ctx = Ctx, tracer = Tracer};
+handle({tracer_lost, From}, S) -> tracer_lost(From, S);
+handle({resume_flags, Tracer}, S = #s{tracer = Tracer}) -> reapply(S);
+handle({'DOWN', _, process, _, _}, S) -> finish(S);         % session or supervisor
+handle(tick, S) ->
+    _ = erlang:send_after(?TICK, self(), tick),
+    scope_beat:beat(guard, S#s.ctx),
+    tick(S);
+handle(_, S) -> S.
+
+%% --- requests --------------------------------------------------------------------------------------------------------
+
+request({start, Id, Spec0}, S = #s{starts = Starts}) ->
+    case {scope_trace:check_spec(Spec0), Starts} of
+        {{error, _} = Error, _} -> {Error, S};
+        {{ok, Spec}, #{Id := #start{spec = Spec}}} -> {{ok, #{already => true}}, S};
+        {{ok, _}, #{Id := _}} -> {{error, exists}, S};
+        {{ok, Spec}, _} -> start(Id, Spec, S)
+    end;
+request({stop, all}, S) -> {ok, lists:foldl(fun stop/2, S, maps:keys(S#s.starts))};
+request({stop, Id}, S) when is_map_key(Id, S#s.starts) -> {ok, stop(Id, S)};
+request({stop, _}, S) -> {{error, not_found}, S};
+request(flush, S) ->
+    _ = scope_trace:delivered(2000),
+    {flush_tracer(S), S};
+request(status, S = #s{ctx = Ctx, tracer = Tracer}) ->
+    Info = case process_info(Tracer, [message_queue_len, memory]) of
+               [{_, Queue}, {_, Memory}] -> #{queue => Queue, memory => Memory};
+               undefined -> #{queue => 0, memory => 0}
+           end,
+    {{ok, Info#{tracing => maps:map(fun(_, #start{spec = Spec}) -> Spec end, S#s.starts),
+                patterns => map_size(S#s.set),
+                processes => lists:sum([map_size(P) || #start{pids = P} <- maps:values(S#s.starts)]),
+                captured => scope_beat:captured(Ctx), discarded => scope_beat:discarded(Ctx)}}, S};
+request(verify, S = #s{tracer = Tracer}) ->
+    Traced = length([P || P <- processes(), scope_trace:tracer_of(P) =:= Tracer]),
+    {{ok, #{patterns => maps:keys(S#s.set), traced => Traced,
+            processes => [N || N <- [scope_agent, scope_sup, scope_guard, scope_tracer], whereis(N) =/= undefined]}}, S};
+request(_, S) -> {{error, unknown_request}, S}.
+
+start(Id, Spec = #{limit := Limit}, S) ->
+    Behaviours = behaviours(Spec),
+    Start = #start{spec = Spec, flags = scope_trace:flags(Spec), behaviours = Behaviours,
+                   until = case Limit of #{ms := Ms} -> now_ms() + Ms; _ -> infinity end,
+                   count = case Limit of #{count := N} -> scope_beat:captured(S#s.ctx) + N; _ -> infinity end},
+    Starts = (S#s.starts)#{Id => Start},
+    case set_patterns(desired(Starts), S) of
+        {error, _} = Error -> {Error, S};
+        {ok, Matched, S1} ->
+            _ = [S#s.tracer ! {caps, maps:get(caps, Spec)} || map_size(maps:get(caps, Spec)) > 0],
+            S2 = S1#s{starts = Starts},
+            tell_procs(S2),
+            {Processes, Out, Baseline, Start1} = trace_processes(Id, Start, S2),
+            Mine = maps:keys(desired(#{Id => Start})),
+            case Out of
+                [{_, {owned_by, Owner}}] when Processes =:= 0 ->
+                    {{error, {owned_by, Owner}}, stop(Id, S2)};
+                _ ->
+                    {{ok, #{patterns => [{P, maps:get(P, Matched, already)} || P <- Mine], processes => Processes,
+                            left_out => lists:sublist(Out, 100), behaviours => [{M, Sh} || {M, Sh, _} <- Behaviours],
+                            baseline => Baseline}},
+                     S2#s{starts = Starts#{Id := Start1}}}
+            end
+    end.
+
+%% [{Module, Shape | unknown, Patterns}]
+behaviours(#{events := Events, behaviours := Modules}) ->
+    Kinds = [K || {E, K} <- [{takes, take}, {state, state}], lists:member(E, Events)],
+    [case scope_behaviours:patterns(M) of
+         {ok, Shape, Patterns} -> {M, Shape, [P || {Kind, P} <- Patterns, lists:member(Kind, Kinds)]};
+         unknown -> {M, unknown, []}
+     end || Kinds =/= [], M <- Modules, scope_behaviours:shape(M) =/= absent].
+
+tell_procs(#s{starts = Starts, tracer = Tracer}) ->
+    Tracer ! {procs, lists:any(fun(#start{spec = #{events := E}}) -> lists:member(procs, E) end,
+                               maps:values(Starts))},
+    ok.
+
+stop(Id, S = #s{starts = Starts, tracer = Tracer}) ->
+    {Start = #start{spec = Spec, flags = Flags}, Rest} = maps:take(Id, Starts),
+    S1 = S#s{starts = Rest},
+    _ = wants_new(Start) andalso new_flags(S1),
+    Pids = case Spec of
+               #{all := true} -> processes();
+               #{new_processes := true} -> processes();
+               _ -> maps:keys(Start#start.pids)
+           end,
+    in_chunks(fun(P) -> flags_less(P, Flags, wanted(P, Rest), Tracer) end, Pids),
+    Children = followed(Id, S1),
+    in_chunks(fun(P) -> flags_less(P, Flags, wanted(P, Rest), Tracer) end, Children),
+    {ok, _, S2} = set_patterns(desired(Rest), S1),
+    tell_procs(S2),
+    S2.
+
+flags_less(Pid, Flags, Keep, Tracer) ->
+    Off = case Keep of
+              [] -> [all];
+              _ -> Flags -- Keep
+          end,
+    _ = Off =:= [] orelse scope_trace:flags_off(Pid, Off, Tracer),
+    ok.
+
+%% The flags that a process should have by the starts given.
+wanted(Pid, Starts) ->
+    lists:usort(lists:append([Flags || #start{flags = Flags, pids = Pids, spec = #{all := All}} <- maps:values(Starts),
+                                       All orelse is_map_key(Pid, Pids)])).
+
+followed(Id, #s{tracer = Tracer, starts = Starts}) ->
+    Ref = make_ref(),
+    Tracer ! {unfollow, Id, self(), Ref},
+    receive {followed, Ref, Pids} -> [P || P <- Pids, wanted(P, Starts) =:= []]
+    after 1000 -> []
+    end.
+
+stop_all(Reason, S = #s{starts = Starts, ctx = #{session := Session}, tracer = Tracer}) ->
+    Ids = maps:keys(Starts),
+    scope_trace:new_off(Tracer),
+    scope_trace:all_off(Tracer),
+    Tracer ! {gap, {Reason, unknown, mono(), mono()}},
+    S1 = lists:foldl(fun stop/2, S, Ids),
+    _ = [Session ! {stopped, Id, Reason} || Id <- Ids],
+    S1.
+
+leave(From, Ref, S = #s{tracer = Tracer}) ->
+    scope_trace:new_off(Tracer),
+    scope_trace:all_off(Tracer),
+    S1 = lists:foldl(fun stop/2, S, maps:keys(S#s.starts)),
+    _ = scope_trace:delivered(2000),
+    _ = flush_tracer(S1),
+    From ! {guard_reply, Ref, ok},
+    From ! {drained, self()},
+    S1.
+
+%% The tracer's batch is in the session's queue when this returns.
+flush_tracer(#s{tracer = Tracer}) ->
+    Ref = make_ref(),
+    Tracer ! {flush, self(), Ref},
+    receive {flushed, Ref} -> ok after 5000 -> {error, timeout} end.
+
+%% --- patterns --------------------------------------------------------------------------------------------------------
+
+%% Every pattern that the starts ask for. A behaviour's role goes before what calls and returns ask of a function.
+desired(Starts) ->
+    Calls = maps:fold(fun(_, #start{spec = Spec}, M) -> calls(Spec, M) end, #{}, Starts),
+    Specs = maps:map(fun(_, Wants) -> match_spec(Wants) end, Calls),
+    maps:merge(Specs, maps:from_list([P || #start{behaviours = B} <- maps:values(Starts), {_, _, Ps} <- B, P <- Ps])).
+
+calls(#{events := Events, modules := Modules, mfas := Mfas, args := Args}, Acc) ->
+    Returns = lists:member(returns, Events),
+    case Returns orelse lists:member(calls, Events) of
+        false -> Acc;
+        true ->
+            Wants = [args || Args] ++ [returns || Returns],
+            lists:foldl(fun(P, M) -> M#{P => lists:usort(Wants ++ maps:get(P, M, []))} end, Acc,
+                        [{M, '_', '_'} || M <- Modules] ++ Mfas)
+    end.
+
+match_spec(Wants) ->
+    Actions = [{exception_trace} || lists:member(returns, Wants)]
+        ++ [{message, {{args, '$_'}}} || lists:member(args, Wants)],
+    [{'_', [], Actions}].
+
+%% From what is set to what is wanted, module by module; wide patterns before narrow ones, which they overwrite.
+set_patterns(Wanted, S = #s{set = Set}) ->
+    Changed = [P || P <- maps:keys(maps:merge(Set, Wanted)), maps:find(P, Set) =/= maps:find(P, Wanted)],
+    Modules = lists:usort([M || {M, _, _} <- Changed]),
+    lists:foreach(fun(M) -> code:ensure_loaded(M) end, [M || M <- Modules, not erlang:module_loaded(M)]),
+    New = [P || P <- Changed, not is_map_key(P, Set)],
+    case foreign(New, Set) of
+        [] ->
+            intend(maps:keys(maps:merge(Set, Wanted)), S),
+            Matched = maps:from_list(lists:append([set_module(M, Wanted, Set) || M <- Modules])),
+            intend(maps:keys(Wanted), S),
+            Md5 = maps:from_list([{M, md5(M)} || {M, _, _} <- maps:keys(Wanted)]),
+            {ok, Matched, S#s{set = Wanted, md5 = Md5}};
+        [MFA | _] ->
+            {error, {pattern_owned, MFA, scope_trace:owner_of_patterns(S#s.tracer)}}
+    end.
+
+intend(Patterns, #s{ctx = #{sup := Sup}, tracer = Tracer}) ->
+    Sup ! {patterns, Patterns},
+    Tracer ! {patterns, Patterns},
+    ok.
+
+set_module(M, Wanted, Set) ->
+    Was = [P || P = {Mod, _, _} <- maps:keys(Set), Mod =:= M],
+    Will = [P || P = {Mod, _, _} <- maps:keys(Wanted), Mod =:= M],
+    Wide = fun({_, F, A}) -> F =:= '_' orelse A =:= '_' end,
+    Again = lists:any(Wide, Was ++ Will),
+    [scope_trace:clear_pattern(P) || P <- Was, Again orelse not lists:member(P, Will)],
+    {WideOnes, Narrow} = lists:partition(Wide, Will),
+    [{P, scope_trace:set_pattern(P, map_get(P, Wanted))}
+     || P <- lists:sort(fun wider/2, WideOnes) ++ Narrow, Again orelse maps:find(P, Wanted) =/= maps:find(P, Set)].
+
+wider({_, '_', _}, _) -> true;
+wider(_, {_, '_', _}) -> false;
+wider(A, B) -> A =< B.
+
+%% Functions under the new patterns that have a pattern which we did not set.
+foreign(New, Set) ->
+    [MFA || P <- New, MFA <- functions(P), not covered(MFA, Set),
+            {traced, How} <- [erlang:trace_info(MFA, traced)], How =:= local orelse How =:= global].
+
+functions({M, F, A}) ->
+    All = try M:module_info(functions) catch error:undef -> [] end,
+    [{M, F1, A1} || {F1, A1} <- All, F =:= '_' orelse F =:= F1, A =:= '_' orelse A =:= A1].
+
+covered({M, F, A}, Set) ->
+    is_map_key({M, F, A}, Set) orelse is_map_key({M, F, '_'}, Set) orelse is_map_key({M, '_', '_'}, Set).
+
+md5(M) ->
+    try M:module_info(md5) catch error:undef -> none end.
+
+%% --- processes -------------------------------------------------------------------------------------------------------
+
+wants_new(#start{spec = #{all := All, new_processes := New}}) -> All orelse New.
+
+new_flags(#s{starts = Starts, tracer = Tracer}) ->
+    Flags = lists:usort(lists:append([F || St = #start{flags = F} <- maps:values(Starts), wants_new(St)])),
+    scope_trace:new_off(Tracer),
+    case Flags of
+        [] -> ok;
+        _ -> scope_trace:new_on(Flags, Tracer)
+    end.
+
+%% {Traced, [{Pid, WhyNot}], BaselineEvents, Start}
+trace_processes(Id, Start = #start{spec = Spec}, S = #s{tracer = Tracer}) ->
+    #{all := All, pids := Pids, names := Names, children := Follow} = Spec,
+    New = case wants_new(Start) of true -> new_flags(S); false -> ok end,
+    Named = maps:from_list([{N, P} || N <- Names, P <- [whereis(N)], is_pid(P)]),
+    Explicit = lists:usort(Pids ++ maps:values(Named)),
+    Wanted = case All of true -> processes(); false -> Explicit end,
+    {Traced, Out} = flags_on(Wanted, Start, Follow andalso Id, S),
+    Keep = case All of true -> []; false -> Traced end,
+    Baseline = baseline(Traced, Tracer),
+    {length(Traced), [{new_processes, New} || New =/= ok] ++ [{N, not_registered} || N <- Names, not is_map_key(N, Named)]
+         ++ Out, Baseline,
+     Start#start{pids = maps:from_keys(Keep, true), names = Named}}.
+
+flags_on(Pids, #start{flags = Flags}, Follow, #s{tracer = Tracer}) ->
+    LeftOut = scope_trace:left_out(),
+    {Out, Rest} = lists:partition(fun(P) -> is_map_key(P, LeftOut) end, Pids),
+    _ = [Tracer ! {follow, Follow, Rest} || Follow =/= false],
+    Results = in_chunks(fun(P) -> {P, scope_trace:flags_on(P, Flags, Tracer)} end, Rest),
+    {[P || {P, ok} <- Results],
+     [{P, {owned_by, T}} || {P, {owned_by, T}} <- Results] ++ [{P, map_get(P, LeftOut)} || P <- Out]}.
+
+%% With a pause after each chunk, so that nobody waits long for our scheduler.
+in_chunks(Fun, List) -> in_chunks(Fun, List, ?CHUNK).
+in_chunks(_, [], _) -> [];
+in_chunks(Fun, List, 0) ->
+    erlang:yield(),
+    in_chunks(Fun, List, ?CHUNK);
+in_chunks(Fun, [H | T], N) -> [Fun(H) | in_chunks(Fun, T, N - 1)].
+
+%% What is known of the processes before their first event, from a process that may be kept waiting.
+baseline(Pids, Tracer) ->
+    {Some, More} = case length(Pids) > ?BASELINE of
+                       true -> {lists:sublist(Pids, ?BASELINE), length(Pids) - ?BASELINE};
+                       false -> {Pids, 0}
+                   end,
+    _ = spawn(fun() -> baseline(Some, Tracer, mono()) end),
+    _ = [Tracer ! {gap, {baseline_limit, More, mono(), mono()}} || More > 0],
+    length(Some).
+
+baseline([], _, _) -> ok;
+baseline(Pids, Tracer, Ts) ->
+    {Some, Rest} = case length(Pids) > 100 of true -> lists:split(100, Pids); false -> {Pids, []} end,
+    Tracer ! {events, [{scope, alive, P, About, Ts} || P <- Some, About <- [about(P)], About =/= dead]},
+    receive after 1 -> ok end,
+    baseline(Rest, Tracer, Ts).
+
+about(Pid) ->
+    case process_info(Pid, [registered_name, links, initial_call, total_heap_size]) of
+        undefined -> dead;
+        [{_, Name}, {_, Links}, {_, Initial}, {_, Words}] ->
+            Dictionary = case Words < 131072 of
+                             true -> process_info(Pid, dictionary);
+                             false -> undefined
+                         end,
+            Call = case Dictionary of
+                       {_, D} -> proplists:get_value('$initial_call', D, Initial);
+                       _ -> Initial
+                   end,
+            maps:merge(#{initial_call => Call, links => lists:sublist([P || P <- Links, is_pid(P)], 100)},
+                       maps:merge(case Name of [] -> #{}; _ -> #{name => Name} end, parent(Pid, Dictionary)))
+    end.
+
+parent(Pid, Dictionary) ->
+    try process_info(Pid, parent) of
+        {parent, P} when is_pid(P) -> #{parent => P};
+        _ -> #{}
+    catch
+        error:badarg ->         % OTP 24 and before
+            case Dictionary of
+                {_, D} -> case proplists:get_value('$ancestors', D) of
+                              [P | _] when is_pid(P) -> #{parent => P};
+                              _ -> #{}
+                          end;
+                _ -> #{}
+            end
+    end.
+
+%% --- looking after it ------------------------------------------------------------------------------------------------
+
+tick(S0 = #s{ctx = Ctx}) ->
+    case scope_beat:silent_ms(session, Ctx) > ?SILENT_MS orelse scope_beat:silent_ms(sup, Ctx) > ?SILENT_MS of
+        true -> finish(S0);
+        false -> ok
+    end,
+    %% A tracer that gives no sign of life is restarted by the supervisor, with a gap.
+    _ = scope_beat:silent_ms(tracer, Ctx) > ?SILENT_MS andalso exit(S0#s.tracer, kill),
+    S = names(limits(S0)),
+    case now_ms() - S#s.checked >= ?CHECK_MS of
+        true -> check(S);
+        false -> S
+    end.
+
+limits(S = #s{starts = Starts, ctx = Ctx = #{session := Session}}) ->
+    Now = now_ms(),
+    Count = scope_beat:captured(Ctx),
+    Over = [{Id, case Now >= Until of true -> ms; false -> count end}
+            || {Id, #start{until = Until, count = Max}} <- maps:to_list(Starts), Now >= Until orelse Count >= Max],
+    lists:foldl(fun({Id, What}, Acc) ->
+                        Session ! {stopped, Id, {limit, What}},
+                        stop(Id, Acc)
+                end, S, Over).
+
+%% A name that has a new process is traced again. What it did before is missing: a gap since the look before.
+names(S = #s{starts = Starts}) ->
+    S#s{starts = maps:map(fun(Id, Start) -> names(Id, Start, S) end, Starts)}.
+
+names(_, Start = #start{spec = #{names := []}}, _) -> Start;
+names(Id, Start = #start{spec = #{names := Names, children := Follow}, names = Known, pids = Pids}, S) ->
+    New = [{N, P} || N <- Names, P <- [whereis(N)], is_pid(P), maps:get(N, Known, none) =/= P],
+    case New of
+        [] -> Start;
+        _ ->
+            {Traced, _} = flags_on([P || {_, P} <- New], Start, Follow andalso Id, S),
+            _ = baseline(Traced, S#s.tracer),
+            S#s.tracer ! {gap, {name_moved, unknown, mono() - ?TICK * 2000000, mono()}},
+            Old = [P || {N, _} <- New, P <- [maps:get(N, Known, none)], not lists:member(P, map_get(pids, Start#start.spec))],
+            Start#start{names = maps:merge(Known, maps:from_list(New)),
+                        pids = maps:merge(maps:without(Old, Pids), maps:from_keys(Traced, true))}
+    end.
+
+check(S = #s{set = Set, tracer = Tracer}) ->
+    Now = mono(),
+    Lost = [P || {P = {_, F, A}, MS} <- maps:to_list(Set), is_integer(A), F =/= '_', still_there(P),
+                 scope_trace:pattern_state(P, MS) =/= ours]
+        ++ [P || {P = {M, F, A}, MS} <- maps:to_list(Set), F =:= '_' orelse A =:= '_',
+                 MFA <- lists:sublist(functions({M, F, A}), 1), not is_map_key(MFA, Set),
+                 scope_trace:pattern_state(MFA, MS) =/= ours],
+    Reloaded = lists:usort([M || {M, _, _} <- Lost, md5(M) =/= maps:get(M, S#s.md5, none)]),
+    Gone = sample_lost(S),
+    S1 = S#s{checked = now_ms(), checked_raw = Now},
+    case {Lost, Gone} of
+        {[], []} -> S1;
+        _ ->
+            Others = [P || P = {M, _, _} <- Lost, not lists:member(M, Reloaded)] ++ Gone,
+            Reason = case Others of [] -> code_loaded; _ -> tracing_lost end,
+            Tracer ! {gap, {Reason, unknown, S#s.checked_raw, Now}},
+            Tracer ! {events, [{scope, code_load, M, vsn(M), Now} || M <- Reloaded]},
+            lost(Others, S1)
+    end.
+
+%% What somebody has put in the place of ours is his now.
+lost(Lost, S = #s{set = Set, lost = Before}) ->
+    Taken = [P || P <- Lost, is_map_key(P, Set), is_taken(P, Set)],
+    if
+        Taken =/= [] -> stop_all(lost, S#s{set = maps:without(Taken, Set)});
+        Lost =:= [] -> rearm(S);
+        Before =:= none -> rearm(S#s{lost = now_ms()});
+        true -> stop_all(lost, S)
+    end.
+
+is_taken(P = {_, F, A}, Set) ->
+    lists:any(fun(MFA) -> scope_trace:pattern_state(MFA, map_get(P, Set)) =:= other end,
+              case F =:= '_' orelse A =:= '_' of
+                  true -> [MFA || MFA <- lists:sublist(functions(P), 1), not is_map_key(MFA, Set)];
+                  false -> [P]
+              end).
+
+rearm(S = #s{set = Set}) ->
+    _ = [set_module(M, Set, #{}) || M <- lists:usort([M || {M, _, _} <- maps:keys(Set)])],
+    reapply(S#s{md5 = maps:from_list([{M, md5(M)} || {M, _, _} <- maps:keys(Set)])}).
+
+still_there({M, F, A}) -> lists:member({F, A}, try M:module_info(functions) catch error:undef -> [] end).
+
+vsn(M) ->
+    case try M:module_info(attributes) catch error:undef -> [] end of
+        Attributes -> case proplists:get_value(vsn, Attributes) of [V] -> V; V -> V end
+    end.
+
+%% Processes that should have our flags and have not.
+sample_lost(#s{starts = Starts, tracer = Tracer}) ->
+    Pids = lists:append([lists:sublist(maps:keys(P), ?SAMPLE) || #start{pids = P} <- maps:values(Starts)]),
+    [P || P <- Pids, is_process_alive(P), scope_trace:tracer_of(P) =/= Tracer].
+
+%% All flags again, for a tracer that is new or has switched them off.
+reapply(S = #s{starts = Starts}) ->
+    _ = lists:any(fun wants_new/1, maps:values(Starts)) andalso new_flags(S),
+    maps:foreach(fun(Id, Start = #start{spec = #{all := All, children := Follow}, pids = Pids}) ->
+                         P = case All of true -> processes(); false -> maps:keys(Pids) end,
+                         flags_on(P, Start, Follow andalso Id, S)
+                 end, Starts),
+    S.
+
+tracer_lost(From, S = #s{tracer = Tracer, starts = Starts, set = Set}) ->
+    case map_size(Starts) of
+        0 -> S;
+        _ ->
+            Tracer ! {patterns, maps:keys(Set)},
+            _ = [Tracer ! {caps, Caps} || #start{spec = #{caps := Caps}} <- maps:values(Starts), map_size(Caps) > 0],
+            tell_procs(S),
+            S1 = reapply(S),
+            Tracer ! {gap, {tracer_killed, unknown, From, mono()}},
+            S1
+    end.
+
+-spec finish(#s{}) -> no_return().
+finish(#s{ctx = #{session := Session, sup := Sup}, tracer = Tracer, set = Set}) ->
+    ok = scope_trace:finish(Tracer, maps:keys(Set), [Session, Sup]),
+    exit(normal).
+
+now_ms() -> erlang:monotonic_time(millisecond).
+mono() -> erlang:monotonic_time(nanosecond).

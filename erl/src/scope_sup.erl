@@ -1,0 +1,90 @@
+%% Starts the agent's processes, restarts a killed tracer, and takes everything down if the guard cannot.
+%%
+%% A plain process, linked to nothing. The guard and it watch each other; either, alone, can put the node back as it
+%% was, since the guard tells it of every pattern before it is set. The session is not restarted: its death is the
+%% panic button.
+-module(scope_sup).
+
+-export([init/2]).
+
+-define(TICK, 250).
+-define(SILENT_MS, 3000).
+-define(RESTARTS, 5).           % of the tracer ..
+-define(WITHIN_MS, 60000).      % .. in this time; then everything goes
+
+-record(s, {ctx :: map(), mons :: #{reference() => atom()}, patterns = [] :: list(), restarts = [] :: [integer()],
+            ending = infinity :: integer() | infinity}).
+
+-spec init(pid(), map()) -> ok.
+init(Daemon, Opts) ->
+    group_leader(whereis(init), self()),
+    process_flag(priority, max),
+    try register(scope_sup, self()) of
+        true -> start(Daemon, Opts)
+    catch
+        error:badarg ->             % another start was quicker
+            catch scope_agent ! {attach, Daemon, Opts},
+            ok
+    end.
+
+start(Daemon, Opts) ->
+    Ctx0 = #{beats => scope_beat:new(), sup => self(), opts => Opts},
+    {Guard, GuardMon} = spawn_monitor(scope_guard, init, []),
+    {Session, SessionMon} = spawn_monitor(scope_agent, session, [Daemon, Opts]),
+    {Tracer, TracerMon} = scope_tracer:start(),
+    true = register(scope_guard, Guard),
+    true = register(scope_agent, Session),
+    true = register(scope_tracer, Tracer),
+    Ctx = Ctx0#{guard => Guard, session => Session, tracer => Tracer},
+    tell(Ctx, [Guard, Tracer, Session]),
+    _ = erlang:send_after(?TICK, self(), tick),
+    loop(#s{ctx = Ctx, mons = #{GuardMon => guard, SessionMon => session, TracerMon => tracer}}).
+
+tell(Ctx, Pids) -> lists:foreach(fun(P) -> P ! {peers, Ctx} end, Pids).
+
+loop(S) ->
+    receive
+        {patterns, Patterns} -> loop(S#s{patterns = Patterns});
+        {'DOWN', Mon, process, _, Reason} when is_map_key(Mon, S#s.mons) ->
+            {Who, Mons} = maps:take(Mon, S#s.mons),
+            down(Who, Reason, S#s{mons = Mons});
+        tick ->
+            _ = erlang:send_after(?TICK, self(), tick),
+            scope_beat:beat(sup, S#s.ctx),
+            tick(S);
+        _ -> loop(S)
+    end.
+
+down(guard, _, S) -> finish(S);
+down(session, _, S) ->              % the guard sees to it; if it does not, we do
+    loop(S#s{ending = now_ms() + 1000});
+down(tracer, _, S = #s{ending = infinity, restarts = Before}) ->
+    Now = now_ms(),
+    Recent = [T || T <- Before, Now - T < ?WITHIN_MS],
+    case length(Recent) >= ?RESTARTS of
+        true -> finish(S);
+        false -> loop(restart(S#s{restarts = [Now | Recent]}))
+    end;
+down(tracer, _, S) -> loop(S).
+
+restart(S = #s{ctx = Ctx0, mons = Mons}) ->
+    {Tracer, Mon} = scope_tracer:start(),
+    _ = (catch register(scope_tracer, Tracer)),
+    Ctx = Ctx0#{tracer => Tracer},
+    #{session := Session, guard := Guard} = Ctx,
+    From = scope_beat:last_flush(Ctx),
+    tell(Ctx, [Tracer, Session, Guard]),
+    Guard ! {tracer_lost, From},
+    S#s{ctx = Ctx, mons = Mons#{Mon => tracer}}.
+
+tick(S = #s{ctx = Ctx, ending = Ending}) ->
+    Stuck = scope_beat:silent_ms(guard, Ctx) > ?SILENT_MS,
+    case Stuck orelse (Ending =/= infinity andalso now_ms() > Ending) of
+        true -> finish(S);
+        false -> loop(S)
+    end.
+
+finish(#s{ctx = Ctx = #{guard := Guard, session := Session}, patterns = Patterns}) ->
+    scope_trace:finish(maps:get(tracer, Ctx), Patterns, [Guard, Session]).
+
+now_ms() -> erlang:monotonic_time(millisecond).

@@ -1,0 +1,188 @@
+%% The tracer in pure Erlang: receives trace messages, bounds their terms, and gives batches to the session.
+%%
+%% Its queue is on its heap and its heap is limited, so the VM kills it before it can hurt the node; its death clears
+%% the flags of all tracees. After each batch it looks at its queue and memory: past the limits it switches the flags
+%% off, discards and counts what is queued, and asks the guard to switch them on again.
+%% Batches go as binaries: they are shared, not copied, and their bytes can be counted exactly.
+-module(scope_tracer).
+
+-export([start/0, init/0]).
+
+-define(MAX_HEAP_WORDS, 2000000).
+-define(MAX_EVENTS, 250).
+-define(MAX_BYTES, 65536).
+-define(MAX_MS, 10).
+-define(MAX_QUEUE, 5000).
+-define(MAX_MEMORY, 12 bsl 20).
+-define(MAX_UNDER_WAY, 4 bsl 20).      % bytes that the session has not taken in
+-define(IDLE_MS, 250).
+-define(MARK_NS, 50000000).
+-define(SLACK_NS, 20000000).           % from the reading of the clock in a tracee to its message in our queue
+
+-record(s, {ctx :: map(),
+            session :: pid(),
+            events = [] :: [tuple()], n = 0 :: non_neg_integer(), bytes = 0 :: non_neg_integer(),
+            first = 0 :: integer(), last = 0 :: integer(),     % raw times of the events held
+            cut :: integer(),                                  % what was traced before is not in the queue any more
+            marked = 0 :: integer(), marker = false :: boolean(),
+            gaps = [] :: list(),
+            caps :: scope_cut:caps(),
+            patterns = [] :: list(),
+            procs = false :: boolean(),                        % process events are wanted, not only needed
+            children = #{} :: #{pid() => [term()]},            % tracees whose children are followed => starts
+            native :: boolean()}).                             % native time unit is the nanosecond
+
+-spec start() -> {pid(), reference()}.
+start() ->
+    spawn_opt(?MODULE, init, [],
+              [monitor, {priority, high}, {message_queue_data, on_heap},
+               {max_heap_size, #{size => ?MAX_HEAP_WORDS, kill => true, error_logger => false}}]).
+
+-spec init() -> no_return().
+init() ->
+    Ctx = receive {peers, C} -> C after 5000 -> exit(no_peers) end,
+    #{guard := Guard, sup := Sup, session := Session, opts := Opts} = Ctx,
+    _ = erlang:monitor(process, Guard),
+    _ = erlang:monitor(process, Sup),
+    loop(#s{ctx = Ctx, session = Session, cut = mono() - ?SLACK_NS,
+            caps = scope_cut:caps(maps:get(caps, Opts, #{})),
+            native = erlang:convert_time_unit(1, second, native) =:= 1000000000}, ?IDLE_MS).
+
+loop(S, Timeout) ->
+    receive
+        Trace when element(1, Trace) =:= trace_ts -> traced(Trace, S);
+        Other -> other(Other, S)
+    after Timeout -> flush(S)
+    end.
+
+traced(Trace, S) ->
+    case needed(Trace, S) of
+        {true, S1} -> keep(Trace, S1);
+        {false, S1} -> loop(S1, wait(S1))
+    end.
+
+keep(Trace0, S = #s{n = N, native = Native}) ->
+    Trace = case Native of true -> Trace0; false -> to_ns(Trace0) end,
+    Ts = element(tuple_size(Trace), Trace),
+    {Event, Bytes} = scope_cut:event(Trace, S#s.caps),
+    S1 = S#s{events = [Event | S#s.events], n = N + 1, bytes = S#s.bytes + Bytes,
+             first = case N of 0 -> Ts; _ -> min(Ts, S#s.first) end, last = max(Ts, S#s.last)},
+    case N + 1 >= ?MAX_EVENTS orelse S1#s.bytes >= ?MAX_BYTES orelse Ts - S1#s.first > ?MAX_MS * 1000000 of
+        true -> flush(S1);
+        false -> loop(S1, ?MAX_MS)
+    end.
+
+to_ns(Trace) ->
+    I = tuple_size(Trace),
+    setelement(I, Trace, erlang:convert_time_unit(element(I, Trace), native, nanosecond)).
+
+wait(#s{n = 0}) -> ?IDLE_MS;
+wait(_) -> ?MAX_MS.
+
+%% Process events may be on only to know whose child is whose.
+needed({trace_ts, Child, spawned, Parent, _, _}, S = #s{children = Children, procs = Procs})
+  when is_map_key(Parent, Children) ->
+    {Procs, S#s{children = Children#{Child => map_get(Parent, Children)}}};
+needed({trace_ts, Pid, exit, _, _}, S = #s{children = Children, procs = Procs}) ->
+    {Procs, S#s{children = maps:remove(Pid, Children)}};
+needed(Trace, S = #s{procs = false}) ->
+    {not lists:member(element(3, Trace), [spawn, spawned, link, getting_linked, unlink, getting_unlinked, register,
+                                          unregister]), S};
+needed(_, S) -> {true, S}.
+
+other({events, Events}, S) -> flush(lists:foldl(fun add/2, S, Events));
+other({flush, From, Ref}, S) ->
+    S1 = ship(S),
+    From ! {flushed, Ref},
+    after_batch(S1);
+other({gap, Gap}, S) -> loop(S#s{gaps = [Gap | S#s.gaps]}, 0);
+other({mark, At}, S) -> loop(S#s{cut = At - ?SLACK_NS, marker = false}, wait(S));
+other({patterns, Patterns}, S) -> loop(S#s{patterns = Patterns}, wait(S));
+other({procs, Procs}, S) -> loop(S#s{procs = Procs}, wait(S));
+other({caps, Caps}, S) -> loop(S#s{caps = scope_cut:caps(Caps)}, wait(S));
+other({follow, Id, Pids}, S = #s{children = Children}) ->
+    More = lists:foldl(fun(P, M) -> M#{P => lists:usort([Id | maps:get(P, M, [])])} end, Children, Pids),
+    loop(S#s{children = More}, wait(S));
+other({unfollow, Id, From, Ref}, S = #s{children = Children}) ->
+    {Of, Left} = maps:fold(fun(P, Ids, {O, L}) ->
+                                   case lists:delete(Id, Ids) of
+                                       Ids -> {O, L#{P => Ids}};
+                                       [] -> {[P | O], L};
+                                       Rest -> {[P | O], L#{P => Rest}}
+                                   end
+                           end, {[], #{}}, Children),
+    From ! {followed, Ref, Of},
+    loop(S#s{children = Left}, wait(S));
+other({peers, Ctx = #{session := Session}}, S) -> loop(S#s{ctx = Ctx, session = Session}, wait(S));
+other({'DOWN', _, process, _, _}, S = #s{ctx = #{guard := Guard, sup := Sup}}) ->
+    case is_process_alive(Guard) orelse is_process_alive(Sup) of
+        true -> loop(S, wait(S));
+        false -> scope_trace:finish(none, S#s.patterns, [S#s.session])
+    end;
+other(_, S) -> loop(S, wait(S)).
+
+add(Event, S = #s{n = N}) ->
+    Ts = element(tuple_size(Event), Event),
+    {Cut, Bytes} = scope_cut:event(Event, S#s.caps),
+    S#s{events = [Cut | S#s.events], n = N + 1, bytes = S#s.bytes + Bytes,
+        first = case N of 0 -> Ts; _ -> min(Ts, S#s.first) end, last = max(Ts, S#s.last)}.
+
+flush(S) -> after_batch(ship(S)).
+
+ship(S = #s{n = 0, gaps = [], ctx = Ctx}) ->
+    scope_beat:beat(tracer, Ctx),
+    mark(mono(), S);
+ship(S = #s{events = Events, n = N, gaps = Gaps, ctx = Ctx, session = Session}) ->
+    scope_beat:beat(tracer, Ctx),
+    Now = mono(),
+    First = case N of 0 -> Now; _ -> S#s.first end,
+    Bin = term_to_binary(lists:reverse(Events), [{minor_version, 2}]),
+    Bytes = byte_size(Bin),
+    scope_beat:captured(N, Ctx),
+    Empty = mark(Now, S#s{events = [], n = 0, bytes = 0}),
+    case scope_beat:under_way(Ctx) + Bytes > ?MAX_UNDER_WAY of
+        true ->
+            scope_beat:discarded(N, Ctx),
+            Empty#s{gaps = [{agent_behind, N, First, Now} | Gaps]};
+        false ->
+            scope_beat:sent(Bytes, Ctx),
+            Clock = {Now, erlang:system_time(nanosecond)},
+            Session ! {batch, Bytes, {N, First, max(First, S#s.last), Clock, Gaps, S#s.cut, Bin}},
+            scope_beat:flushed(S#s.cut, Ctx),
+            Empty#s{gaps = []}
+    end.
+
+%% A message to ourselves: when it is received, all that was queued before it has been.
+mark(Now, S = #s{marker = false, marked = Marked}) when Now - Marked > ?MARK_NS ->
+    self() ! {mark, Now},
+    S#s{marker = true, marked = Now};
+mark(_, S) -> S.
+
+after_batch(S) ->
+    {_, Queue} = process_info(self(), message_queue_len),
+    {_, Memory} = process_info(self(), memory),
+    case Queue > ?MAX_QUEUE orelse Memory > ?MAX_MEMORY of
+        true -> overloaded(S);
+        false -> loop(S, wait(S))
+    end.
+
+%% What is queued is discarded and counted, but process events that say whose child is whose are looked at.
+overloaded(S = #s{ctx = #{guard := Guard}}) ->
+    From = mono(),
+    _ = scope_trace:all_off(self()),
+    {N, S1} = discard(0, S),
+    Until = mono(),
+    scope_beat:discarded(N, S#s.ctx),
+    garbage_collect(),
+    Guard ! {resume_flags, self()},
+    loop(S1#s{gaps = [{overload, N, S#s.cut, Until}, {tracing_paused, unknown, From, Until} | S1#s.gaps]}, 0).
+
+discard(N, S) ->
+    receive
+        Trace when element(1, Trace) =:= trace_ts ->
+            {_, S1} = needed(Trace, S),
+            discard(N + 1, S1)
+    after 0 -> {N, S}
+    end.
+
+mono() -> erlang:monotonic_time(nanosecond).
