@@ -115,6 +115,9 @@ inline const std::byte* read_pid(const std::byte* at, const StringTable* strings
   return p + (tag == kNewPid ? 12 : 9);
 }
 
+// The end of the term at `at`; nullptr if it has more than `nodes` terms in it. What was used is taken off `nodes`.
+const std::byte* skip_within(const std::byte* at, std::size_t& nodes);
+
 // Appends a code point (a valid one) as UTF-8.
 inline void append_utf8(std::string& out, std::uint32_t c) {
   const auto put = [&out](std::uint32_t byte) { out.push_back(static_cast<char>(byte)); };

@@ -40,11 +40,16 @@ std::uint64_t low_word(const BigParts& big) {
 
 }  // namespace
 
-std::size_t term_length(const std::byte* start) {
-  const std::byte* at = start;
+namespace {
+
+template <bool kBounded>
+const std::byte* skip(const std::byte* at, std::size_t& nodes) {
   std::size_t pending = 1;
   do {
     --pending;
+    if constexpr (kBounded) {
+      if (nodes-- == 0) return nullptr;
+    }
     switch (u8(at)) {
       case kSmallInteger:
         at += 2;
@@ -123,7 +128,18 @@ std::size_t term_length(const std::byte* start) {
         break;
     }
   } while (pending != 0);
-  return static_cast<std::size_t>(at - start);
+  return at;
+}
+
+}  // namespace
+
+std::size_t term_length(const std::byte* start) {
+  std::size_t unused = 0;
+  return static_cast<std::size_t>(skip<false>(start, unused) - start);
+}
+
+const std::byte* etf::skip_within(const std::byte* at, std::size_t& nodes) {
+  return skip<true>(at, nodes);
 }
 
 TermKind TermView::kind() const {
