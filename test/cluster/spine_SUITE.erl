@@ -1,0 +1,194 @@
+%% The whole way, from a traced process to an answer: real nodes, the real daemon, asked from a node of the cluster.
+-module(spine_SUITE).
+-export([all/0, timeout/1]).
+-export([answers_hello_and_status/1, wrong_requests/1, unknown_name_is_noproc_at_once/1, records_calls/1,
+         state_at_any_time/1, state_history_and_causes/1, flow_across_nodes/1, lifecycle_and_names/1,
+         finds_nodes_by_itself/1, leaves_no_trace/1, a_second_start_is_a_union/1, trace_expires/1]).
+-import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
+-import(scope_daemon, [call/3, ask/3, await_live/3, all_events/4]).
+
+all() -> [answers_hello_and_status, wrong_requests, unknown_name_is_noproc_at_once, records_calls, state_at_any_time,
+          state_history_and_causes, flow_across_nodes, lifecycle_and_names, finds_nodes_by_itself, leaves_no_trace,
+          a_second_start_is_a_union, trace_expires].
+timeout(_) -> 90000.
+
+cluster(Config, Names) ->
+    Nodes = [start_node(Config, N) || N <- Names],
+    Daemon = scope_daemon:start(Config, Nodes),
+    await_live(hd(Nodes), Daemon, Nodes),
+    {Nodes, Daemon}.
+
+start_trace(Node, Daemon, Opts) ->
+    #{id := Id, nodes := PerNode} = ask(Node, Daemon, {start, Opts}),
+    [assert_eq(ok, R) || R <- maps:values(PerNode)],
+    Id.
+
+%% Waits until events are there that satisfy Pred.
+await_events(Node, Daemon, Filter, Pred) ->
+    wait_until(fun() -> Pred(element(1, all_events(Node, Daemon, Filter, oldest_first))) end, 10000),
+    {Events, _} = all_events(Node, Daemon, Filter, oldest_first),
+    Events.
+
+answers_hello_and_status(Config) ->
+    {[A, B], D} = cluster(Config, [a, b]),
+    #{api := 1, features := Features} = ask(A, D, hello),
+    true = lists:member(get_events, Features),
+    #{nodes := Nodes, store := #{events := _, bytes := _}, tracing := [], node := Scope} = ask(B, D, status),
+    assert_eq(maps:get(scope, D), Scope),
+    assert_eq(lists:sort([node_of(A), node_of(B)]), lists:sort(maps:keys(Nodes))),
+    #{nodes := Clocks} = ask(A, D, clocks),
+    wait_until(fun() ->
+                       #{nodes := C} = ask(A, D, clocks),
+                       map_size(C) =:= 2
+               end, 5000),
+    true = is_map(Clocks).
+
+wrong_requests(Config) ->
+    {[A], D} = cluster(Config, [a]),
+    {error, {unknown_key, #{field := limitt, hint := Hint}}} = call(A, D, {get_events, #{limitt => 3}}),
+    match = re:run(Hint, "limit", [{capture, none}]),
+    {error, {bad_value, #{field := limit}}} = call(A, D, {get_events, #{limit => many}}),
+    {error, {_, #{}}} = call(A, D, nonsense),
+    {error, {_, #{}}} = call(A, D, {get_eventz, #{}}),
+    {error, {not_available, #{}}} = call(A, D, {get_trace, 1}),
+    {error, {no_such_trace, #{}}} = call(A, D, {stop, 42}),
+    {error, {_, #{}}} = call(A, D, {get_state_at, no_such_name, now}),
+    {error, {unknown_key, #{field := colour}}} = call(A, D, {start, [{colour, blue}]}),
+    Future = erlang:system_time(nanosecond) + 3600000000000,
+    {error, {time_in_future, #{}}} = call(A, D, {get_state_at, self(), Future}),
+    {error, {unknown_node, #{}}} = call(A, D, {start, [{nodes, ['nobody@localhost']}]}),
+    {error, {unknown_key, #{}}} = call(A, D, {update_config, ping_mss, 3}),
+    {error, {refused, #{}}} = call(A, D, {update_config, hold_bytes, 3}),
+    {ok, _} = call(A, D, {update_config, ping_ms, 300}),
+    #{api := 1} = ask(A, D, hello).
+
+unknown_name_is_noproc_at_once(Config) ->
+    {[A], #{scope := Scope}} = cluster(Config, [a]),
+    {Us, {'EXIT', {{noproc, _}, _}}} =
+        rpc(A, fun() -> timer:tc(fun() -> catch gen_server:call({no_such, Scope}, x, 5000) end) end),
+    true = Us < 500000.
+
+records_calls(Config) ->
+    {[A], D} = cluster(Config, [a]),
+    {ok, Pid} = rpc(A, scope_counter, start, [c1]),
+    _ = start_trace(A, D, #{mfas => [{scope_counter, handle_call, 3}], pids => [Pid], events => [calls]}),
+    [rpc(A, gen_server, call, [c1, {add, K}]) || K <- lists:seq(1, 20)],
+    Events = await_events(A, D, #{pid => Pid, type => function_entry}, fun(L) -> length(L) >= 20 end),
+    assert_eq(20, length(Events)),
+    assert_eq(lists:seq(1, 20),
+              [K || #{mfa := {scope_counter, handle_call, 3}, args := [{add, K}, _, _]} <- Events]),
+    %% Times rise within a process, ids are unique, every filter agrees with the list.
+    Times = [T || #{time := T} <- Events],
+    assert_eq(Times, lists:sort(Times)),
+    assert_eq(20, length(lists:usort([Id || #{id := Id} <- Events]))),
+    T10 = lists:nth(10, Times),
+    {Since, _} = all_events(A, D, #{pid => Pid, type => function_entry, since => T10}, oldest_first),
+    assert_eq(11, length(Since)),
+    {Newest, _} = all_events(A, D, #{pid => Pid, type => function_entry}, newest_first),
+    assert_eq(lists:reverse(Events), Newest).
+
+%% The state at T is compared with what the server itself noted.
+state_at_any_time(Config) ->
+    {[A, B], D} = cluster(Config, [a, b]),
+    {ok, Pid} = rpc(A, scope_counter, start, [c1]),
+    _ = start_trace(A, D, #{pids => [Pid], events => [state]}),
+    [rpc(A, gen_server, call, [c1, {add, K}]) || K <- lists:seq(1, 30)],
+    Events = await_events(A, D, #{pid => Pid, type => state_change}, fun(L) -> length(L) >= 30 end),
+    %% After the n-th add, n is the sum of 1..n.
+    States = [S || #{state := S} <- Events],
+    assert_eq([K * (K + 1) div 2 || K <- lists:seq(1, 30)], [N || #{n := N, seq := Q} <- States, Q > 0]),
+    [begin
+         #{state := State, certainty := proven} = ask(B, D, {get_state_at, Pid, T}),
+         assert_eq(S, State)
+     end || #{time := T, state := S} <- Events],
+    #{state := Last} = ask(B, D, {get_state_at, Pid, now}),
+    assert_eq(rpc(A, gen_server, call, [c1, get]), Last),
+    %% By name, and by text with its node.
+    #{state := Last} = ask(B, D, {get_state_at, {c1, node_of(A)}, now}),
+    {error, {not_recorded, _}} = call(B, D, {get_state_at, Pid, maps:get(time, hd(Events)) - 10000000000}).
+
+state_history_and_causes(Config) ->
+    {[A], D} = cluster(Config, [a]),
+    {ok, Pid} = rpc(A, scope_counter, start, [c1]),
+    _ = start_trace(A, D, #{pids => [Pid], events => [state, messages, message_take]}),
+    [rpc(A, gen_server, call, [c1, {add, K}]) || K <- lists:seq(1, 10)],
+    _ = await_events(A, D, #{pid => Pid, type => state_change}, fun(L) -> length(L) >= 10 end),
+    #{transitions := Ts} = ask(A, D, {get_state_history, Pid, #{order => oldest_first}}),
+    Adds = [{K, Diff} || #{cause := #{message := {'$gen_call', _, {add, K}}}, diff := Diff} <- Ts],
+    assert_eq(lists:seq(1, 10), [K || {K, _} <- Adds]),
+    {_, #{changed := Changed}} = lists:last(Adds),
+    {[n], 45, 55} = lists:keyfind([n], 1, Changed).
+
+flow_across_nodes(Config) ->
+    {[A, B], D} = cluster(Config, [a, b]),
+    {ok, PidA} = rpc(A, scope_counter, start, [ca]),
+    {ok, PidB} = rpc(B, scope_counter, start, [cb]),
+    true = rpc(A, net_kernel, connect_node, [node_of(B)]),
+    _ = start_trace(A, D, #{pids => [PidA, PidB], events => [messages, message_take]}),
+    [rpc(A, gen_server, cast, [ca, {relay, {cb, node_of(B)}, {add, K}}]) || K <- lists:seq(1, 25)],
+    _ = await_events(A, D, #{pid => PidB, type => message_take}, fun(L) -> length(L) >= 25 end),
+    #{messages := Ms} = ask(B, D, {get_message_flow, PidA, PidB, #{limit => 100}}),
+    Added = [M || M = #{message := {'$gen_cast', {add, _}}} <- Ms],
+    assert_eq(25, length(Added)),
+    [begin
+         unique = maps:get(matched, M),
+         #{sent := S, fetched := F, taken := T, error_ns := E} = M,
+         true = is_integer(S) andalso is_integer(F) andalso is_integer(T),
+         true = F - S >= -E,
+         true = T >= F
+     end || M <- Added].
+
+lifecycle_and_names(Config) ->
+    {[A], D} = cluster(Config, [a]),
+    _ = start_trace(A, D, #{events => [lifecycle, names]}),
+    {ok, Pid} = rpc(A, scope_counter, start, [short_lived]),
+    rpc(A, gen_server, cast, [short_lived, crash]),
+    [#{reason := asked_to_crash}] =
+        await_events(A, D, #{pid => Pid, type => process_exit}, fun(L) -> L =/= [] end),
+    [#{name := short_lived} | _] = await_events(A, D, #{pid => Pid, type => process_register}, fun(L) -> L =/= [] end).
+
+finds_nodes_by_itself(Config) ->
+    [A, B] = [start_node(Config, N) || N <- [a, b]],
+    true = rpc(A, net_kernel, connect_node, [node_of(B)]),
+    D = scope_daemon:start(Config, [A]),
+    await_live(A, D, [A, B]),
+    C = start_node(Config, c),
+    true = rpc(B, net_kernel, connect_node, [node_of(C)]),
+    await_live(A, D, [A, B, C]),
+    scope_test:kill(C),
+    scope_daemon:await_nodes(A, D, {[down, connecting], [node_of(C)]}).
+
+leaves_no_trace(Config) ->
+    {Nodes = [A | _], D} = cluster(Config, [a, b]),
+    Before = [rpc(N, erlang, processes, []) || N <- Nodes],
+    _ = start_trace(A, D, #{events => [messages, state, lifecycle], all => true}),
+    {ok, _} = rpc(A, scope_counter, start, [c1]),
+    [rpc(A, gen_server, call, [c1, {add, K}]) || K <- lists:seq(1, 10)],
+    assert_eq(0, scope_daemon:stop(D)),
+    [wait_until(fun() -> case scope_daemon:residue(N) of [] -> true; R -> R end end, 5000) || N <- Nodes],
+    true = is_list(Before).
+
+a_second_start_is_a_union(Config) ->
+    {[A], D} = cluster(Config, [a]),
+    {ok, P1} = rpc(A, scope_counter, start, [c1]),
+    {ok, P2} = rpc(A, scope_counter, start, [c2]),
+    Id1 = start_trace(A, D, #{pids => [P1], events => [state]}),
+    Id2 = start_trace(A, D, #{pids => [P2], events => [state]}),
+    #{tracing := T} = ask(A, D, status),
+    assert_eq(lists:sort([Id1, Id2]), lists:sort([I || #{id := I} <- T])),
+    Add = fun(Name) -> rpc(A, gen_server, call, [Name, {add, 1}]) end,
+    Count = fun(Pid) -> length(element(1, all_events(A, D, #{pid => Pid, type => state_change}, oldest_first))) end,
+    Add(c1), Add(c2),
+    wait_until(fun() -> Count(P1) >= 1 andalso Count(P2) >= 1 end, 5000),
+    {ok, _} = call(A, D, {stop, Id1}),
+    N1 = Count(P1), N2 = Count(P2),
+    Add(c1), Add(c2),
+    wait_until(fun() -> Count(P2) > N2 end, 5000),
+    assert_eq(N1, Count(P1)).
+
+trace_expires(Config) ->
+    {[A], D} = cluster(Config, [a]),
+    {ok, Pid} = rpc(A, scope_counter, start, [c1]),
+    _ = start_trace(A, D, #{pids => [Pid], events => [state], for => 700}),
+    wait_until(fun() -> maps:get(tracing, ask(A, D, status)) =:= [] end, 5000),
+    {flags, []} = rpc(A, erlang, trace_info, [Pid, flags]).

@@ -1,0 +1,79 @@
+%% The daemon under test: starts the real executable, asks it as any node would, waits for what it reports.
+-module(scope_daemon).
+-export([start/2, start/3, call/3, ask/3, await_nodes/3, await_live/3, all_events/4, stop/1, residue/1]).
+
+%% Starts `scope start` joined to the given nodes (handles of scope_test); ready when it answers epmd.
+start(Config, Nodes) -> start(Config, Nodes, #{}).
+
+start(Config = #{tmp := Tmp, cookie := Cookie}, Nodes, Opts) ->
+    Name = maps:get(name, Opts, scope_test:unique_name(scope)),
+    Db = maps:get(db, Opts, filename:join(Tmp, atom_to_list(Name) ++ ".db")),
+    Args = ["start", "--name", atom_to_list(Name), "--cookie", maps:get(cookie, Opts, Cookie), "--db", Db,
+            "--listen", "127.0.0.1"]
+        ++ lists:append([["--node", atom_to_list(scope_test:node_of(N))] || N <- Nodes])
+        ++ maps:get(args, Opts, []),
+    Handle = scope_test:start_program(Config, scope_test:bin("scope"), Args, maps:get(env, Opts, [])),
+    Short = hd(string:split(atom_to_list(Name), "@")),
+    scope_test:wait_until(fun() -> not scope_test:alive(Handle)
+                                       orelse lists:keymember(Short, 1, scope_test:epmd_names(Config)) end, 15000),
+    true = scope_test:alive(Handle),
+    Handle#{scope => Name, db => Db}.
+
+%% The request as a node of the cluster asks it; the whole reply.
+call(Node, #{scope := Scope}, Request) ->
+    scope_test:rpc(Node, gen_server, call, [{elixir_scope, Scope}, Request, 5000]).
+
+%% The value of an {ok, Value} reply.
+ask(Node, Daemon, Request) ->
+    case call(Node, Daemon, Request) of
+        {ok, Value} -> Value;
+        Other -> error({answer, Request, Other})
+    end.
+
+%% Until status says State of every one of Nodes.
+await_nodes(Asker, Daemon, {States, Nodes}) ->
+    scope_test:wait_until(
+      fun() ->
+              case catch ask(Asker, Daemon, status) of
+                  #{nodes := Seen} ->
+                      lists:all(fun(N) ->
+                                        case Seen of
+                                            #{N := #{state := S}} -> lists:member(S, States);
+                                            _ -> false
+                                        end
+                                end, Nodes) orelse {status, Seen};
+                  Other -> {no_status, Other}
+              end
+      end, 20000).
+
+await_live(Asker, Daemon, Nodes) ->
+    await_nodes(Asker, Daemon, {[connected, tracing], [scope_test:node_of(N) || N <- Nodes]}).
+
+%% Every event that matches, by cursor, in order; and the completeness of the last page.
+all_events(Asker, Daemon, Filter, Order) -> pages(Asker, Daemon, Filter#{order => Order, limit => 2000}, []).
+
+pages(Asker, Daemon, Filter, Acc) ->
+    #{events := Events, next := Next, completeness := C} = ask(Asker, Daemon, {get_events, Filter}),
+    case Next of
+        none -> {lists:append(lists:reverse([Events | Acc])), C};
+        _ -> pages(Asker, Daemon, Filter#{cursor => Next}, [Events | Acc])
+    end.
+
+%% Asks it to end (SIGTERM) and waits for that; the exit status.
+stop(Handle) ->
+    scope_test:kill(Handle, "TERM"),
+    scope_test:await_exit(Handle, 20000).
+
+%% What of ours is on a node: loaded modules, registered names, traced processes, trace patterns. [] is clean.
+residue(Node) ->
+    scope_test:rpc(Node, fun() ->
+        Modules = [M || {M, _} <- code:all_loaded(), lists:prefix("scope_", atom_to_list(M)),
+                        not lists:member(M, [scope_test, scope_counter, scope_daemon])],
+        Names = [N || N <- registered(), lists:prefix("scope_", atom_to_list(N))],
+        Traced = [P || P <- processes(), {flags, F} <- [erlang:trace_info(P, flags)], F =/= []],
+        New = case erlang:trace_info(new, flags) of {flags, []} -> []; F -> [F] end,
+        Patterns = [{M, Fn, A} || {M, _} <- code:all_loaded(), {Fn, A} <- M:module_info(functions),
+                                  {traced, T} <- [erlang:trace_info({M, Fn, A}, traced)], T =/= false, T =/= undefined],
+        [{K, L} || {K, L} <- [{modules, Modules}, {names, Names}, {traced, Traced}, {new, New}, {patterns, Patterns}],
+                   L =/= []]
+    end).
