@@ -38,6 +38,9 @@ await_fetched(A, D, Pid, Last) ->
                        end
                end, 30000).
 
+%% The same daemon once more: its name and its store.
+again(#{scope := Name, db := Db}) -> #{name => Name, db => Db}.
+
 %% Killed with -9 under load and started again: within the hold nothing is lost and nothing is twice.
 daemon_killed_within_the_hold(Config) ->
     {A, D, Pid} = recorded(Config, #{}, #{}),
@@ -46,7 +49,7 @@ daemon_killed_within_the_hold(Config) ->
     Pump = spawn_link(fun() -> Self ! {sent, rpc(A, scope_counter, pump, [Pid, 1, 6000, 1000])} end),
     wait_until(fun() -> length(element(1, fetched(A, D, Pid))) > 500 end, 10000),
     kill(D),
-    D2 = scope_daemon:start(Config, [A], maps:with([db], D)#{name => maps:get(scope, D)}),
+    D2 = scope_daemon:start(Config, [A], again(D)),
     await_live(A, D2, [A]),
     receive {sent, 6000} -> ok end,
     unlink(Pump),
@@ -63,7 +66,7 @@ daemon_killed_beyond_the_hold(Config) ->
     kill(D),
     Total = 40000,
     Total = rpc(A, scope_counter, pump, [Pid, 1, Total, 20000]),
-    D2 = scope_daemon:start(Config, [A], maps:with([db], D)#{name => maps:get(scope, D)}),
+    D2 = scope_daemon:start(Config, [A], again(D)),
     await_live(A, D2, [A]),
     %% The gap and the events together make the whole.
     wait_until(fun() ->
@@ -226,7 +229,7 @@ restart_knows_its_traces(Config) ->
     {A, D, Pid} = recorded(Config, #{}, #{}),
     Id = start_trace(A, D, #{pids => [Pid], events => [state], for => 60000}),
     kill(D),
-    D2 = scope_daemon:start(Config, [A], maps:with([db], D)#{name => maps:get(scope, D)}),
+    D2 = scope_daemon:start(Config, [A], again(D)),
     await_live(A, D2, [A]),
     wait_until(fun() -> [I || #{id := I} <- maps:get(tracing, ask(A, D2, status))] =:= [Id] end, 5000),
     {ok, _} = call(A, D2, {stop, Id}),
