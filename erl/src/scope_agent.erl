@@ -23,19 +23,20 @@
 %%   {ack, Seq}             cumulative: what is held up to Seq is forgotten
 %%   {credit, Bytes}        absolute: bytes of this session (counted from the resume) that may be sent
 %%   {credit, Seq, Bytes}   the same, counted from the end of batch Seq: needs no common count of bytes. Preferred.
-%%             A batch's bytes are the size of its event list in external term format (minor version 2, with the
-%%             magic byte), plus 64. Without any credit message the window alone is the bound.
+%%             A batch's bytes are the size of its binary, plus 64. Without any credit message the window alone is the bound.
 %%   {ping, N, T}           answered with {pong, N, T, ClockPair}; at least one each deadman_ms, or shipping stops
 %%   {control, Ref, Request}  answered with {control_reply, Ref, Result}
 %% AGENT -> DAEMON (to DaemonPid, with nosuspend and noconnect)
 %%   {hello, #{proto => 1, vsn, agent => pid(), agent_id, node, creation, first_seq, next_seq, otp, erts, arch,
 %%             capture => erlang, threads, schedulers, time_unit => nanosecond, clock => ClockPair, net_ticktime,
+%%             version => what Opts said when this agent was started: tells builds apart,
 %%             elixir => Vsn | none, nodes => #{visible => [Node], hidden => [Node]}, tracing => [Id],
 %%             others => #{system_monitor => Pid | none, seq_tracer => Pid | none}}}
 %%             first_seq is the oldest batch still held, next_seq the number of the next one to be made.
-%%   {batch, AgentId, Seq, ClockPair, Gaps, Cut, {etf, 1, [Event]}}     see ei_codec/capture_record.h
+%%   {batch, AgentId, Seq, ClockPair, Gaps, Cut, {etf, 1, term_to_binary([Event])}}     see
+%%             ei_codec/capture_record.h
 %%   {pong, N, T, ClockPair}      {control_reply, Ref, Result}
-%%   {nodes, [Node]}        every node this one knows now, after a node came or went
+%%   {nodes, #{visible => [Node], hidden => [Node]}}     every node this one knows now, after one came or went
 %%   {stopped, Id, Reason}  a start ended by itself: {limit, ms | count} | lost | overload | hold_full | grace
 %%   {bye, Reason}          the agent is about to leave the node
 %%
@@ -66,6 +67,7 @@
 %%   behaviours => [Module]   where takes and state are looked for; default all of scope_behaviours that are loaded
 %%   limit => #{ms => N, count => N}     the start ends by itself; looked at every 100 ms
 %%   caps => #{...}      as in Opts; they hold for all starts
+%%   meta => term        kept and given back by `status`: a restarted daemon learns what it had started
 %%
 %% IF SOMETHING DIES   The session's death (panic button: exit(whereis(scope_agent), kill)) ends everything within 2 s.
 %% So do the guard's, the supervisor's, and a suspended one of them after 3 s. A killed tracer is started anew, with a
@@ -166,7 +168,7 @@ handle({drained, _}, S = #s{leaving = {draining, Ref}}) ->
 handle({NodeUpDown, Node, _Info}, S) when NodeUpDown =:= nodeup; NodeUpDown =:= nodedown ->
     Type = case NodeUpDown of nodeup -> node_up; nodedown -> node_down end,
     maps:get(tracer, S#s.ctx) ! {events, [{scope, Type, Node, erlang:monotonic_time(nanosecond)}]},
-    _ = send(S#s.daemon, {nodes, nodes([visible, hidden, this])}),
+    _ = send(S#s.daemon, {nodes, known_nodes()}),
     S;
 handle(tick, S) ->
     _ = erlang:send_after(?TICK, self(), tick),
@@ -211,7 +213,7 @@ resume(Map, S) ->
     end.
 
 hello(S) ->
-    #{proto => 1, vsn => ?VSN, agent => self(), agent_id => S#s.id, node => node(),
+    #{proto => 1, vsn => ?VSN, version => maps:get(version, S#s.opts, none), agent => self(), agent_id => S#s.id, node => node(),
       creation => erlang:system_info(creation),
       first_seq => scope_hold:first_seq(S#s.hold), next_seq => scope_hold:next_seq(S#s.hold),
       otp => list_to_atom(erlang:system_info(otp_release)),
@@ -220,10 +222,12 @@ hello(S) ->
       capture => erlang, threads => erlang:system_info(schedulers),
       schedulers => erlang:system_info(schedulers_online),
       time_unit => nanosecond, clock => clock_pair(), net_ticktime => ticktime(),
-      elixir => elixir(), nodes => #{visible => nodes(visible), hidden => nodes(hidden)},
+      elixir => elixir(), nodes => known_nodes(),
       tracing => maps:get(tracing, S#s.ctx, []),
       others => #{system_monitor => case erlang:system_monitor() of {P, _} -> P; _ -> none end,
                   seq_tracer => case seq_trace:get_system_tracer() of false -> none; T -> T end}}.
+
+known_nodes() -> #{visible => nodes(visible), hidden => nodes(hidden)}.
 
 ticktime() ->
     case net_kernel:get_net_ticktime() of
@@ -261,7 +265,7 @@ ship(S) -> S.
 
 ship_next(_, _, none, S) -> S;
 ship_next(Daemon, Window, {Seq, Clock, Gaps, Cut, Bin, Hold}, S) ->
-    case send(Daemon, {batch, S#s.id, Seq, Clock, Gaps, Cut, {etf, 1, binary_to_term(Bin)}}) of
+    case send(Daemon, {batch, S#s.id, Seq, Clock, Gaps, Cut, {etf, 1, Bin}}) of
         ok -> ship_next(Daemon, Window, scope_hold:next(Window, Hold), S#s{hold = Hold});
         _ -> S#s{refused = S#s.refused + 1}          % busy: the next tick tries again
     end.

@@ -41,6 +41,7 @@ check(limit, L, _) when is_map(L) ->
                              orelse throw({limit, {ms_or_count_expected, K}})
                  end, L);
 check(caps, M, _) when is_map(M) -> ok;
+check(meta, _, _) -> ok;
 check(Key, _, _) -> throw({Key, case lists:member(Key, [limit, caps]) of true -> map_expected; _ -> unknown_key end}).
 
 each(Key, L, Good, Why) when is_list(L) ->
