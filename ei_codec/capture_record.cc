@@ -457,8 +457,9 @@ Result<BatchHeader> read_batch_header(const TermView& message) {
     return fail(Code::malformed,
                 "a batch's payload is of a version that this daemon does not know");
   }
-  if (!out.payload.element(2).list())
-    return fail(Code::malformed, "a batch's events are not a list");
+  if (!out.payload.element(2).binary()) {
+    return fail(Code::malformed, "a batch's events are not a binary");
+  }
   return out;
 }
 
@@ -501,7 +502,14 @@ DecodeStats decode_records(const BatchHeader& batch, const DecodeContext& contex
   }
 
   // The list's cells by hand: an event that was read tells where the next one begins, so no event is walked twice.
-  const TermView events = batch.payload.element(2);
+  // They are validated here, on the writer's thread, not with the message on the network's.
+  const auto whole = view_message(*batch.payload.element(2).binary());
+  if (!whole || !whole->list()) {
+    ++stats.malformed;
+    stats.unreadable = true;
+    return stats;
+  }
+  const TermView events = *whole;
   if (events.kind() == TermKind::nil) return stats;
   if (events.kind() != TermKind::list) {  // a string: bytes are no events
     for (ListView it = *events.list(); !it.done(); it.next()) ++stats.malformed;

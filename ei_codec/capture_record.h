@@ -90,6 +90,7 @@ struct DecodeContext {
 struct DecodeStats {
   std::uint64_t records = 0;
   std::uint64_t malformed = 0;
+  bool unreadable = false;     // the binary is no list of terms: nothing of it was used, how much it held is unknown
   RawTime oldest, newest;  // of the records; meaningless when there are none
 };
 
