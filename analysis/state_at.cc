@@ -166,7 +166,9 @@ Result<StateAt> state_at(const Context& context, const ProcessSpec& spec, const 
                   "time", std::to_string(out.asked.ns));
     }
     bool seen = !!life.spawned || !!life.exited;
-    if (!seen) ASSIGN_OR_RETURN(seen, recorded(context, out.process));
+    if (!seen) {
+      ASSIGN_OR_RETURN(seen, recorded(context, out.process));
+    }
     if (!seen) {
       return fail(Code::no_such_process, "nothing was ever recorded of that process", "pid", who);
     }

@@ -1,0 +1,49 @@
+// The messages between two processes, both ways: each send with its fetch and its taking (model.md: a message has three
+// times). Matched by receiver, content (match hash) and order within the window asked for. Thread: pure.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "analysis/query.h"
+#include "analysis/resolve.h"
+
+namespace scope::analysis {
+
+enum class Matched : std::uint8_t {
+  exact,      // an identity in the message proves it (not in this version)
+  unique,     // one send and one fetch of that content were in question
+  ambiguous,  // several were, or the content was compared only in part; paired in order
+  unknown,    // no fetch or taking of that content was recorded at the receiver
+};
+std::string_view name(Matched matched);
+
+struct FlowPoint {
+  Corrected at;
+  EventId id;
+};
+
+struct FlowMessage {
+  bool a_to_b = true;
+  Event send;
+  std::optional<FlowPoint> fetch, take;
+  std::optional<std::int64_t> latency_ns, queue_ns;  // fetched - sent; taken - sent
+  std::optional<std::int64_t> error_ns;              // of both; 0 on one node, whose clock cancels out
+  Matched matched = Matched::unknown;
+  std::uint32_t candidates = 0;                      // sends or fetches in question, whichever are more
+};
+
+struct MessageFlow {
+  Process a, b;
+  std::vector<FlowMessage> messages;  // by time of sending, in the filter's order
+  Owners owners;
+  std::string next;
+  Completeness completeness;
+};
+
+// Of the filter: since, until (of the sending), limit, order and cursor. Errors: those of resolve(), bad_cursor, bad_value.
+Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& a, const ProcessSpec& b,
+                                 const Filter& filter);
+
+}  // namespace scope::analysis

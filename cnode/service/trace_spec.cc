@@ -1,0 +1,265 @@
+#include "cnode/service/trace_spec.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "cnode/service/parse.h"
+#include "cnode/service/reply.h"
+#include "ei_codec/trace_event.h"
+
+namespace scope::node {
+namespace {
+
+using codec::EventType;
+using codec::TermView;
+
+constexpr std::uint32_t bit(EventType type) { return 1u << static_cast<unsigned>(type); }
+
+struct Group {
+  std::string_view name;
+  std::uint32_t types;
+};
+constexpr Group kGroups[] = {
+    {"calls", bit(EventType::function_entry) | bit(EventType::function_exit) |
+                  bit(EventType::function_exception)},
+    {"messages", bit(EventType::message_send) | bit(EventType::message_fetch) |
+                     bit(EventType::message_take)},
+    {"state", bit(EventType::state_change)},
+    {"lifecycle", bit(EventType::process_spawn) | bit(EventType::process_exit)},
+    {"links", bit(EventType::process_link) | bit(EventType::process_unlink)},
+    {"names", bit(EventType::process_register) | bit(EventType::process_unregister)},
+};
+
+constexpr std::int64_t kMillisecond = 1'000'000;
+constexpr std::int64_t kMaxCap = 16 << 20;
+
+Status read_list(std::vector<std::string>& out, const TermView& value, std::string_view field) {
+  for (const auto& item : one_or_many(value)) {
+    std::string name;
+    ASSIGN_OR_RETURN(name, read_name(item, field));
+    out.push_back(std::move(name));
+  }
+  return {};
+}
+
+Status read_nodes(TraceSpec& out, const TermView& value, std::string_view field) {
+  return value.is_atom("all") ? Status{} : read_list(out.nodes, value, field);
+}
+
+Status read_profile(TraceSpec& out, const TermView& value, std::string_view field) {
+  ASSIGN_OR_RETURN(out.profile, read_name(value, field));
+  if (std::ranges::find(kTraceProfiles, out.profile) != std::end(kTraceProfiles)) return {};
+  std::string all;
+  for (const auto name : kTraceProfiles) all += fmt::format("{}{}", all.empty() ? "" : ", ", name);
+  const auto near = nearest(out.profile, kTraceProfiles);
+  return bad_value(field, value,
+                   near.empty() ? fmt::format("profiles: {}", all)
+                                : fmt::format("did you mean {}? profiles: {}", near, all));
+}
+
+Status read_mfas(TraceSpec& out, const TermView& value, std::string_view field) {
+  for (const auto& item : one_or_many(value)) {
+    analysis::MfaSpec mfa;
+    ASSIGN_OR_RETURN(mfa, read_mfa(item, field));
+    out.mfas.push_back(std::move(mfa));
+  }
+  return {};
+}
+
+// A pid or text goes to pids, a name to names.
+Status read_processes(TraceSpec& out, const TermView& value, std::string_view field) {
+  for (const auto& item : one_or_many(value)) {
+    analysis::ProcessSpec spec;
+    ASSIGN_OR_RETURN(spec, read_process(item, field));
+    if (auto* pid = std::get_if<analysis::PidSpec>(&spec)) {
+      out.pids.push_back(std::move(*pid));
+    } else if (auto* name = std::get_if<analysis::NameSpec>(&spec)) {
+      out.names.push_back(std::move(*name));
+    } else {
+      auto& text = std::get<analysis::TextSpec>(spec);
+      if (text.node.empty()) {
+        return bad_value(field, item, "a pid as text needs its node: {\"<0.123.0>\", Node}");
+      }
+      out.pids.push_back({std::move(text.node), 0, text.id, text.serial});
+    }
+  }
+  return {};
+}
+
+Status read_events(TraceSpec& out, const TermView& value, std::string_view field) {
+  for (const auto& item : one_or_many(value)) {
+    std::string name;
+    ASSIGN_OR_RETURN(name, read_name(item, field));
+    std::uint32_t bits = event_group(name);
+    if (const auto type = codec::event_type_from_name(name)) bits = bit(*type);
+    if (bits == 0) {
+      std::vector<std::string_view> names;
+      for (const auto& group : kGroups) names.push_back(group.name);
+      for (unsigned i = 1; i <= codec::kMaxEventType; ++i) {
+        names.push_back(codec::event_type_name(static_cast<EventType>(i)));
+      }
+      const auto near = nearest(name, names);
+      return bad_value(field, item,
+                       fmt::format("{}groups: calls, messages, state, lifecycle, links, names; or an "
+                                   "event type like message_send",
+                                   near.empty() ? "" : fmt::format("did you mean {}? ", near)));
+    }
+    out.events |= bits;
+  }
+  return {};
+}
+
+Status read_for(TraceSpec& out, const TermView& value, std::string_view field) {
+  out.forever = value.is_atom("infinity");
+  out.for_ms.reset();
+  if (out.forever) return {};
+  std::int64_t ns = 0;
+  ASSIGN_OR_RETURN(ns, read_duration(value, field, kMillisecond));
+  out.for_ms = ns / kMillisecond;
+  if (*out.for_ms == 0) return bad_value(field, value, "must be at least 1 ms, or infinity");
+  return {};
+}
+
+template <auto Member>
+Status read_cap(CaptureCaps& out, const TermView& value, std::string_view field) {
+  std::int64_t bytes = 0;
+  ASSIGN_OR_RETURN(bytes, read_integer(value, field, 0, kMaxCap));
+  out.*Member = static_cast<std::uint32_t>(bytes);
+  return {};
+}
+constexpr Option<CaptureCaps> kCapOptions[] = {{"args", read_cap<&CaptureCaps::args>},
+                                               {"message", read_cap<&CaptureCaps::message>},
+                                               {"state", read_cap<&CaptureCaps::state>},
+                                               {"result", read_cap<&CaptureCaps::result>}};
+
+Status read_caps(TraceSpec& out, const TermView& value, std::string_view field) {
+  if (!value.integer()) {
+    return read_options(value, std::span<const Option<CaptureCaps>>(kCapOptions), out.caps);
+  }
+  std::int64_t bytes = 0;
+  ASSIGN_OR_RETURN(bytes, read_integer(value, field, 0, kMaxCap));
+  const auto cap = static_cast<std::uint32_t>(bytes);
+  out.caps = {cap, cap, cap, cap};
+  return {};
+}
+
+constexpr Option<TraceSpec> kTraceOptions[] = {
+    {"profile", read_profile},
+    {"nodes", read_nodes},
+    {"modules",
+     [](TraceSpec& out, const TermView& v, std::string_view f) {
+       return read_list(out.modules, v, f);
+     }},
+    {"mfas", read_mfas},
+    {"pids", read_processes},
+    {"names", read_processes},
+    {"events", read_events},
+    {"sample",
+     [](TraceSpec& out, const TermView& v, std::string_view f) -> Status {
+       ASSIGN_OR_RETURN(out.sample, read_number(v, f));
+       if (out.sample <= 0 || out.sample > 1) {
+         return bad_value(f, v, "must be over 0 and at most 1.0, the share that is kept");
+       }
+       return {};
+     }},
+    {"budget",
+     [](TraceSpec& out, const TermView& v, std::string_view f) -> Status {
+       ASSIGN_OR_RETURN(out.budget_percent, read_number(v, f));
+       if (*out.budget_percent <= 0 || *out.budget_percent > 100) {
+         return bad_value(f, v, "must be per cent of the node's schedulers, over 0 and at most 100");
+       }
+       return {};
+     }},
+    {"for", read_for},
+    {"args",
+     [](TraceSpec& out, const TermView& v, std::string_view f) -> Status {
+       ASSIGN_OR_RETURN(out.args, read_boolean(v, f));
+       return {};
+     }},
+    {"caps", read_caps},
+    {"all",
+     [](TraceSpec& out, const TermView& v, std::string_view f) -> Status {
+       ASSIGN_OR_RETURN(out.all, read_boolean(v, f));
+       return {};
+     }},
+};
+
+void names_list(codec::TermBuilder& out, const std::vector<std::string>& names) {
+  out.list(static_cast<std::uint32_t>(names.size()));
+  for (const auto& name : names) out.atom(name);
+  out.nil();
+}
+
+void cap(MapWriter& out, std::string_view key, const std::optional<std::uint32_t>& bytes) {
+  if (bytes) out.key(key).integer(*bytes);
+}
+
+}  // namespace
+
+std::uint32_t event_group(std::string_view name) {
+  for (const auto& group : kGroups) {
+    if (group.name == name) return group.types;
+  }
+  return 0;
+}
+
+Result<TraceSpec> parse_trace_spec(const TermView& options) {
+  TraceSpec out;
+  RETURN_IF_ERROR(read_options(options, std::span<const Option<TraceSpec>>(kTraceOptions), out));
+  return out;
+}
+
+void encode(codec::TermBuilder& out, const TraceSpec& spec) {
+  MapWriter map;
+  if (!spec.profile.empty()) map.key("profile").atom(spec.profile);
+  if (!spec.nodes.empty()) names_list(map.key("nodes"), spec.nodes);
+  if (!spec.modules.empty()) names_list(map.key("modules"), spec.modules);
+  if (!spec.mfas.empty()) {
+    auto& b = map.key("mfas").list(static_cast<std::uint32_t>(spec.mfas.size()));
+    for (const auto& mfa : spec.mfas) {
+      b.tuple(3).atom(mfa.module).atom(mfa.function.empty() ? "_" : mfa.function);
+      mfa.arity ? b.integer(*mfa.arity) : b.atom("_");
+    }
+    b.nil();
+  }
+  if (!spec.pids.empty()) {
+    auto& b = map.key("pids").list(static_cast<std::uint32_t>(spec.pids.size()));
+    for (const auto& p : spec.pids) b.pid({p.node, p.id, p.serial, p.creation});
+    b.nil();
+  }
+  if (!spec.names.empty()) {
+    auto& b = map.key("names").list(static_cast<std::uint32_t>(spec.names.size()));
+    for (const auto& n : spec.names) {
+      if (!n.node.empty()) b.tuple(2);
+      b.atom(n.name);
+      if (!n.node.empty()) b.atom(n.node);
+    }
+    b.nil();
+  }
+  if (spec.events != 0) {
+    auto& b = map.key("events");
+    for (unsigned i = 1; i <= codec::kMaxEventType; ++i) {
+      if (spec.events & (1u << i)) {
+        b.list_cons().atom(codec::event_type_name(static_cast<EventType>(i)));
+      }
+    }
+    b.nil();
+  }
+  if (spec.sample < 1.0) map.key("sample").real(spec.sample);
+  if (spec.budget_percent) map.key("budget").real(*spec.budget_percent);
+  if (spec.forever) map.key("for").atom("infinity");
+  if (spec.for_ms) map.key("for").integer(*spec.for_ms);
+  if (spec.args) map.key("args").boolean(*spec.args);
+  MapWriter caps;
+  cap(caps, "args", spec.caps.args);
+  cap(caps, "message", spec.caps.message);
+  cap(caps, "state", spec.caps.state);
+  cap(caps, "result", spec.caps.result);
+  if (!caps.empty()) caps.write(map.key("caps"));
+  if (spec.all) map.key("all").boolean(true);
+  map.write(out);
+}
+
+}  // namespace scope::node
