@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "ei_codec/term_builder.h"
 #include "ei_codec/term_print.h"
 
