@@ -42,7 +42,7 @@
 %%
 %% CONTROL REQUESTS and their results
 %%   {start, Id, Spec}  -> {ok, #{patterns => [{{M,F,A}, Matched}], processes => N, left_out => [{Pid, Why}],
-%%                          behaviours => [{Module, Shape | unknown}], baseline => N}} | {error, Reason}
+%%                          behaviours => [{Module, Shape | unknown | absent}], baseline => N}} | {error, Reason}
 %%             Reason: {bad_spec, Key, Why} | {owned_by, Owner} | {pattern_owned, MFA, Owner} | exists | draining
 %%             A start with the Id of a living one with the same Spec is ok; with another Spec, `exists`.
 %%   {stop, Id | all}   -> ok | {error, not_found}; the others go on exactly as they were

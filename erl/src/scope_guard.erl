@@ -14,6 +14,8 @@
 -define(CHUNK, 500).
 -define(BASELINE, 20000).
 -define(SAMPLE, 16).
+-define(KILLS, 5).              % of the tracer in a minute, and
+-define(OVERLOAD_MS, 30000).    % overload that long: tracing is given up
 
 -record(start, {spec :: map(), flags :: [atom()], pids = #{} :: #{pid() => true}, names = #{} :: #{atom() => pid()},
                 behaviours = [] :: list(), until = infinity :: integer() | infinity,
@@ -22,7 +24,10 @@
             starts = #{} :: #{term() => #start{}},
             set = #{} :: #{{module(), atom(), arity() | '_'} => list()},     % patterns that are set
             md5 = #{} :: #{module() => binary()},
-            checked :: integer(), checked_raw :: integer(), lost = none :: none | integer()}).
+            checked :: integer(), checked_raw :: integer(), lost = none :: none | integer(),
+            overloads = [] :: [integer()], since = 0 :: integer(),   % ms: of the last ones; when this spell began
+            kills = [] :: [integer()],
+            paused = no :: no | {reference(), atom(), integer()}}).   % flags are off: why, since which raw time
 
 -spec init() -> no_return().
 init() ->
@@ -50,7 +55,11 @@ handle({configure, Map}, S) ->
 handle({remove_all, Reason}, S) -> stop_all(Reason, S);
 handle({peers, Ctx = #{tracer := Tracer}}, S) -> S#s{ctx = Ctx, tracer = Tracer};
 handle({tracer_lost, From}, S) -> tracer_lost(From, S);
-handle({resume_flags, Tracer}, S = #s{tracer = Tracer}) -> reapply(S);
+handle({overload, Tracer, From}, S = #s{tracer = Tracer}) -> overload(From, S);
+handle({resume, Ref}, S = #s{paused = {Ref, Reason, From}}) ->
+    S1 = reapply(S#s{paused = no}),
+    gap({Reason, unknown, From, mono()}, S1),
+    S1;
 handle({'DOWN', _, process, _, _}, S) -> finish(S);         % session or supervisor
 handle(tick, S) ->
     _ = erlang:send_after(?TICK, self(), tick),
@@ -113,13 +122,29 @@ start(Id, Spec = #{limit := Limit}, S) ->
             end
     end.
 
-%% [{Module, Shape | unknown, Patterns}]
+%% [{Module, Shape | unknown | absent, Patterns}]
 behaviours(#{events := Events, behaviours := Modules}) ->
     Kinds = [K || {E, K} <- [{takes, take}, {state, state}], lists:member(E, Events)],
     [case scope_behaviours:patterns(M) of
          {ok, Shape, Patterns} -> {M, Shape, [P || {Kind, P} <- Patterns, lists:member(Kind, Kinds)]};
-         unknown -> {M, unknown, []}
-     end || Kinds =/= [], M <- Modules, scope_behaviours:shape(M) =/= absent].
+         Without -> {M, Without, []}
+     end || Kinds =/= [], M <- Modules].
+
+%% A behaviour's module that was not loaded when the start began may be now: with its first server, perhaps.
+late_behaviours(S = #s{starts = Starts}) ->
+    Late = [Id || {Id, #start{behaviours = B}} <- maps:to_list(Starts),
+                  lists:any(fun({M, Shape, _}) -> Shape =:= absent andalso erlang:module_loaded(M) end, B)],
+    case Late of
+        [] -> S;
+        _ ->
+            New = maps:map(fun(_, Start = #start{spec = Spec}) -> Start#start{behaviours = behaviours(Spec)} end,
+                           Starts),
+            gap({behaviour_loaded, unknown, mono() - ?TICK * 2000000, mono()}, S),
+            case set_patterns(desired(New), S) of
+                {ok, _, S1} -> S1#s{starts = New};
+                {error, _} -> S#s{starts = New}
+            end
+    end.
 
 tell_procs(#s{starts = Starts, tracer = Tracer}) ->
     Tracer ! {procs, lists:any(fun(#start{spec = #{events := E}}) -> lists:member(procs, E) end,
@@ -166,7 +191,7 @@ stop_all(Reason, S = #s{starts = Starts, ctx = #{session := Session}, tracer = T
     Ids = maps:keys(Starts),
     scope_trace:new_off(Tracer),
     scope_trace:all_off(Tracer),
-    Tracer ! {gap, {Reason, unknown, mono(), mono()}},
+    gap({Reason, unknown, mono(), mono()}, S),
     S1 = lists:foldl(fun stop/2, S, Ids),
     _ = [Session ! {stopped, Id, Reason} || Id <- Ids],
     S1.
@@ -219,6 +244,7 @@ set_patterns(Wanted, S = #s{set = Set}) ->
     case foreign(New, Set) of
         [] ->
             intend(maps:keys(maps:merge(Set, Wanted)), S),
+            scope_trace:set_canary(),
             Matched = maps:from_list(lists:append([set_module(M, Wanted, Set) || M <- Modules])),
             intend(maps:keys(Wanted), S),
             Md5 = maps:from_list([{M, md5(M)} || {M, _, _} <- maps:keys(Wanted)]),
@@ -274,7 +300,7 @@ new_flags(#s{starts = Starts, tracer = Tracer}) ->
     end.
 
 %% {Traced, [{Pid, WhyNot}], BaselineEvents, Start}
-trace_processes(Id, Start = #start{spec = Spec}, S = #s{tracer = Tracer}) ->
+trace_processes(Id, Start = #start{spec = Spec}, S) ->
     #{all := All, pids := Pids, names := Names, children := Follow} = Spec,
     New = case wants_new(Start) of true -> new_flags(S); false -> ok end,
     Named = maps:from_list([{N, P} || N <- Names, P <- [whereis(N)], is_pid(P)]),
@@ -282,7 +308,7 @@ trace_processes(Id, Start = #start{spec = Spec}, S = #s{tracer = Tracer}) ->
     Wanted = case All of true -> processes(); false -> Explicit end,
     {Traced, Out} = flags_on(Wanted, Start, Follow andalso Id, S),
     Keep = case All of true -> []; false -> Traced end,
-    Baseline = baseline(Traced, Tracer),
+    Baseline = baseline(Traced, S),
     {length(Traced), [{new_processes, New} || New =/= ok] ++ [{N, not_registered} || N <- Names, not is_map_key(N, Named)]
          ++ Out, Baseline,
      Start#start{pids = maps:from_keys(Keep, true), names = Named}}.
@@ -304,13 +330,13 @@ in_chunks(Fun, List, 0) ->
 in_chunks(Fun, [H | T], N) -> [Fun(H) | in_chunks(Fun, T, N - 1)].
 
 %% What is known of the processes before their first event, from a process that may be kept waiting.
-baseline(Pids, Tracer) ->
+baseline(Pids, S = #s{tracer = Tracer}) ->
     {Some, More} = case length(Pids) > ?BASELINE of
                        true -> {lists:sublist(Pids, ?BASELINE), length(Pids) - ?BASELINE};
                        false -> {Pids, 0}
                    end,
     _ = spawn(fun() -> baseline(Some, Tracer, mono()) end),
-    _ = [Tracer ! {gap, {baseline_limit, More, mono(), mono()}} || More > 0],
+    _ = [gap({baseline_limit, More, mono(), mono()}, S) || More > 0],
     length(Some).
 
 baseline([], _, _) -> ok;
@@ -351,6 +377,11 @@ parent(Pid, Dictionary) ->
             end
     end.
 
+%% To the session, not by way of the tracer, which may be killed before it has told.
+gap(Gap, #s{ctx = #{session := Session}}) ->
+    Session ! {gap, Gap},
+    ok.
+
 %% --- looking after it ------------------------------------------------------------------------------------------------
 
 tick(S0 = #s{ctx = Ctx}) ->
@@ -360,7 +391,7 @@ tick(S0 = #s{ctx = Ctx}) ->
     end,
     %% A tracer that gives no sign of life is restarted by the supervisor, with a gap.
     _ = scope_beat:silent_ms(tracer, Ctx) > ?SILENT_MS andalso exit(S0#s.tracer, kill),
-    S = names(limits(S0)),
+    S = late_behaviours(names(limits(S0))),
     case now_ms() - S#s.checked >= ?CHECK_MS of
         true -> check(S);
         false -> S
@@ -387,8 +418,8 @@ names(Id, Start = #start{spec = #{names := Names, children := Follow}, names = K
         [] -> Start;
         _ ->
             {Traced, _} = flags_on([P || {_, P} <- New], Start, Follow andalso Id, S),
-            _ = baseline(Traced, S#s.tracer),
-            S#s.tracer ! {gap, {name_moved, unknown, mono() - ?TICK * 2000000, mono()}},
+            _ = baseline(Traced, S),
+            gap({name_moved, unknown, mono() - ?TICK * 2000000, mono()}, S),
             Old = [P || {N, _} <- New, P <- [maps:get(N, Known, none)], not lists:member(P, map_get(pids, Start#start.spec))],
             Start#start{names = maps:merge(Known, maps:from_list(New)),
                         pids = maps:merge(maps:without(Old, Pids), maps:from_keys(Traced, true))}
@@ -401,28 +432,33 @@ check(S = #s{set = Set, tracer = Tracer}) ->
         ++ [P || {P = {M, F, A}, MS} <- maps:to_list(Set), F =:= '_' orelse A =:= '_',
                  MFA <- lists:sublist(functions({M, F, A}), 1), not is_map_key(MFA, Set),
                  scope_trace:pattern_state(MFA, MS) =/= ours],
-    Reloaded = lists:usort([M || {M, _, _} <- Lost, md5(M) =/= maps:get(M, S#s.md5, none)]),
+    Canary = map_size(Set) > 0 andalso not scope_trace:canary_sings(),
+    Reloaded = lists:usort([M || {M, _, _} <- Lost, not Canary, was_reloaded(M, S)]),
     Gone = sample_lost(S),
     S1 = S#s{checked = now_ms(), checked_raw = Now},
     case {Lost, Gone} of
-        {[], []} -> S1;
+        {[], []} when not Canary -> S1;
         _ ->
-            Others = [P || P = {M, _, _} <- Lost, not lists:member(M, Reloaded)] ++ Gone,
+            Others = [P || P = {M, _, _} <- Lost, not lists:member(M, Reloaded)] ++ Gone
+                ++ [canary || Canary],
             Reason = case Others of [] -> code_loaded; _ -> tracing_lost end,
-            Tracer ! {gap, {Reason, unknown, S#s.checked_raw, Now}},
+            gap({Reason, unknown, S#s.checked_raw, Now}, S),
             Tracer ! {events, [{scope, code_load, M, vsn(M), Now} || M <- Reloaded]},
             lost(Others, S1)
     end.
 
 %% What somebody has put in the place of ours is his now.
 lost(Lost, S = #s{set = Set, lost = Before}) ->
-    Taken = [P || P <- Lost, is_map_key(P, Set), is_taken(P, Set)],
+    Taken = [P || P = {_, _, _} <- Lost, is_taken(P, Set)],
     if
         Taken =/= [] -> stop_all(lost, S#s{set = maps:without(Taken, Set)});
         Lost =:= [] -> rearm(S);
         Before =:= none -> rearm(S#s{lost = now_ms()});
         true -> stop_all(lost, S)
     end.
+
+%% With the same code, too: what was current is old then. (The other patterns still stand: nobody wiped them.)
+was_reloaded(M, #s{md5 = Md5}) -> md5(M) =/= maps:get(M, Md5, none) orelse erlang:check_old_code(M).
 
 is_taken(P = {_, F, A}, Set) ->
     lists:any(fun(MFA) -> scope_trace:pattern_state(MFA, map_get(P, Set)) =:= other end,
@@ -432,6 +468,7 @@ is_taken(P = {_, F, A}, Set) ->
               end).
 
 rearm(S = #s{set = Set}) ->
+    scope_trace:set_canary(),
     _ = [set_module(M, Set, #{}) || M <- lists:usort([M || {M, _, _} <- maps:keys(Set)])],
     reapply(S#s{md5 = maps:from_list([{M, md5(M)} || {M, _, _} <- maps:keys(Set)])}).
 
@@ -443,12 +480,15 @@ vsn(M) ->
     end.
 
 %% Processes that should have our flags and have not.
+sample_lost(#s{paused = Paused}) when Paused =/= no -> [];
 sample_lost(#s{starts = Starts, tracer = Tracer}) ->
     Pids = lists:append([lists:sublist(maps:keys(P), ?SAMPLE) || #start{pids = P} <- maps:values(Starts)]),
     [P || P <- Pids, is_process_alive(P), scope_trace:tracer_of(P) =/= Tracer].
 
 %% All flags again, for a tracer that is new or has switched them off.
-reapply(S = #s{starts = Starts}) ->
+reapply(S = #s{starts = Starts, tracer = Tracer}) ->
+    _ = [Tracer ! {caps, Caps} || #start{spec = #{caps := Caps}} <- maps:values(Starts), map_size(Caps) > 0],
+    tell_procs(S),
     _ = lists:any(fun wants_new/1, maps:values(Starts)) andalso new_flags(S),
     maps:foreach(fun(Id, Start = #start{spec = #{all := All, children := Follow}, pids = Pids}) ->
                          P = case All of true -> processes(); false -> maps:keys(Pids) end,
@@ -456,17 +496,38 @@ reapply(S = #s{starts = Starts}) ->
                  end, Starts),
     S.
 
-tracer_lost(From, S = #s{tracer = Tracer, starts = Starts, set = Set}) ->
-    case map_size(Starts) of
-        0 -> S;
-        _ ->
-            Tracer ! {patterns, maps:keys(Set)},
-            _ = [Tracer ! {caps, Caps} || #start{spec = #{caps := Caps}} <- maps:values(Starts), map_size(Caps) > 0],
-            tell_procs(S),
-            S1 = reapply(S),
-            Tracer ! {gap, {tracer_killed, unknown, From, mono()}},
-            S1
+%% The flags come back later and later while overload goes on, and not at all after half a minute of it.
+overload(From, S = #s{overloads = Before, since = Since0}) ->
+    Now = now_ms(),
+    Recent = [T || T <- Before, Now - T < 10000],
+    Since = case Recent of [] -> Now; _ -> Since0 end,
+    S1 = S#s{overloads = lists:sublist([Now | Recent], 20), since = Since},
+    case Now - Since > ?OVERLOAD_MS of
+        true -> stop_all(overload, S1);
+        false -> pause(tracing_paused, From, backoff(10, length(Recent) - 5), S1)
     end.
+
+tracer_lost(From, S = #s{kills = Before, set = Set, tracer = Tracer}) ->
+    Now = now_ms(),
+    Kills = [Now | [T || T <- Before, Now - T < 60000]],
+    Tracer ! {patterns, maps:keys(Set)},
+    S1 = S#s{kills = Kills},
+    if
+        map_size(S#s.starts) =:= 0 -> S1;
+        length(Kills) > ?KILLS -> stop_all(overload, S1);
+        true -> pause(tracer_killed, From, backoff(100, length(Kills)), S1)
+    end.
+
+backoff(Ms, N) when N > 0 -> min(2000, Ms bsl min(N, 8));
+backoff(_, _) -> 0.
+
+pause(Reason, From, Delay, S = #s{paused = Paused}) ->
+    Ref = make_ref(),
+    _ = erlang:send_after(Delay, self(), {resume, Ref}),
+    S#s{paused = case Paused of
+                     no -> {Ref, Reason, From};
+                     {_, Why, Earlier} -> {Ref, Why, min(From, Earlier)}
+                 end}.
 
 -spec finish(#s{}) -> no_return().
 finish(#s{ctx = #{session := Session, sup := Sup}, tracer = Tracer, set = Set}) ->

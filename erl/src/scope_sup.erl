@@ -9,7 +9,7 @@
 
 -define(TICK, 250).
 -define(SILENT_MS, 3000).
--define(RESTARTS, 5).           % of the tracer ..
+-define(RESTARTS, 20).          % of the tracer; the guard gives up tracing after 5 ..
 -define(WITHIN_MS, 60000).      % .. in this time; then everything goes
 
 -record(s, {ctx :: map(), mons :: #{reference() => atom()}, patterns = [] :: list(), restarts = [] :: [integer()],

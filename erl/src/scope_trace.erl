@@ -4,7 +4,8 @@
 
 -export([check_spec/1, flags/1, set_pattern/2, clear_pattern/1, pattern_state/2, owner_of_patterns/1,
          flags_on/3, flags_off/3, all_off/1, new_on/2, new_off/1, tracer_of/1, pid_flags/1, left_out/0,
-         delivered/1, finish/3, unload/1]).
+         delivered/1, canary/0, set_canary/0, canary_sings/0, finish/3,
+         unload/1]).
 
 -type spec() :: map().
 
@@ -106,6 +107,19 @@ owner([P | Rest], Ours) ->
         Ours -> owner(Rest, Ours);
         Other -> Other
     end.
+
+%% A pattern on a function that nobody calls and nobody else would trace. It falls silent when all patterns are wiped,
+%% not when a module is reloaded. It goes with our code.
+-spec canary() -> ok.
+canary() -> ok.
+
+-spec set_canary() -> ok.
+set_canary() ->
+    _ = erlang:trace_pattern({?MODULE, canary, 0}, true, [local]),
+    ok.
+
+-spec canary_sings() -> boolean().
+canary_sings() -> erlang:trace_info({?MODULE, canary, 0}, traced) =:= {traced, local}.
 
 %% --- flags -----------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 %%
 %% Its queue is on its heap and its heap is limited, so the VM kills it before it can hurt the node; its death clears
 %% the flags of all tracees. After each batch it looks at its queue and memory: past the limits it switches the flags
-%% off, discards and counts what is queued, and asks the guard to switch them on again.
+%% off, discards and counts what is queued, and tells the guard, who switches them on again.
 %% Batches go as binaries: they are shared, not copied, and their bytes can be counted exactly.
 -module(scope_tracer).
 
@@ -66,7 +66,8 @@ keep(Trace0, S = #s{n = N, native = Native}) ->
     Ts = element(tuple_size(Trace), Trace),
     {Event, Bytes} = scope_cut:event(Trace, S#s.caps),
     S1 = S#s{events = [Event | S#s.events], n = N + 1, bytes = S#s.bytes + Bytes,
-             first = case N of 0 -> Ts; _ -> min(Ts, S#s.first) end, last = max(Ts, S#s.last)},
+             first = case N of 0 -> Ts; _ -> min(Ts, S#s.first) end,
+             last = case N of 0 -> Ts; _ -> max(Ts, S#s.last) end},
     case N + 1 >= ?MAX_EVENTS orelse S1#s.bytes >= ?MAX_BYTES orelse Ts - S1#s.first > ?MAX_MS * 1000000 of
         true -> flush(S1);
         false -> loop(S1, ?MAX_MS)
@@ -95,7 +96,6 @@ other({flush, From, Ref}, S) ->
     S1 = ship(S),
     From ! {flushed, Ref},
     after_batch(S1);
-other({gap, Gap}, S) -> loop(S#s{gaps = [Gap | S#s.gaps]}, 0);
 other({mark, At}, S) -> loop(S#s{cut = At - ?SLACK_NS, marker = false}, wait(S));
 other({patterns, Patterns}, S) -> loop(S#s{patterns = Patterns}, wait(S));
 other({procs, Procs}, S) -> loop(S#s{procs = Procs}, wait(S));
@@ -125,17 +125,19 @@ add(Event, S = #s{n = N}) ->
     Ts = element(tuple_size(Event), Event),
     {Cut, Bytes} = scope_cut:event(Event, S#s.caps),
     S#s{events = [Cut | S#s.events], n = N + 1, bytes = S#s.bytes + Bytes,
-        first = case N of 0 -> Ts; _ -> min(Ts, S#s.first) end, last = max(Ts, S#s.last)}.
+        first = case N of 0 -> Ts; _ -> min(Ts, S#s.first) end,
+        last = case N of 0 -> Ts; _ -> max(Ts, S#s.last) end}.
 
 flush(S) -> after_batch(ship(S)).
 
 ship(S = #s{n = 0, gaps = [], ctx = Ctx}) ->
     scope_beat:beat(tracer, Ctx),
+    scope_beat:flushed(S#s.cut, Ctx),
     mark(mono(), S);
 ship(S = #s{events = Events, n = N, gaps = Gaps, ctx = Ctx, session = Session}) ->
     scope_beat:beat(tracer, Ctx),
     Now = mono(),
-    First = case N of 0 -> Now; _ -> S#s.first end,
+    {First, Last} = case N of 0 -> {Now, Now}; _ -> {S#s.first, S#s.last} end,
     Bin = term_to_binary(lists:reverse(Events), [{minor_version, 2}]),
     Bytes = byte_size(Bin),
     scope_beat:captured(N, Ctx),
@@ -147,7 +149,7 @@ ship(S = #s{events = Events, n = N, gaps = Gaps, ctx = Ctx, session = Session}) 
         false ->
             scope_beat:sent(Bytes, Ctx),
             Clock = {Now, erlang:system_time(nanosecond)},
-            Session ! {batch, Bytes, {N, First, max(First, S#s.last), Clock, Gaps, S#s.cut, Bin}},
+            Session ! {batch, Bytes, {N, First, Last, Clock, Gaps, S#s.cut, Bin}},
             scope_beat:flushed(S#s.cut, Ctx),
             Empty#s{gaps = []}
     end.
@@ -169,13 +171,13 @@ after_batch(S) ->
 %% What is queued is discarded and counted, but process events that say whose child is whose are looked at.
 overloaded(S = #s{ctx = #{guard := Guard}}) ->
     From = mono(),
-    _ = scope_trace:all_off(self()),
+    scope_trace:all_off(self()),
     {N, S1} = discard(0, S),
     Until = mono(),
     scope_beat:discarded(N, S#s.ctx),
     garbage_collect(),
-    Guard ! {resume_flags, self()},
-    loop(S1#s{gaps = [{overload, N, S#s.cut, Until}, {tracing_paused, unknown, From, Until} | S1#s.gaps]}, 0).
+    Guard ! {overload, self(), From},
+    loop(S1#s{gaps = [{overload, N, S#s.cut, Until} | S1#s.gaps]}, 0).
 
 discard(N, S) ->
     receive

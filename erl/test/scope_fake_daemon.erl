@@ -16,8 +16,9 @@ start(Node, Opts) ->
                         Defaults = #{ack => true, ping => 200, resume => true, store_id => store1, keep => true,
                                      window => 4 bsl 20},
                         self() ! ping,
-                        loop(#{opts => maps:merge(Defaults, Opts), seq => maps:get(last, Opts, 0), batches => [],
-                               inbox => [], agent => undefined, n => 0, waiters => [], dup => 0, holes => []})
+                        ensure_store(),
+                        loop(#{opts => maps:merge(Defaults, Opts), seq => 0, inbox => [], agent => undefined, n => 0,
+                               waiters => [], dup => 0, holes => []})
                 end),
     Pid.
 
@@ -40,6 +41,29 @@ agent_ebin() ->
 spawn_agent(Node, Daemon, Opts) -> spawn(Node, scope_agent, start, [Daemon, maps:get(agent, Opts, #{})]).
 
 stop(Pid) -> exit(Pid, kill).
+
+%% What is committed outlives the daemon: {{StoreId, AgentId, Seq}, Batch}, in a process of its own.
+ensure_store() ->
+    case ets:whereis(?MODULE) of
+        undefined ->
+            Me = self(),
+            spawn(fun() ->
+                          ets:new(?MODULE, [named_table, public, ordered_set]),
+                          Me ! stored,
+                          receive never -> ok end
+                  end),
+            receive stored -> ok end;
+        _ -> ok
+    end.
+
+committed(Store, Agent) ->
+    case ets:prev(?MODULE, {Store, Agent, infinity}) of
+        {Store, Agent, Seq} -> Seq;
+        _ -> 0
+    end.
+
+stored(#{opts := #{store_id := Store}}) ->
+    [B || {{St, _, _}, B} <- ets:tab2list(?MODULE), St =:= Store].
 
 call(Pid, Request) ->
     Mon = monitor(process, Pid),
@@ -85,9 +109,10 @@ loop(S) ->
             end,
             loop(S);
         {pong, _, _, {_, _}} -> loop(S);
-        {batch, Id, Seq, Clock, Gaps, Cut, {etf, 1, Events}} -> loop(batch({Id, Seq, Clock, Gaps, Cut, Events}, S));
+        {batch, Id, Seq, Clock, Gaps, Cut, {etf, 1, Bin}} -> loop(batch({Id, Seq, Clock, Gaps, Cut, binary_to_term(Bin)}, S));
         {hello, Hello} ->
-            S1 = seen({hello, Hello}, S#{agent => maps:get(agent, Hello), hello => Hello}),
+            S1 = seen({hello, Hello}, S#{agent => maps:get(agent, Hello), hello => Hello,
+                                         seq => committed(maps:get(store_id, map_get(opts, S)), maps:get(agent_id, Hello))}),
             _ = maps:get(resume, map_get(opts, S)) andalso resume(S1),
             loop(S1);
         Other -> loop(seen(Other, S))
@@ -109,12 +134,13 @@ batch({Id, Seq, Clock, Gaps, Cut, Events}, S = #{seq := Last, opts := Opts, n :=
                              true -> map_get(holes, S);
                              false -> [{Last, Seq} | map_get(holes, S)]
                          end,
-                 Kept = case Opts of
-                            #{keep := true} -> [{Id, Seq, Clock, Gaps, Cut, Events} | map_get(batches, S)];
-                            _ when Gaps =/= [] -> [{Id, Seq, Clock, Gaps, Cut, []} | map_get(batches, S)];
-                            _ -> map_get(batches, S)
-                        end,
-                 S0 = S#{seq := Seq, batches := Kept, n := N + length(Events), holes := Holes},
+                 Store = maps:get(store_id, Opts),
+                 _ = case Opts of
+                         #{keep := true} ->
+                             ets:insert(?MODULE, {{Store, Id, Seq}, {Id, Seq, Clock, Gaps, Cut, Events}});
+                         _ -> ets:insert(?MODULE, {{Store, Id, Seq}, {Id, Seq, Clock, Gaps, Cut, []}})
+                     end,
+                 S0 = S#{seq := Seq, n := N + length(Events), holes := Holes},
                  lists:foldl(fun seen_event/2, S0, [{gap, G} || G <- Gaps] ++ [{event, E} || E <- Events])
          end,
     _ = case Opts of
@@ -143,20 +169,20 @@ holds(Pred, What) -> try Pred(What) catch error:function_clause -> false end.
 waiter(W = {From, Ref, Pred}, S) ->
     All = lists:reverse(map_get(inbox, S))
         ++ lists:append([[{gap, G} || G <- Gaps] ++ [{event, E} || E <- Es]
-                         || {_, _, _, Gaps, _, Es} <- lists:reverse(map_get(batches, S))]),
+                         || {_, _, _, Gaps, _, Es} <- stored(S)]),
     case lists:search(fun(X) -> holds(Pred, X) end, All) of
         {value, X} -> From ! {Ref, X}, S;
         false -> S#{waiters := [W | map_get(waiters, S)]}
     end.
 
-request(events, S) -> {lists:append([Es || {_, _, _, _, _, Es} <- lists:reverse(map_get(batches, S))]), S};
-request(gaps, S) -> {lists:append([G || {_, _, _, G, _, _} <- lists:reverse(map_get(batches, S))]), S};
-request(batches, S) -> {lists:reverse(map_get(batches, S)), S};
+request(events, S) -> {lists:append([Es || {_, _, _, _, _, Es} <- stored(S)]), S};
+request(gaps, S) -> {lists:append([G || {_, _, _, G, _, _} <- stored(S)]), S};
+request(batches, S) -> {stored(S), S};
 request(summary, S = #{n := N, seq := Seq, dup := Dup, holes := Holes, inbox := Inbox}) ->
     {#{events => N, seq => Seq, dup => Dup, holes => Holes, inbox => Inbox, agent => map_get(agent, S)}, S};
 request({set, Map}, S = #{opts := Opts}) -> {ok, S#{opts := maps:merge(Opts, Map)}};
 request(resume, S) -> {resume(S), S};
-request(forget, S) -> {ok, S#{batches := [], inbox := []}};
+request(forget, S) -> {ets:delete_all_objects(?MODULE), S#{inbox := []}};
 request({tell, Msg}, S) -> {tell(S, Msg), S};
 request({attach, Node}, S) ->
     {scope_agent, Node} ! {attach, self(), #{daemon_id => test}},

@@ -1,0 +1,248 @@
+%% What goes wrong on the node: the agent's processes killed or stopped, overload, other tools, code loading.
+-module(agent_fault_SUITE).
+
+-compile([export_all, nowarn_export_all]).
+
+-import(scope_test, [start_node/3, rpc/2, rpc/4, wait_until/1, wait_until/2, assert_eq/2, log/2, node_of/1]).
+-import(agent_test, [setup/1, setup/2, d/3, daemon/3, args/1, calls/1, nothing_left/1, nothing_left/2]).
+
+all() ->
+    [panic_button, supervisor_killed, guard_killed, agent_and_supervisor_killed, agent_and_guard_killed,
+     guard_and_supervisor_killed, all_but_tracer_killed, agent_suspended, guard_suspended, supervisor_suspended,
+     tracer_killed, tracer_suspended, hostile_load, hostile_big_terms, foreign_tracer, foreign_pattern,
+     pattern_taken_over, dbg_stop_clear, dbg_clears_twice, module_reloaded, name_followed, unload_under_load].
+
+timeout(hostile_load) -> 90000;
+timeout(_) -> 60000.
+
+panic_button(Config) -> killed(Config, [scope_agent], 2000).
+supervisor_killed(Config) -> killed(Config, [scope_sup], 5000).
+guard_killed(Config) -> killed(Config, [scope_guard], 5000).
+agent_and_supervisor_killed(Config) -> killed(Config, [scope_agent, scope_sup], 5000).
+agent_and_guard_killed(Config) -> killed(Config, [scope_guard, scope_agent], 5000).
+guard_and_supervisor_killed(Config) -> killed(Config, [scope_sup, scope_guard], 5000).
+all_but_tracer_killed(Config) -> killed(Config, [scope_sup, scope_guard, scope_agent], 5000).
+
+killed(Config, Names, Within) ->
+    T = busy(Config),
+    rpc(T, fun() -> [exit(P, kill) || P <- [whereis(N) || N <- Names]], ok end),
+    Start = erlang:monotonic_time(millisecond),
+    nothing_left(T, Within),
+    log("gone after ~b ms", [erlang:monotonic_time(millisecond) - Start]).
+
+agent_suspended(Config) -> suspended(Config, scope_agent).
+guard_suspended(Config) -> suspended(Config, scope_guard).
+supervisor_suspended(Config) -> suspended(Config, scope_sup).
+
+suspended(Config, Name) ->
+    T = busy(Config),
+    %% from a process that lives on: its suspending ends with it
+    rpc(T, fun() ->
+                   Me = self(),
+                   spawn(fun() ->
+                                 erlang:suspend_process(whereis(Name)),
+                                 Me ! done,
+                                 receive never -> ok end
+                         end),
+                   receive done -> ok end
+           end),
+    nothing_left(T, 8000).
+
+%% A target that is traced in every way, with load.
+busy(Config) ->
+    {T, D, Pid} = setup(Config),
+    _ = rpc(T, scope_victim, start, [srv]),
+    {ok, _} = d(D, control, [Pid, {start, a, #{modules => [scope_victim], all => true, args => true}}]),
+    {ok, _} = d(D, control, [Pid, {start, b, #{names => [srv], children => true}}]),
+    _ = agent_SUITE:paced(T, 5),
+    d(D, wait, [Pid, fun({event, {trace_ts, _, call, {scope_victim, work, 1}, _, _}}) -> true end]),
+    T.
+
+%% It is started anew, with a gap, and goes on.
+tracer_killed(Config) ->
+    {T, D, Pid} = setup(Config),
+    P = rpc(T, scope_victim, echo, []),
+    {ok, _} = d(D, control, [Pid, {start, a, (calls([{scope_victim, work, 1}]))#{pids => [P]}}]),
+    rpc(T, fun() -> P ! {self(), 1}, receive {P, 3} -> ok end end),
+    ok = d(D, control, [Pid, flush]),
+    rpc(T, fun() -> exit(whereis(scope_tracer), kill) end),
+    {gap, {tracer_killed, unknown, From, Until}} =
+        d(D, wait, [Pid, fun({gap, {tracer_killed, _, _, _}}) -> true end]),
+    true = From < Until,
+    rpc(T, fun() -> P ! {self(), 2}, receive {P, 5} -> ok end end),
+    d(D, wait, [Pid, fun({event, {trace_ts, _, call, _, {args, [X]}, _}}) -> X =:= 2 end]),
+    assert_eq([1, 2], args(d(D, events, [Pid]))),
+    %% too often is given up
+    lists:foreach(fun(_) ->
+                          Old = rpc(T, erlang, whereis, [scope_tracer]),
+                          rpc(T, erlang, exit, [Old, kill]),
+                          wait_until(fun() -> rpc(T, erlang, whereis, [scope_tracer]) =/= Old end)
+                  end, lists:seq(1, 5)),
+    {stopped, a, overload} = d(D, wait, [Pid, fun({stopped, a, _}) -> true end]),
+    {ok, #{tracing := #{}}} = d(D, control, [Pid, status]).
+
+tracer_suspended(Config) ->
+    {T, D, Pid} = setup(Config),
+    {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}])}]),
+    rpc(T, fun() ->
+                   Me = self(),
+                   spawn(fun() -> erlang:suspend_process(whereis(scope_tracer)), Me ! done, receive never -> ok end end),
+                   receive done -> ok end
+           end),
+    d(D, wait, [Pid, fun({gap, {tracer_killed, _, _, _}}) -> true end]),
+    agent_SUITE:produce(T, 10),
+    ok = d(D, control, [Pid, flush]),
+    assert_eq(lists:seq(1, 10), args(d(D, events, [Pid]))).
+
+%% Four producers flat out: the node's memory is bounded, what is not captured is said, and all ends when asked.
+hostile_load(Config) -> hostile(Config, small, 5000, 150).
+hostile_big_terms(Config) -> hostile(Config, lists:duplicate(5000, {a, b}), 3000, 600).
+
+hostile(Config, Arg, Ms, MaxMb) ->
+    {T, D, Pid} = setup(Config, #{keep => false}),
+    {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, hammered, 1}])}]),
+    Before = rpc(T, erlang, memory, [total]),
+    Made = rpc(T, fun() ->
+                          C = counters:new(1, []),
+                          Ps = [spawn(fun() -> hammer(Arg, C) end) || _ <- lists:seq(1, 4)],
+                          put(peak, 0),
+                          Until = erlang:monotonic_time(millisecond) + Ms,
+                          Peak = peak(Until, 0),
+                          [exit(P, kill) || P <- Ps],
+                          {counters:get(C, 1), Peak}
+                  end),
+    {Calls, Peak} = Made,
+    {ok, _} = agent_SUITE:status_until(D, Pid, fun(#{held_batches := H}) -> H =:= 0 end),
+    {ok, Status} = d(D, control, [Pid, status]),
+    Gaps = d(D, gaps, [Pid]),
+    #{events := Got} = d(D, call, [Pid, summary]),
+    Counted = lists:sum([N || {_, N, _, _} <- Gaps, is_integer(N)]),
+    log("~b calls in ~b ms, ~b captured, ~b counted as lost, memory +~b MB at most, gaps ~p",
+        [Calls, Ms, Got, Counted, (Peak - Before) bsr 20, lists:usort([R || {R, _, _, _} <- Gaps])]),
+    log("~p", [maps:with([captured, discarded, dropped, refused], Status)]),
+    true = (Peak - Before) bsr 20 < MaxMb,
+    ok = d(D, control, [Pid, unload]),
+    nothing_left(T).
+
+hammer(Arg, C) ->
+    scope_victim:hammered(Arg),
+    counters:add(C, 1, 1),
+    hammer(Arg, C).
+
+peak(Until, Peak) ->
+    Now = max(Peak, erlang:memory(total)),
+    case erlang:monotonic_time(millisecond) > Until of
+        true -> Now;
+        false -> timer:sleep(20), peak(Until, Now)
+    end.
+
+%% --- other tools -----------------------------------------------------------------------------------------------------
+
+foreign_tracer(Config) ->
+    {T, D, Pid} = setup(Config),
+    P = rpc(T, scope_victim, echo, []),
+    P2 = rpc(T, scope_victim, echo, []),
+    Owner = rpc(T, fun() ->
+                           Me = self(),
+                           Own = spawn(fun() ->
+                                               erlang:trace(P, true, [send]),
+                                               Me ! ok,
+                                               receive never -> ok end
+                                       end),
+                           receive ok -> Own end
+                   end),
+    {error, {owned_by, Owner}} = d(D, control, [Pid, {start, a, #{pids => [P], events => [messages]}}]),
+    {ok, #{processes := 1, left_out := [{P, {owned_by, Owner}}]}} =
+        d(D, control, [Pid, {start, b, #{pids => [P, P2], events => [messages]}}]),
+    ok = d(D, control, [Pid, unload]),
+    %% the other tool's flags are as they were
+    wait_until(fun() -> rpc(T, erlang, whereis, [scope_agent]) =:= undefined end),
+    assert_eq({flags, [send]}, rpc(T, erlang, trace_info, [P, flags])),
+    assert_eq({tracer, Owner}, rpc(T, erlang, trace_info, [P, tracer])).
+
+foreign_pattern(Config) ->
+    {T, D, Pid} = setup(Config),
+    Theirs = [{['$1'], [{'>', '$1', 7}], [{return_trace}]}],
+    _ = rpc(T, code, ensure_loaded, [scope_victim]),
+    1 = rpc(T, erlang, trace_pattern, [{scope_victim, twice, 1}, Theirs, [local]]),
+    {error, {pattern_owned, {scope_victim, twice, 1}, _}} =
+        d(D, control, [Pid, {start, a, #{modules => [scope_victim]}}]),
+    {ok, _} = d(D, control, [Pid, {start, b, #{mfas => [{scope_victim, work, 1}]}}]),
+    ok = d(D, control, [Pid, unload]),
+    wait_until(fun() -> rpc(T, erlang, whereis, [scope_agent]) =:= undefined end),
+    assert_eq({match_spec, Theirs}, rpc(T, erlang, trace_info, [{scope_victim, twice, 1}, match_spec])),
+    assert_eq({traced, false}, rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced])).
+
+%% Another tool sets a pattern over ours: it keeps it, we stop.
+pattern_taken_over(Config) ->
+    {T, D, Pid} = setup(Config),
+    {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}, {scope_victim, twice, 1}])}]),
+    Theirs = [{['$1'], [{'>', '$1', 7}], [{return_trace}]}],
+    1 = rpc(T, erlang, trace_pattern, [{scope_victim, twice, 1}, Theirs, [local]]),
+    {stopped, a, lost} = d(D, wait, [Pid, fun({stopped, a, _}) -> true end]),
+    d(D, wait, [Pid, fun({gap, {tracing_lost, unknown, _, _}}) -> true end]),
+    assert_eq({match_spec, Theirs}, rpc(T, erlang, trace_info, [{scope_victim, twice, 1}, match_spec])),
+    wait_until(fun() -> rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced]) =:= {traced, false} end).
+
+%% Wipes every pattern on the node: set again once, with a gap.
+dbg_stop_clear(Config) ->
+    {T, D, Pid} = setup(Config),
+    {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}])}]),
+    rpc(T, fun() -> dbg:tracer(), dbg:stop_clear() end),
+    d(D, wait, [Pid, fun({gap, {tracing_lost, unknown, _, _}}) -> true end]),
+    wait_until(fun() -> rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced]) =:= {traced, local} end),
+    agent_SUITE:produce(T, 10),
+    ok = d(D, control, [Pid, flush]),
+    assert_eq(lists:seq(1, 10), args(d(D, events, [Pid]))).
+
+dbg_clears_twice(Config) ->
+    {T, D, Pid} = setup(Config),
+    {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}])}]),
+    Clear = fun() -> erlang:trace_pattern({'_', '_', '_'}, false, [local]) end,
+    rpc(T, Clear),
+    wait_until(fun() -> rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced]) =:= {traced, local} end),
+    rpc(T, Clear),
+    {stopped, a, lost} = d(D, wait, [Pid, fun({stopped, a, _}) -> true end]).
+
+%% A reload drops the breakpoints: armed again each time, with a gap and a code_load event.
+module_reloaded(Config) ->
+    {T, D, Pid} = setup(Config),
+    {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}, {lists, sum, 1}])}]),
+    [begin
+         rpc(T, fun() -> code:purge(scope_victim), {module, _} = code:load_file(scope_victim), ok end),
+         wait_until(fun() -> rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced]) =:= {traced, local} end)
+     end || _ <- lists:seq(1, 3)],
+    d(D, wait, [Pid, fun({gap, {code_loaded, unknown, _, _}}) -> true end]),
+    d(D, wait, [Pid, fun({event, {scope, code_load, scope_victim, _, _}}) -> true end]),
+    agent_SUITE:produce(T, 10),
+    ok = d(D, control, [Pid, flush]),
+    assert_eq(lists:seq(1, 10), args(d(D, events, [Pid]))).
+
+%% A worker that crashes and comes back under its name is followed.
+name_followed(Config) ->
+    {T, D, Pid} = setup(Config),
+    P1 = rpc(T, scope_victim, start, [srv]),
+    {ok, _} = d(D, control, [Pid, {start, a, #{names => [srv, never_there], events => [takes, state]}}]),
+    rpc(T, erlang, exit, [P1, kill]),
+    P2 = rpc(T, fun() -> wait_until(fun() -> whereis(srv) =:= undefined end), scope_victim:start(srv, 40) end),
+    wait_until(fun() -> rpc(T, erlang, trace_info, [P2, flags]) =/= {flags, []} end),
+    rpc(T, gen_server, cast, [srv, add]),
+    d(D, wait, [Pid, fun({event, {trace_ts, _, call, _, {state, 41}, _}}) -> true end]),
+    {gap, {name_moved, unknown, _, _}} = d(D, wait, [Pid, fun({gap, {name_moved, _, _, _}}) -> true end]).
+
+%% Twenty times: load, trace under load, unload. Nothing stays, nothing grows.
+unload_under_load(Config) ->
+    T = start_node(Config, target, #{}),
+    D = start_node(Config, daemon, #{hidden => true}),
+    _ = agent_SUITE:paced(T, 200),
+    Atoms = [begin
+                 Pid = daemon(T, D, #{keep => false}),
+                 {ok, _} = d(D, control, [Pid, {start, a, #{modules => [scope_victim], args => true}}]),
+                 d(D, wait, [Pid, fun({hello, _}) -> true end]),
+                 timer:sleep(20),
+                 ok = d(D, control, [Pid, unload]),
+                 nothing_left(T),
+                 rpc(T, erlang, system_info, [process_count])
+             end || _ <- lists:seq(1, 20)],
+    log("processes ~p", [Atoms]),
+    true = lists:last(Atoms) =< hd(Atoms) + 1.

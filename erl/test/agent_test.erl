@@ -1,0 +1,43 @@
+%% What the agent's suites share: a target node, a daemon's double on a hidden node, and the look for traces.
+-module(agent_test).
+
+-export([setup/1, setup/2, d/3, daemon/3, left/1, nothing_left/1, nothing_left/2, args/1, calls/1]).
+
+-import(scope_test, [start_node/3, rpc/2, rpc/4, wait_until/2]).
+
+%% {Target, DaemonNode, DaemonPid}: handles of scope_test, and the double, to be driven with d/3.
+setup(Config) -> setup(Config, #{}).
+setup(Config, Opts) ->
+    T = start_node(Config, target, maps:get(target, Opts, #{})),
+    D = start_node(Config, daemon, #{hidden => true}),
+    {T, D, daemon(T, D, Opts)}.
+
+daemon(T, D, Opts) ->
+    Pid = rpc(D, scope_fake_daemon, start, [scope_test:node_of(T), Opts]),
+    _ = maps:get(resume, Opts, true) andalso d(D, wait, [Pid, fun({hello, _}) -> true end]),
+    Pid.
+
+%% A function of the double, run on its node.
+d(D, F, A) -> rpc(D, scope_fake_daemon, F, A).
+
+%% First arguments of the calls of scope_victim:work/1, in order.
+args(Events) -> [X || {trace_ts, _, call, {scope_victim, work, 1}, {args, [X]}, _} <- Events].
+calls(MFAs) -> #{mfas => MFAs, args => true, events => [calls]}.
+
+nothing_left(T) -> nothing_left(T, 5000).
+nothing_left(T, Ms) -> wait_until(fun() -> case left(T) of [] -> true; L -> L end end, Ms).
+
+left(T) ->
+    rpc(T, fun() ->
+                   Test = [scope_test, scope_victim, scope_fake_daemon, scope_statem, scope_statem_f, scope_handler],
+                   [{module, M} || {M, _} <- code:all_loaded(), lists:prefix("scope_", atom_to_list(M)),
+                                   not lists:member(M, Test)]
+                       ++ [{old, M} || M <- erlang:loaded(), lists:prefix("scope_", atom_to_list(M)),
+                                       not lists:member(M, Test)]
+                       ++ [{name, N} || N <- registered(), lists:prefix("scope_", atom_to_list(N))]
+                       ++ [{flags, P, F} || P <- processes(), {flags, F} <- [erlang:trace_info(P, flags)], F =/= []]
+                       ++ [{new, F} || {flags, F} <- [erlang:trace_info(new_processes, flags)], F =/= []]
+                       ++ [{pattern, {M, F, A}}
+                           || {M, _} <- code:all_loaded(), {F, A} <- try M:module_info(functions) catch _:_ -> [] end,
+                              erlang:trace_info({M, F, A}, traced) =/= {traced, false}]
+           end).
