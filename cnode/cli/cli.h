@@ -16,10 +16,11 @@
 namespace scope::node {
 
 inline constexpr int kExitOk = 0;
-inline constexpr int kExitError = 1;         // the answer is an error
-inline constexpr int kExitUsage = 2;         // the command line is wrong
-inline constexpr int kExitNoConnection = 3;  // no connection to the daemon (verify-clean: to a node)
-inline constexpr int kExitNotClean = 4;      // verify-clean found something
+inline constexpr int kExitError = 1;  // the answer is an error
+inline constexpr int kExitUsage = 2;  // the command line is wrong
+inline constexpr int kExitNoConnection =
+    3;                                   // no connection to the daemon (verify-clean: to a node)
+inline constexpr int kExitNotClean = 4;  // verify-clean found something
 
 using StartFn = std::function<int(const Config& config)>;
 

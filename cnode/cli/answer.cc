@@ -1,0 +1,168 @@
+#include "cnode/cli/answer.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "cnode/cli/times.h"
+
+namespace scope::node::cli {
+
+using codec::TermView;
+
+std::expected<TermView, Trouble> unwrap(const TermView& reply) {
+  if (reply.is_tuple("ok", 2)) return reply.element(1);
+  Trouble t{"internal", "the daemon's answer has another form than this version knows", {}, {}, {}};
+  t.got = codec::print(reply, codec::Syntax::erlang, 200);
+  if (!reply.is_tuple("error", 2)) return std::unexpected(t);
+  const auto reason = reply.element(1);
+  if (const auto code = reason.atom()) {
+    return std::unexpected(Trouble{std::string(*code), std::string(*code), {}, {}, {}});
+  }
+  if (reason.arity() != 2u || !reason.element(0).atom()) return std::unexpected(t);
+  t = Trouble{};
+  t.code = *reason.element(0).atom();
+  const auto about = reason.element(1);
+  const auto text = [&](std::string_view key) -> std::string {
+    const auto value = get(about, key);
+    if (!value || value->is_atom("none")) return {};
+    return value->text().value_or(codec::print(*value, codec::Syntax::erlang, 1000));
+  };
+  t.field = text("field");
+  t.got = text("got");
+  t.message = fmt::format("{}: {}", t.code, text("hint"));
+  return std::unexpected(std::move(t));
+}
+
+std::optional<TermView> get(const TermView& map, std::string_view key) {
+  const auto pairs = map.map();
+  if (!pairs) return std::nullopt;
+  auto value = pairs->find(key);
+  if (value && value->is_atom("unknown")) return std::nullopt;
+  return value;
+}
+
+std::optional<std::int64_t> get_integer(const TermView& map, std::string_view key) {
+  const auto value = get(map, key);
+  if (!value) return std::nullopt;
+  if (const auto real = value->real(); real && std::abs(*real) < 9e18) {
+    return static_cast<std::int64_t>(std::llround(*real));
+  }
+  return value->integer();
+}
+
+std::vector<TermView> get_list(const TermView& map, std::string_view key) {
+  std::vector<TermView> out;
+  const auto value = get(map, key);
+  if (!value || !value->list()) return out;
+  for (auto it = *value->list(); !it.done(); it.next()) out.push_back(it.item());
+  return out;
+}
+
+std::string get_text(const TermView& map, std::string_view key) {
+  const auto value = get(map, key);
+  if (!value || value->kind() == codec::TermKind::nil) return {};
+  return printable(value->text().value_or(""));
+}
+
+bool get_flag(const TermView& map, std::string_view key) {
+  const auto value = get(map, key);
+  return value && value->is_atom("true");
+}
+
+std::string when(const TermView& map, std::string_view key, std::string_view error_key) {
+  const auto ns = get_integer(map, key);
+  if (!ns) return "?";
+  if (error_key.empty()) return format_time(*ns);
+  return fmt::format("{} {}", format_time(*ns), format_error(get_integer(map, error_key)));
+}
+
+namespace {
+
+std::string missing_line(const TermView& item) {
+  const auto kind = get_text(item, "kind");
+  const auto node = get_text(item, "node");
+  const auto reason = get_text(item, "reason");
+  const auto because = reason.empty() ? "" : fmt::format(" ({})", reason);
+  const auto count = get_integer(item, "count").value_or(0);
+  if (kind == "gap") {
+    const auto dropped = get_integer(item, "dropped");
+    return fmt::format(
+        "{}: a gap from {} to {}, {}{}", node, when(item, "from", ""), when(item, "until", ""),
+        dropped ? format_count(static_cast<std::uint64_t>(*dropped)) + " events dropped"
+                : "nobody knows how many events",
+        because);
+  }
+  if (kind == "more_gaps") return fmt::format("{} more gaps, not listed", count);
+  if (kind == "not_traced") return fmt::format("{}: not traced{}", node, because);
+  if (kind == "sampled") {
+    const auto rate = get(item, "rate");
+    const auto share = rate && rate->real() ? *rate->real() * 100 : 0;
+    return fmt::format("{}: sampled, about {:.3g} % of what happened", node, share);
+  }
+  if (kind == "truncated") return fmt::format("{} terms were captured only in part", count);
+  if (kind == "corrupt_blocks")
+    return fmt::format("{} blocks of the store could not be read", count);
+  if (kind == "deadline") return "the deadline ended the search; the cursor goes on from there";
+  if (kind == "size") return "the answer would have been too large; the cursor goes on from there";
+  return printable(codec::print(item, codec::Syntax::erlang, 300));
+}
+
+constexpr std::string_view kDigits =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+}  // namespace
+
+std::vector<std::string> completeness(const TermView& map) {
+  if (get_flag(map, "complete")) return {};
+  std::vector<std::string> out;
+  for (const auto& item : get_list(map, "missing")) out.push_back(missing_line(item));
+  if (out.empty()) out.emplace_back("the daemon does not say what is missing");
+  return out;
+}
+
+std::string completeness_text(const TermView& answer, const Screen& screen) {
+  const auto value = get(answer, "completeness");
+  if (!value) return paint(Paint::dim, "completeness: not said", screen.out) + "\n";
+  const auto missing = completeness(*value);
+  if (missing.empty()) return paint(Paint::dim, "complete", screen.out) + "\n";
+  std::string out = paint(Paint::yellow, "not complete:", screen.out) + "\n";
+  for (const auto& line : missing)
+    out += paint(Paint::yellow, wrap(line, screen.out.width, 2), screen.out) + "\n";
+  return out;
+}
+
+// base64url without padding: nothing in it needs quoting in a shell.
+std::string cursor_text(const TermView& value) {
+  const auto next = get(value, "next");
+  const auto bytes = next ? next->binary() : std::nullopt;
+  std::string out;
+  if (!bytes) return out;
+  std::uint32_t bits = 0;
+  int held = 0;
+  for (const auto b : *bytes) {
+    bits = bits << 8 | std::to_integer<std::uint32_t>(b);
+    for (held += 8; held >= 6; held -= 6) out += kDigits[bits >> (held - 6) & 63];
+  }
+  if (held > 0) out += kDigits[bits << (6 - held) & 63];
+  return out;
+}
+
+std::optional<std::string> cursor_bytes(std::string_view text) {
+  std::string out;
+  std::uint32_t bits = 0;
+  int held = 0;
+  while (text.ends_with('=')) text.remove_suffix(1);
+  for (char c : text) {
+    if (c == '+') c = '-';  // as in JSON's {"$binary": ...}
+    if (c == '/') c = '_';
+    const auto digit = kDigits.find(c);
+    if (digit == std::string_view::npos) return std::nullopt;
+    bits = bits << 6 | static_cast<std::uint32_t>(digit);
+    if ((held += 6) >= 8) out += static_cast<char>(bits >> (held -= 8) & 255);
+  }
+  if (out.empty()) return std::nullopt;
+  return out;
+}
+
+}  // namespace scope::node::cli
