@@ -186,7 +186,7 @@ Awaitable<Status> AgentSession::deploy() {
                                                              owned(args), kRpcTimeout));
     if (!loaded.term.is_tuple("module", 2)) {
       co_return fail(Code::refused, fmt::format("{} does not load {}: {}", peer_, beam.module,
-                                                codec::print_erlang(loaded.term, 200)));
+                                                codec::print(loaded.term, codec::Syntax::erlang, 200)));
     }
   }
   TermBuilder args;
@@ -195,7 +195,7 @@ Awaitable<Status> AgentSession::deploy() {
                       co_await node_.rpc_call(peer_, "scope_agent", "start", owned(args), kRpcTimeout));
   if (!started.term.is_atom("ok")) {
     co_return fail(Code::refused, fmt::format("the agent does not start: {}",
-                                              codec::print_erlang(started.term, 200)));
+                                              codec::print(started.term, codec::Syntax::erlang, 200)));
   }
   co_return Status{};
 }
@@ -287,7 +287,7 @@ void AgentSession::on_message(Message message) {
   if (tag == "control_reply" && *arity == 3) return on_control_reply(message);
   if (tag == "stopped" && *arity == 3) return on_stopped(t);
   if (tag == "bye" && *arity == 2) {
-    spdlog::info("{}: the agent leaves: {}", peer_, codec::print_erlang(t.element(1), 200));
+    spdlog::info("{}: the agent leaves: {}", peer_, codec::print(t.element(1), codec::Syntax::erlang, 200));
     return;  // its end comes by the monitor
   }
   if (tag == "error" && *arity == 2) {
@@ -297,7 +297,7 @@ void AgentSession::on_message(Message message) {
                      owned_by ? fmt::format("{} is recorded by {}", peer_,
                                             reason.element(1).text().value_or("another daemon"))
                               : fmt::format("the agent on {} refuses: {}", peer_,
-                                            codec::print_erlang(reason, 200)),
+                                            codec::print(reason, codec::Syntax::erlang, 200)),
                      {}, {}};
     return signal_->notify();
   }
@@ -340,7 +340,7 @@ void AgentSession::on_nodes(const TermView& nodes) {
 
 void AgentSession::on_stopped(const TermView& stopped) {
   if (auto id = stopped.element(1).unsigned_integer()) {
-    agents_.stopped_by_itself(peer_, *id, codec::print_erlang(stopped.element(2), 200));
+    agents_.stopped_by_itself(peer_, *id, codec::print(stopped.element(2), codec::Syntax::erlang, 200));
   }
 }
 
@@ -472,7 +472,7 @@ Awaitable<Status> AgentSession::detach(std::shared_ptr<AgentSession> self, Milli
 void AgentSession::on_down(const Ref& monitor, const Target&, const Message& reason) {
   if (!(monitor == monitor_)) return;
   monitor_ = {};
-  lost(fmt::format("the agent ended: {}", codec::print_erlang(reason.term, 100)));
+  lost(fmt::format("the agent ended: {}", codec::print(reason.term, codec::Syntax::erlang, 100)));
 }
 
 void AgentSession::link_down(std::string_view reason) {

@@ -140,18 +140,18 @@ std::vector<FoundTrace> read_traces(const TermView& status) {
 
 Error refusal_of(const TermView& reply) {
   if (!reply.is_tuple("error", 2)) {
-    return {Code::internal, "the agent answered " + codec::print_erlang(reply, 200), {}, {}};
+    return {Code::internal, "the agent answered " + codec::print(reply, codec::Syntax::erlang, 200), {}, {}};
   }
   auto reason = reply.element(1);
   auto tag = reason.arity().value_or(0) > 0 ? reason.element(0).atom().value_or("") : reason.atom().value_or("");
   if (tag == "owned_by" || tag == "pattern_owned") {
-    return {Code::owned_by, "another tool traces there: " + codec::print_erlang(reason, 300), {}, {}};
+    return {Code::owned_by, "another tool traces there: " + codec::print(reason, codec::Syntax::erlang, 300), {}, {}};
   }
   if (tag == "bad_spec" && reason.arity() == 3u) {
-    return {Code::bad_value, codec::print_erlang(reason.element(2), 200),
+    return {Code::bad_value, codec::print(reason.element(2), codec::Syntax::erlang, 200),
             std::string(reason.element(1).atom().value_or("")), {}};
   }
-  return {Code::refused, "the agent refuses: " + codec::print_erlang(reason, 300), {}, {}};
+  return {Code::refused, "the agent refuses: " + codec::print(reason, codec::Syntax::erlang, 300), {}, {}};
 }
 
 }  // namespace scope::node
