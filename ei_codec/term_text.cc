@@ -80,8 +80,8 @@ void escape(std::string& out, std::uint32_t c, std::uint32_t next, char quote, S
       case Syntax::erlang:
         fmt::format_to(std::back_inserter(out), "\\x{{{:X}}}", c);
         return;
-      case Syntax::elixir:
-        out += c < 256 ? fmt::format("\\x{:02X}", c) : fmt::format("\\u{{{:X}}}", c);
+      case Syntax::elixir:  // there \xNN is a byte
+        out += c < 128 ? fmt::format("\\x{:02X}", c) : fmt::format("\\u{{{:X}}}", c);
         return;
       case Syntax::json:
         fmt::format_to(std::back_inserter(out), "\\u{:04x}", c);
