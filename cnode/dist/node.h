@@ -184,8 +184,9 @@ class Node {
   void set_spawn_handler(SpawnHandler handler);
   const DistCounters& counters() const;
 
+  class Impl;  // internal to cnode/dist
+
  private:
-  class Impl;
   std::shared_ptr<Impl> impl_;
 };
 

@@ -1,0 +1,204 @@
+#include "cnode/dist/link.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "cnode/dist/spawn.h"
+#include "cnode/dist/tcp_stream.h"
+
+namespace scope::node {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::size_t kReadBuffer = 4096;
+constexpr std::size_t kWritePiece = 256u
+                                    << 10;  // a huge frame does not keep the kernel busy at once
+constexpr std::size_t kKeepCapacity = 1u
+                                      << 20;  // a queue that once was larger gives its memory back
+constexpr std::byte kPassThrough{112};
+constexpr std::byte kVersion{codec::kVersionMagic};
+constexpr std::size_t kLengthBytes = 4;
+
+}  // namespace
+
+Link::Link(boost::asio::io_context& io, std::shared_ptr<Stream> stream, LinkInfo peer,
+           Limits limits, std::shared_ptr<DistCounters> counters, std::shared_ptr<LinkOwner> owner)
+    : io_(io),
+      stream_(std::move(stream)),
+      peer_(std::move(peer)),
+      limits_(limits),
+      counters_(std::move(counters)),
+      owner_(std::move(owner)),
+      in_(kReadBuffer),
+      wake_(std::make_unique<Event>(io)),
+      last_written_(Clock::now()) {
+  peer_.since = peer_.last_heard = last_written_;
+}
+
+Link::~Link() = default;
+
+void Link::start() {
+  spawn(io_, "link reader", read_loop(shared_from_this()));
+  spawn(io_, "link writer", write_loop(shared_from_this()));
+}
+
+void Link::close(std::string_view reason) {
+  if (closed_) return;
+  closed_ = true;
+  const std::string why(reason);
+  auto self = shared_from_this();
+  stream_->close();
+  wake_->notify();
+  out_ = {};
+  counters_->add(DistCounter::links_down);
+  owner_->on_link_down(*this, why);
+}
+
+LinkInfo Link::info() const {
+  LinkInfo info = peer_;
+  info.queue_bytes = queue_bytes();
+  return info;
+}
+
+Status Link::push(codec::Bytes control, codec::Bytes payload, Urgency urgency) {
+  if (closed_) return fail(Code::node_down, fmt::format("the link to {} is closed", peer_.node));
+  const std::size_t body = 2 + control.size() + (payload.empty() ? 0 : 1 + payload.size());
+  if (body > limits_.max_packet_bytes) {
+    return fail(Code::too_large, fmt::format("a message of {} bytes to {}; the limit is {}", body,
+                                             peer_.node, limits_.max_packet_bytes));
+  }
+  const std::size_t queued = queue_bytes();
+  if (queued > 0 && queued + body > limits_.max_queue_bytes) {
+    if (urgency == Urgency::may_refuse) {
+      counters_->add(DistCounter::send_busy);
+      return fail(Code::busy, fmt::format("{} bytes wait for {} already", queued, peer_.node));
+    }
+    if (queued + body > 2 * limits_.max_queue_bytes) {
+      counters_->add(DistCounter::queue_overflow);
+      close("the peer does not read what it must be told");
+      return fail(Code::node_down, fmt::format("{} does not read", peer_.node));
+    }
+  }
+  put(out_, static_cast<std::uint32_t>(body));
+  out_.push_back(kPassThrough);
+  out_.push_back(kVersion);
+  put(out_, control);
+  if (!payload.empty()) {
+    out_.push_back(kVersion);
+    put(out_, payload);
+  }
+  counters_->add(DistCounter::packets_out);
+  wake_->notify();
+  return {};
+}
+
+void Link::queue_tick(Clock::time_point now) {
+  if (queue_bytes() > 0) return;  // what waits says as much
+  put(out_, std::uint32_t{0});
+  last_written_ = now;
+  counters_->add(DistCounter::ticks_out);
+  wake_->notify();
+}
+
+void Link::tick(Clock::time_point now, Millis interval, Millis silence) {
+  if (closed_) return;
+  if (now - peer_.last_heard > silence) {
+    counters_->add(DistCounter::tick_timeouts);
+    close("net_tick_timeout");
+    return;
+  }
+  if (now - last_written_ >= interval) queue_tick(now);
+}
+
+Awaitable<void> Link::write_loop(std::shared_ptr<Link> self) {
+  while (!self->closed_) {
+    if (self->out_.empty()) {
+      co_await self->wake_->wait();
+      continue;
+    }
+    self->writing_.swap(self->out_);
+    while (self->written_ < self->writing_.size() && !self->closed_) {
+      codec::Bytes rest(self->writing_);
+      rest = rest.subspan(self->written_);
+      auto n = co_await self->stream_->write_some(rest.first(std::min(rest.size(), kWritePiece)));
+      if (!n) {
+        self->close("connection_closed");
+        co_return;
+      }
+      self->written_ += *n;
+      self->last_written_ = Clock::now();
+      self->peer_.bytes_out += *n;
+      self->counters_->add(DistCounter::bytes_out, *n);
+    }
+    self->written_ = 0;
+    self->writing_.clear();
+    if (self->writing_.capacity() > kKeepCapacity) self->writing_ = {};
+  }
+}
+
+Awaitable<bool> Link::fill(std::span<std::byte> into) {
+  const std::size_t buffered = std::min(into.size(), in_end_ - in_at_);
+  std::copy_n(in_.begin() + static_cast<std::ptrdiff_t>(in_at_), buffered, into.begin());
+  in_at_ += buffered;
+  into = into.subspan(buffered);
+  while (!into.empty() && !closed_) {
+    // Small remainders go through the buffer, so that many small packets cost one system call.
+    const bool direct = into.size() >= in_.size();
+    auto n = co_await stream_->read_some(direct ? into : std::span<std::byte>(in_));
+    if (!n) {
+      close("connection_closed");
+      co_return false;
+    }
+    peer_.last_heard = Clock::now();
+    peer_.bytes_in += *n;
+    counters_->add(DistCounter::bytes_in, *n);
+    if (direct) {
+      into = into.subspan(*n);
+      continue;
+    }
+    const std::size_t take = std::min(into.size(), *n);
+    std::copy_n(in_.begin(), take, into.begin());
+    into = into.subspan(take);
+    in_at_ = take;
+    in_end_ = *n;
+  }
+  co_return !closed_;
+}
+
+Awaitable<void> Link::read_loop(std::shared_ptr<Link> self) {
+  for (;;) {
+    std::array<std::byte, kLengthBytes> head;
+    const bool got_head = co_await self->fill(head);
+    if (!got_head) co_return;
+    const auto length = WireReader(head).number<std::uint32_t>();
+    if (length == 0) {
+      self->counters_->add(DistCounter::ticks_in);
+      const auto now = Clock::now();
+      // Not at once after something else was written: two nodes would answer each other's answers for ever.
+      if (now - self->last_written_ > std::chrono::milliseconds(500)) self->queue_tick(now);
+      continue;
+    }
+    if (length > self->limits_.max_packet_bytes) {
+      self->counters_->add(DistCounter::packet_too_large);
+      self->close(fmt::format("a packet of {} bytes; the limit is {}", length,
+                              self->limits_.max_packet_bytes));
+      co_return;
+    }
+    auto data = std::make_shared_for_overwrite<std::byte[]>(length);
+    const bool got_body = co_await self->fill({data.get(), length});
+    if (!got_body) co_return;
+    self->counters_->add(DistCounter::packets_in);
+    const Status handled = self->owner_->on_packet(*self, Packet{std::move(data), length});
+    if (!handled) {
+      self->counters_->add(DistCounter::protocol_errors);
+      self->close(handled.error().message);
+    }
+    if (self->closed_) co_return;
+  }
+}
+
+}  // namespace scope::node

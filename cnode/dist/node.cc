@@ -1,0 +1,535 @@
+// Node's life, its processes, and what they send. See node_impl.h for the rest.
+#include "cnode/dist/node.h"
+
+#include <fmt/format.h>
+#include <sodium.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "cnode/dist/node_impl.h"
+#include "cnode/dist/spawn.h"
+
+namespace scope::node {
+namespace {
+
+std::uint64_t key(std::uint32_t id, std::uint32_t serial) {
+  return std::uint64_t{serial} << 32 | id;
+}
+
+codec::Bytes or_normal(codec::Bytes reason) {
+  static const codec::TermBuilder* const normal = [] {
+    auto* b = new codec::TermBuilder;
+    b->atom("normal");
+    return b;
+  }();
+  return reason.empty() ? normal->bytes() : reason;
+}
+
+}  // namespace
+
+Node::Impl::Impl(boost::asio::io_context& io, NodeOptions options)
+    : io_(io), options_(std::move(options)), stop_event_(io), acceptor_(io) {
+  epmd_ = epmd_address(options_);
+}
+
+Node::Impl::~Impl() = default;
+
+Status Node::Impl::fix_name() {
+  std::string& name = options_.name;
+  if (name.find('@') == name.npos) {
+    char host[256] = {};
+    ::gethostname(host, sizeof host - 1);
+    std::string_view text(host);
+    name += '@';
+    name += options_.longnames ? text : text.substr(0, text.find('.'));
+  }
+  if (!valid_node_name(name)) {
+    return fail(Code::bad_value, "a node's name must look like scope@host", "name", name);
+  }
+  host_ = name.substr(name.find('@') + 1);
+  const bool dotted = host_.find('.') != host_.npos;
+  if (dotted != options_.longnames) {
+    return fail(
+        Code::bad_value,
+        options_.longnames
+            ? "a long name needs a host with a dot, like scope@host.domain or scope@10.0.0.1"
+            : "a short name has no dot in its host: use long names as the cluster does",
+        "name", name);
+  }
+  if (options_.cookie.empty()) return fail(Code::bad_value, "there is no cookie", "cookie");
+  return {};
+}
+
+Awaitable<Status> Node::Impl::start(Self self) {
+  SCOPE_CHECK(!self->started_ && sodium_init() >= 0);
+  CO_RETURN_IF_ERROR(self->fix_name());
+  if (self->options_.listen) {
+    CO_RETURN_IF_ERROR(self->listen());
+    const std::string short_name = self->options_.name.substr(0, self->options_.name.find('@'));
+    auto registered = co_await epmd_register(self->io_, self->epmd_, short_name, self->port_,
+                                             self->options_.handshake_timeout);
+    if (!registered) {
+      boost::system::error_code ignored;
+      self->acceptor_.close(ignored);
+      co_return std::unexpected(std::move(registered).error());
+    }
+    self->creation_ = registered->creation;
+    spawn(self->io_, "epmd registration", epmd_loop(self, std::move(*registered)));
+  } else {
+    self->creation_ = randombytes_random() | 4;  // 0 to 3 have meanings
+  }
+  self->started_ = true;
+  self->next_ref_ = std::uint64_t{randombytes_random()} << 20;  // not the refs of an earlier life
+  self->start_builtins();
+  if (self->options_.listen) spawn(self->io_, "acceptor", accept_loop(self));
+  spawn(self->io_, "ticker", tick_loop(self));
+  co_return Status{};
+}
+
+void Node::Impl::stop() {
+  if (stopped_) return;
+  stopped_ = true;  // from here on nothing is called back
+  boost::system::error_code ignored;
+  acceptor_.close(ignored);
+  if (epmd_stream_) epmd_stream_->close();
+  for (const auto& stream : half_open_) stream->close();
+  for (const auto& [node, attempt] : std::map(attempts_)) {
+    if (attempt->stream) attempt->stream->close();
+    finish_attempt(node, fail(Code::closed, "this node is stopping"));
+  }
+  for (const auto& [node, link] : std::map(links_)) link->close("shutdown");
+  for (const auto& [ref, call] : std::unordered_map(calls_)) {
+    call->complete(fail(Code::closed, "this node is stopping"));
+  }
+  stop_event_.notify();
+  processes_.clear();
+  names_.clear();
+  aliases_.clear();
+  monitors_.clear();
+  observers_.clear();
+}
+
+void Node::Impl::escaped(std::string_view what) {
+  counters_->add(DistCounter::escaped);
+  spdlog::error("a process of {} let an exception escape, which is a bug: {}", options_.name, what);
+}
+
+// --- processes --------------------------------------------------------------------------------------
+
+Pid Node::Impl::new_pid() {
+  Pid pid;
+  pid.node = options_.name;
+  pid.creation = creation_;
+  do {
+    pid.id = next_id_++;
+    if (next_id_ == 0) ++next_serial_;
+    pid.serial = next_serial_;
+  } while (processes_.contains(key(pid.id, pid.serial)));
+  return pid;
+}
+
+Ref Node::Impl::new_ref() {
+  Ref ref;
+  ref.node = options_.name;
+  ref.creation = creation_;
+  ref.count = 3;
+  const std::uint64_t n = next_ref_++;
+  // The first word of a reference has 18 bits for nodes that are older than V4_NC.
+  ref.ids[0] = static_cast<std::uint32_t>(n & 0x3FFFF);
+  ref.ids[1] = static_cast<std::uint32_t>(n >> 18);
+  ref.ids[2] = static_cast<std::uint32_t>(n >> 50);
+  return ref;
+}
+
+Pid Node::Impl::spawn_process(Process* process, std::string name) {
+  LocalProcess entry;
+  entry.process = process;
+  entry.pid = new_pid();
+  entry.name = name;
+  const Pid pid = entry.pid;
+  processes_.emplace(key(pid.id, pid.serial), std::move(entry));
+  if (!name.empty()) names_.emplace(std::move(name), pid);
+  return pid;
+}
+
+void Node::Impl::end_process(const Pid& pid, codec::Bytes given_reason) {
+  auto it = is_here(pid.node) ? processes_.find(key(pid.id, pid.serial)) : processes_.end();
+  if (it == processes_.end() || it->second.pid != pid) return;
+  const codec::Bytes reason = or_normal(given_reason);
+  LocalProcess gone = std::move(it->second);
+  processes_.erase(it);
+  names_.erase(gone.name);
+  std::erase_if(aliases_, [&](const auto& entry) { return entry.second == pid; });
+  std::vector<Ref> ours;
+  for (const auto& [ref, monitor] : monitors_) {
+    if (monitor.watcher == pid) ours.push_back(ref);
+  }
+  for (const Ref& ref : ours) demonitor(ref);
+  for (const Watch& watch : gone.watches) tell_watcher(watch, pid, reason);
+  for (const Pid& linked : gone.links) tell_linked(pid, linked, reason);
+}
+
+void Node::Impl::tell_watcher(const Watch& watch, const Pid& who, codec::Bytes reason) {
+  if (is_here(watch.watcher.node)) {
+    post([ref = watch.ref, message = Message::local(reason, options_.name)](Impl& impl) {
+      impl.fire_down(ref, message);
+    });
+    return;
+  }
+  auto link = link_to(watch.watcher.node);
+  if (!link) return;
+  if (link->held > 0) --link->held;
+  const Target target =
+      watch.name.empty() ? Target(who) : Target(NameAt{watch.name, options_.name});
+  control_.clear();
+  const bool payload =
+      control::monitor_exit(control_, link->flags(), target, watch.watcher, watch.ref, reason);
+  (void)link->push(control_.bytes(), payload ? reason : codec::Bytes{}, Link::Urgency::must);
+}
+
+void Node::Impl::tell_linked(const Pid& who, const Pid& linked, codec::Bytes reason) {
+  if (is_here(linked.node)) {
+    post([who, linked, message = Message::local(reason, options_.name)](Impl& impl) {
+      LocalProcess* p = impl.find(linked);
+      if (p == nullptr || std::erase(p->links, who) == 0) return;
+      impl.guarded([&] { p->process->on_exit(who, message, true); });
+    });
+    return;
+  }
+  auto link = link_to(linked.node);
+  if (!link) return;
+  if (link->held > 0) --link->held;
+  control_.clear();
+  const bool payload = control::exit(control_, link->flags(), who, linked, reason);
+  (void)link->push(control_.bytes(), payload ? reason : codec::Bytes{}, Link::Urgency::must);
+}
+
+LocalProcess* Node::Impl::find(const Pid& pid) { return find(pid.parts()); }
+
+LocalProcess* Node::Impl::find(const codec::PidParts& pid) {
+  if (!is_here(pid.node) || pid.creation != creation_) return nullptr;
+  auto it = processes_.find(key(pid.id, pid.serial));
+  return it == processes_.end() ? nullptr : &it->second;
+}
+
+LocalProcess* Node::Impl::find_name(std::string_view name) {
+  auto it = names_.find(name);
+  return it == names_.end() ? nullptr : find(it->second);
+}
+
+std::shared_ptr<Link> Node::Impl::link_to(std::string_view node) const {
+  auto it = links_.find(node);
+  return it == links_.end() ? nullptr : it->second;
+}
+
+// --- messages out -----------------------------------------------------------------------------------
+
+codec::Bytes Node::Impl::next_token(const Pid& from, codec::Bytes given) {
+  std::optional<codec::TermView> token;
+  if (!given.empty()) {
+    if (auto view = codec::view(given)) token = *view;
+  } else if (handling_ != nullptr) {
+    token = handling_->token;
+  }
+  if (!token || token->arity() != 5) return {};
+  const auto serial = token->element(2).integer();
+  if (!serial) return {};
+  // {Flags, Label, Serial, From, Last}, as a process that received it would send it on.
+  token_.clear();
+  token_.tuple(5).term(token->element(0)).term(token->element(1)).integer(*serial + 1);
+  token_.pid(from.parts()).integer(*serial);
+  return token_.bytes();
+}
+
+Status Node::Impl::send_here(const Pid& to, codec::Bytes term, const Pid& from) {
+  Message message = Message::local(term, options_.name);
+  message.from = from;
+  post([to, message = std::move(message)](Impl& impl) mutable {
+    impl.deliver(impl.find(to), std::move(message));
+  });
+  return {};
+}
+
+Status Node::Impl::send(const Target& to, codec::Bytes term, const Pid& given_from,
+                        codec::Bytes given_token) {
+  const std::string_view node = node_of(to);
+  const Pid& from = sender(given_from);
+  const auto* pid = std::get_if<Pid>(&to);
+  if (is_here(node)) {
+    if (pid != nullptr) return send_here(*pid, term, from);
+    LocalProcess* named = find_name(std::get<NameAt>(to).name);
+    if (named != nullptr) return send_here(named->pid, term, from);
+    counters_->add(DistCounter::no_receiver);
+    return {};
+  }
+  auto link = link_to(node);
+  if (!link) return fail(Code::node_down, fmt::format("{} is not connected", node));
+  const codec::Bytes token = next_token(from, given_token);
+  control_.clear();
+  if (pid != nullptr) {
+    control::send(control_, link->flags(), from, *pid, token);
+  } else {
+    control::reg_send(control_, from, std::get<NameAt>(to).name, token);
+  }
+  return link->push(control_.bytes(), term, Link::Urgency::may_refuse);
+}
+
+Status Node::Impl::send_alias(const Ref& alias, codec::Bytes term, const Pid& given_from,
+                              codec::Bytes given_token) {
+  const Pid& from = sender(given_from);
+  if (is_here(alias.node)) {
+    auto it = aliases_.find(alias);
+    if (it != aliases_.end()) return send_here(it->second, term, from);
+    counters_->add(DistCounter::no_receiver);
+    return {};
+  }
+  auto link = link_to(alias.node);
+  if (!link) return fail(Code::node_down, fmt::format("{} is not connected", alias.node));
+  if ((link->flags() & flags::kAlias) == 0) {
+    return fail(Code::refused, fmt::format("{} knows no aliases", alias.node));
+  }
+  const codec::Bytes token = next_token(from, given_token);
+  control_.clear();
+  control::alias_send(control_, from, alias, token);
+  return link->push(control_.bytes(), term, Link::Urgency::may_refuse);
+}
+
+// --- monitors and links out -------------------------------------------------------------------------
+
+Message Node::Impl::local_atom(std::string_view atom) const {
+  codec::TermBuilder b;
+  b.atom(atom);
+  return Message::local(b.bytes(), options_.name);
+}
+
+void Node::Impl::post_down(const Ref& ref, std::string_view reason_atom) {
+  post([ref, reason = local_atom(reason_atom)](Impl& impl) { impl.fire_down(ref, reason); });
+}
+
+Ref Node::Impl::monitor(const Pid& watcher, const Target& target) {
+  const Ref ref = new_ref();
+  monitors_.emplace(ref, OutMonitor{watcher, target});
+  start_monitor(watcher, target, ref);
+  return ref;
+}
+
+void Node::Impl::start_monitor(const Pid& watcher, const Target& target, const Ref& ref) {
+  if (is_here(node_of(target))) {
+    const auto* pid = std::get_if<Pid>(&target);
+    LocalProcess* p = pid != nullptr ? find(*pid) : find_name(std::get<NameAt>(target).name);
+    if (p == nullptr) return post_down(ref, "noproc");
+    p->watches.push_back({watcher, ref, pid != nullptr ? "" : p->name});
+    return;
+  }
+  auto link = link_to(node_of(target));
+  if (!link) return post_down(ref, "noconnection");
+  if ((link->flags() & flags::kMonitor) == 0 || (link->flags() & flags::kMonitorName) == 0) {
+    return post_down(ref, "notsup");
+  }
+  control_.clear();
+  control::monitor(control_, watcher, target, ref);
+  (void)link->push(control_.bytes(), {}, Link::Urgency::must);
+}
+
+void Node::Impl::demonitor(const Ref& ref) {
+  auto it = monitors_.find(ref);
+  if (it == monitors_.end()) return;
+  const OutMonitor monitor = std::move(it->second);
+  monitors_.erase(it);
+  if (is_here(node_of(monitor.target))) {
+    for (auto& [id, p] : processes_) {
+      std::erase_if(p.watches, [&](const Watch& w) { return w.ref == ref; });
+    }
+    return;
+  }
+  auto link = link_to(node_of(monitor.target));
+  if (!link) return;
+  control_.clear();
+  control::demonitor(control_, monitor.watcher, monitor.target, ref);
+  (void)link->push(control_.bytes(), {}, Link::Urgency::must);
+}
+
+void Node::Impl::fire_down(const Ref& ref, const Message& reason) {
+  if (auto call = calls_.find(ref); call != calls_.end()) {
+    const std::shared_ptr<PendingCall> pending = call->second;
+    complete_call(ref, *pending, reason);
+    return;
+  }
+  auto it = monitors_.find(ref);
+  if (it == monitors_.end()) return;
+  const OutMonitor monitor = std::move(it->second);
+  monitors_.erase(it);
+  LocalProcess* p = find(monitor.watcher);
+  if (p == nullptr) return;
+  guarded([&] { p->process->on_down(ref, monitor.target, reason); });
+}
+
+void Node::Impl::link(const Pid& ours, const Pid& theirs) {
+  LocalProcess* p = find(ours);
+  if (p == nullptr || std::ranges::count(p->links, theirs) > 0) return;
+  p->links.push_back(theirs);
+  std::string_view failure;
+  if (is_here(theirs.node)) {
+    LocalProcess* other = find(theirs);
+    if (other != nullptr) other->links.push_back(ours);
+    if (other == nullptr) failure = "noproc";
+  } else if (auto link = link_to(theirs.node)) {
+    ++link->held;
+    control_.clear();
+    control::link(control_, ours, theirs);
+    (void)link->push(control_.bytes(), {}, Link::Urgency::must);
+  } else {
+    failure = "noconnection";
+  }
+  if (failure.empty()) return;
+  post([ours, theirs, reason = local_atom(failure)](Impl& impl) {
+    LocalProcess* q = impl.find(ours);
+    if (q == nullptr || std::erase(q->links, theirs) == 0) return;
+    impl.guarded([&] { q->process->on_exit(theirs, reason, true); });
+  });
+}
+
+void Node::Impl::unlink(const Pid& ours, const Pid& theirs) {
+  LocalProcess* p = find(ours);
+  if (p == nullptr || std::erase(p->links, theirs) == 0) return;
+  if (is_here(theirs.node)) {
+    if (LocalProcess* other = find(theirs)) std::erase(other->links, ours);
+    return;
+  }
+  auto link = link_to(theirs.node);
+  if (!link) return;
+  if (link->held > 0) --link->held;
+  control_.clear();
+  control::unlink_id(control_, next_unlink_++, ours, theirs);
+  (void)link->push(control_.bytes(), {}, Link::Urgency::must);
+}
+
+Status Node::Impl::exit(const Pid& given_from, const Pid& to, codec::Bytes reason) {
+  const Pid& from = sender(given_from);
+  if (is_here(to.node)) {
+    post([from, to, message = Message::local(reason, options_.name)](Impl& impl) {
+      LocalProcess* p = impl.find(to);
+      if (p != nullptr) impl.guarded([&] { p->process->on_exit(from, message, false); });
+    });
+    return {};
+  }
+  auto link = link_to(to.node);
+  if (!link) return fail(Code::node_down, fmt::format("{} is not connected", to.node));
+  control_.clear();
+  const bool payload = control::exit2(control_, link->flags(), from, to, reason);
+  return link->push(control_.bytes(), payload ? reason : codec::Bytes{}, Link::Urgency::must);
+}
+
+// --- the face ---------------------------------------------------------------------------------------
+
+Node::Node(boost::asio::io_context& io, NodeOptions options)
+    : impl_(std::make_shared<Impl>(io, std::move(options))) {}
+Node::~Node() { impl_->stop(); }
+
+Awaitable<Status> Node::start() { return Impl::start(impl_); }
+void Node::stop() { impl_->stop(); }
+const std::string& Node::name() const { return impl_->options_.name; }
+std::uint32_t Node::creation() const { return impl_->creation_; }
+std::uint16_t Node::port() const { return impl_->port_; }
+
+Pid Node::spawn_process(Process* process) { return impl_->spawn_process(process, {}); }
+
+Result<Pid> Node::register_process(std::string name, Process* process) {
+  if (impl_->names_.contains(name)) {
+    return fail(Code::bad_value, "a process of that name is registered", "name", name);
+  }
+  return impl_->spawn_process(process, std::move(name));
+}
+
+void Node::end_process(const Pid& pid, codec::Bytes reason) { impl_->end_process(pid, reason); }
+
+std::optional<Pid> Node::whereis(std::string_view name) const {
+  auto it = impl_->names_.find(name);
+  return it == impl_->names_.end() ? std::nullopt : std::optional(it->second);
+}
+
+Ref Node::make_ref() { return impl_->new_ref(); }
+
+Ref Node::make_alias(const Pid& pid) {
+  const Ref alias = impl_->new_ref();
+  impl_->aliases_.emplace(alias, pid);
+  return alias;
+}
+
+void Node::remove_alias(const Ref& alias) { impl_->aliases_.erase(alias); }
+
+Status Node::send(const Pid& to, codec::Bytes term, const Pid& from, codec::Bytes token) {
+  return impl_->send(to, term, from, token);
+}
+Status Node::send(const NameAt& to, codec::Bytes term, const Pid& from, codec::Bytes token) {
+  return impl_->send(to, term, from, token);
+}
+Status Node::send(const Ref& alias, codec::Bytes term, const Pid& from, codec::Bytes token) {
+  return impl_->send_alias(alias, term, from, token);
+}
+
+Status Node::reply(const CallFrom& to, codec::Bytes term) {
+  codec::TermBuilder& reply = impl_->payload_;
+  reply.clear();
+  reply.tuple(2).raw(to.tag).raw(term);
+  auto link = impl_->link_to(to.pid.node);
+  const bool by_alias = to.alias && (!link || (link->flags() & flags::kAlias) != 0);
+  if (by_alias) return impl_->send_alias(to.alias, reply.bytes(), {}, to.token);
+  return impl_->send(to.pid, reply.bytes(), {}, to.token);
+}
+
+Ref Node::monitor(const Pid& watcher, const Target& target) {
+  return impl_->monitor(watcher, target);
+}
+void Node::demonitor(const Ref& ref) { impl_->demonitor(ref); }
+void Node::link(const Pid& ours, const Pid& theirs) { impl_->link(ours, theirs); }
+void Node::unlink(const Pid& ours, const Pid& theirs) { impl_->unlink(ours, theirs); }
+Status Node::exit(const Pid& from, const Pid& to, codec::Bytes reason) {
+  return impl_->exit(from, to, reason);
+}
+
+Awaitable<Status> Node::connect(std::string node) { return Impl::connect(impl_, std::move(node)); }
+void Node::disconnect(std::string_view node) {
+  if (auto link = impl_->link_to(node)) link->close("disconnect");
+}
+bool Node::connected(std::string_view node) const { return impl_->link_to(node) != nullptr; }
+
+std::vector<LinkInfo> Node::links() const {
+  std::vector<LinkInfo> all;
+  for (const auto& [node, link] : impl_->links_) all.push_back(link->info());
+  return all;
+}
+
+void Node::add_observer(NodeObserver* observer) { impl_->observers_.push_back(observer); }
+void Node::remove_observer(NodeObserver* observer) { std::erase(impl_->observers_, observer); }
+
+Awaitable<Result<Spawned>> Node::spawn_request(std::string node, std::string module,
+                                               std::string function, std::vector<std::byte> args,
+                                               SpawnOptions options) {
+  return Impl::spawn_request(impl_, std::move(node), std::move(module), std::move(function),
+                             std::move(args), std::move(options));
+}
+Awaitable<Result<Message>> Node::rpc_call(std::string node, std::string module,
+                                          std::string function, std::vector<std::byte> args,
+                                          Millis timeout) {
+  return Impl::rpc_call(impl_, std::move(node), std::move(module), std::move(function),
+                        std::move(args), timeout);
+}
+Awaitable<Result<Message>> Node::gen_call(NameAt to, std::vector<std::byte> request,
+                                          Millis timeout) {
+  return Impl::gen_call(impl_, std::move(to), std::move(request), timeout);
+}
+
+Awaitable<Result<std::vector<EpmdName>>> Node::names(std::string host) {
+  EpmdAddress epmd = impl_->epmd_;
+  if (!host.empty()) epmd.host = std::move(host);
+  return epmd_names(impl_->io_, std::move(epmd), impl_->options_.handshake_timeout);
+}
+
+RpcTable& Node::rpc() { return impl_->rpc_; }
+void Node::set_spawn_handler(SpawnHandler handler) { impl_->spawn_handler_ = std::move(handler); }
+const DistCounters& Node::counters() const { return *impl_->counters_; }
+
+}  // namespace scope::node
