@@ -1,0 +1,472 @@
+#include <fmt/format.h>
+#include <xxhash.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "store/block.h"
+#include "store/block_format.h"
+
+namespace scope::store {
+namespace {
+
+using namespace block_format;
+using codec::Peer;
+using codec::TraceRecord;
+
+std::unexpected<Error> corrupt(std::string_view what) {
+  return fail(Code::corrupt, fmt::format("a block's {} is damaged", what));
+}
+
+ZSTD_DCtx* decompressor() {
+  thread_local const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context{ZSTD_createDCtx(),
+                                                                                  &ZSTD_freeDCtx};
+  return context.get();
+}
+
+// Fixed-size entries inside the head, read in place.
+template <typename T>
+class Entries {
+ public:
+  Entries() = default;
+  Entries(const std::byte* at, std::size_t size) : at_(at), size_(size) {}
+  T operator[](std::size_t i) const { return load<T>(at_ + i * sizeof(T)); }
+  std::size_t size() const { return size_; }
+
+ private:
+  const std::byte* at_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+// A column of the directory: little-endian values of 0, 1, 2 or 4 bytes.
+struct Narrow {
+  const std::byte* at = nullptr;
+  unsigned width = 0;
+  std::uint32_t operator[](std::size_t i) const {
+    std::uint32_t value = 0;
+    std::memcpy(&value, at + i * width, width);
+    return value;
+  }
+};
+
+// The head, checked: after parse() every entry and every piece lies inside the block.
+struct Head {
+  Bytes block;
+  Header h;
+  Entries<IncarnationEntry> incarnations;
+  Entries<NodeEntry> nodes;
+  Narrow ids, serials, first_rows, classes;
+  Entries<FrameEntry> frames;
+  Entries<Piece> chunks;
+
+  Status parse(Bytes bytes);
+  Result<Bytes> piece(const Piece& piece, std::string_view what) const;
+  // Decompresses into `out`, which is resized. `most`: the bound on its size.
+  Status unpack(const Piece& piece, std::size_t most, std::string_view what,
+                std::vector<std::byte>& out) const;
+
+  std::uint32_t process_end(std::size_t incarnation) const {
+    return incarnation + 1 < incarnations.size() ? incarnations[incarnation + 1].first_process
+                                                 : h.processes;
+  }
+  std::uint32_t row_end(std::size_t process) const {
+    return process + 1 < h.processes ? first_rows[process + 1] : h.rows;
+  }
+  std::size_t frame_rows(std::size_t frame) const {
+    return std::min<std::size_t>(kFrameRows, h.rows - frame * kFrameRows);
+  }
+};
+
+Status Head::parse(Bytes bytes) {
+  block = bytes;
+  if (bytes.size() < sizeof(Header)) return corrupt("header");
+  h = load<Header>(bytes.data());
+  if (h.magic != kMagic || h.head_end > bytes.size() || h.head_end < sizeof(Header) ||
+      h.end != bytes.size())
+    return corrupt("header");
+  if (h.version != kVersion)
+    return fail(Code::corrupt,
+                fmt::format("a block of version {}, made by a later release?", h.version));
+  if (XXH3_64bits(bytes.data() + kHashFrom, h.head_end - kHashFrom) != h.head_xxh3)
+    return corrupt("head");
+  if (h.rows == 0 || h.rows > kMaxBlockRows || h.processes == 0 || h.processes > h.rows ||
+      h.incarnations == 0 || h.incarnations > h.processes || h.serial_width > 4 ||
+      h.row_width > 4 || h.frames != (h.rows + kFrameRows - 1) / kFrameRows)
+    return corrupt("header");
+
+  const std::uint64_t directory = std::uint64_t{h.processes} * (5U + h.serial_width + h.row_width);
+  const std::uint64_t chunk_count = std::uint64_t{h.state_chunks} + h.other_chunks;
+  const std::uint64_t expected =
+      sizeof(Header) + h.incarnations * std::uint64_t{sizeof(IncarnationEntry)} +
+      h.nodes * std::uint64_t{sizeof(NodeEntry)} + directory +
+      h.frames * std::uint64_t{sizeof(FrameEntry)} + chunk_count * sizeof(Piece);
+  if (expected != h.head_end) return corrupt("head");
+  const std::byte* at = bytes.data() + sizeof(Header);
+  incarnations = {at, h.incarnations};
+  nodes = {at += h.incarnations * sizeof(IncarnationEntry), h.nodes};
+  ids = {at += h.nodes * sizeof(NodeEntry), 4};
+  serials = {at += std::size_t{h.processes} * 4, h.serial_width};
+  first_rows = {at += std::size_t{h.processes} * h.serial_width, h.row_width};
+  classes = {at += std::size_t{h.processes} * h.row_width, 1};
+  frames = {at += h.processes, h.frames};
+  chunks = {at += h.frames * sizeof(FrameEntry), static_cast<std::size_t>(chunk_count)};
+
+  const auto chunks_for = [](std::uint32_t size) { return (size + kChunkBytes - 1) / kChunkBytes; };
+  if (chunks_for(h.state_bytes) != h.state_chunks || chunks_for(h.other_bytes) != h.other_chunks)
+    return corrupt("list of chunks");
+  for (std::size_t i = 0; i < incarnations.size(); ++i) {
+    const auto entry = incarnations[i];
+    if (entry.node >= h.nodes || process_end(i) > h.processes ||
+        entry.first_process >= process_end(i) || (i == 0 && entry.first_process != 0) ||
+        (i > 0 && entry.number <= incarnations[i - 1].number))
+      return corrupt("list of incarnations");
+  }
+  return {};
+}
+
+Result<Bytes> Head::piece(const Piece& piece, std::string_view what) const {
+  if (piece.offset < h.head_end || piece.offset > block.size() ||
+      piece.bytes > block.size() - piece.offset)
+    return corrupt(what);
+  const auto bytes = block.subspan(piece.offset, piece.bytes);
+  if (static_cast<std::uint32_t>(XXH3_64bits(bytes.data(), bytes.size())) != piece.xxh3)
+    return corrupt(what);
+  return bytes;
+}
+
+Status Head::unpack(const Piece& p, std::size_t most, std::string_view what,
+                    std::vector<std::byte>& out) const {
+  if (p.raw > most) return corrupt(what);
+  ASSIGN_OR_RETURN(const auto packed, piece(p, what));
+  out.resize(p.raw);
+  const auto size =
+      ZSTD_decompressDCtx(decompressor(), out.data(), out.size(), packed.data(), packed.size());
+  if (ZSTD_isError(size) || size != out.size()) return corrupt(what);
+  return {};
+}
+
+// Values of a column; the planes stay where they are.
+struct Column {
+  const std::byte* planes = nullptr;
+  std::size_t n = 0;
+  unsigned width = 0;
+
+  bool parse(ByteReader& in, std::size_t count) {
+    n = count;
+    width = in.u8();
+    if (!in.ok() || width > 8) return false;
+    const auto bytes = in.raw(width * count);
+    planes = bytes.data();
+    return in.ok();
+  }
+  std::uint64_t operator[](std::size_t i) const {
+    std::uint64_t value = 0;
+    for (unsigned p = 0; p < width; ++p)
+      value |= std::to_integer<std::uint64_t>(planes[p * n + i]) << (8 * p);
+    return value;
+  }
+};
+
+// One frame, each part decoded when it is first asked for.
+class Frame {
+ public:
+  explicit Frame(const Head& head) : head_(head) {}
+
+  Status open(std::size_t index) {
+    if (index == index_) return {};
+    index_ = index;
+    have_times_ = have_rest_ = false;
+    rows_ = head_.frame_rows(index);
+    RETURN_IF_ERROR(
+        head_.unpack(head_.frames[index].kinds, rows_ * 64 + 64, "frame", kinds_bytes_));
+    ByteReader in(kinds_bytes_);
+    for (auto& c : kinds) {
+      if (!c.parse(in, rows_)) return corrupt("frame");
+    }
+    return in.done() ? Status{} : corrupt("frame");
+  }
+  Status open_times();
+  Status open_rest();
+
+  std::array<Column, kKindColumns> kinds;
+  std::array<Column, kRestColumns> rest;
+  std::vector<std::int64_t> times;
+  std::vector<std::uint32_t> payload_at;  // within its stream
+  std::vector<std::uint32_t> hash_at;     // place among the hashes
+  std::vector<std::uint32_t> alias_at;    // where in aliases each begins
+  Bytes aliases;
+
+ private:
+  const Head& head_;
+  std::size_t index_ = SIZE_MAX, rows_ = 0;
+  bool have_times_ = false, have_rest_ = false;
+  std::vector<std::byte> kinds_bytes_, rest_bytes_;
+};
+
+Status Frame::open_times() {
+  if (have_times_) return {};
+  ASSIGN_OR_RETURN(const auto bytes, head_.piece(head_.frames[index_].times, "frame's times"));
+  ByteReader in(bytes);
+  times.resize(rows_);
+  const std::size_t begin = index_ * kFrameRows;
+  // The process of the frame's first row: the last one that begins at or before it.
+  std::size_t low = 0, high = head_.h.processes;
+  while (high - low > 1) {
+    const auto middle = (low + high) / 2;
+    (head_.first_rows[middle] <= begin ? low : high) = middle;
+  }
+  std::size_t process = low, incarnation = 0;
+  bool continues = false;
+  for (std::size_t i = 0; i < rows_; ++i) {
+    if (begin + i >= head_.row_end(process) && process + 1 < head_.h.processes) {
+      ++process;
+      continues = false;
+    }
+    while (process >= head_.process_end(incarnation) && incarnation + 1 < head_.incarnations.size())
+      ++incarnation;
+    const auto base = static_cast<std::uint64_t>(
+        continues ? times[i - 1] : head_.incarnations[incarnation].oldest);
+    times[i] = static_cast<std::int64_t>(base + in.varint());
+    continues = true;
+  }
+  if (!in.done()) return corrupt("frame's times");
+  have_times_ = true;
+  return {};
+}
+
+Status Frame::open_rest() {
+  if (have_rest_) return {};
+  const auto entry = head_.frames[index_];
+  RETURN_IF_ERROR(head_.unpack(entry.rest, rows_ * 128 + 64, "frame's rest", rest_bytes_));
+  ByteReader in(rest_bytes_);
+  hash_at.resize(rows_);
+  std::uint32_t hashes = 0;
+  for (std::size_t i = 0; i < rows_; ++i) {
+    hash_at[i] = hashes;
+    if ((kinds[kFlags][i] & TraceRecord::kHashed) != 0) ++hashes;
+  }
+  for (unsigned c = 0; c < kRestColumns; ++c) {
+    if (!rest[c].parse(in, c == kHash ? hashes : rows_)) return corrupt("frame's rest");
+  }
+  aliases = in.rest();
+  ByteReader alias_in(aliases);
+  alias_at.clear();
+  while (alias_in.left() > 0) {
+    alias_at.push_back(static_cast<std::uint32_t>(aliases.size() - alias_in.left()));
+    const auto count = alias_in.u8();
+    alias_in.raw(count * 4U);
+    if (!alias_in.ok() || count > 5) return corrupt("frame's rest");
+  }
+  payload_at.resize(rows_);
+  std::uint64_t at[2] = {entry.state_at, entry.other_at};
+  const std::uint64_t ends[2] = {head_.h.state_bytes, head_.h.other_bytes};
+  for (std::size_t i = 0; i < rows_; ++i) {
+    const unsigned s = kinds[kType][i] == std::uint64_t(codec::EventType::state_change) ? 0 : 1;
+    const auto size = rest[kPayload][i];
+    if (at[s] > ends[s] || size > ends[s] - at[s]) return corrupt("frame's rest");
+    payload_at[i] = static_cast<std::uint32_t>(at[s]);
+    at[s] += size;
+  }
+  have_rest_ = true;
+  return {};
+}
+
+// The two payload streams; chunks are decompressed once each and kept by the rows.
+struct Payloads {
+  std::shared_ptr<Arena> arena;
+  std::vector<std::vector<std::byte>> chunks;
+  std::deque<std::vector<std::byte>> joined;  // payloads that span chunks
+
+  Result<Bytes> get(const Head& head, bool state, std::uint32_t at, std::uint32_t size) {
+    if (size == 0) return Bytes{};
+    if (chunks.empty()) chunks.resize(head.chunks.size());
+    const std::size_t base = state ? 0 : head.h.state_chunks;
+    const std::size_t first = at / kChunkBytes, last = (std::size_t{at} + size - 1) / kChunkBytes;
+    for (auto c = first; c <= last; ++c) {
+      auto& chunk = chunks[base + c];
+      if (!chunk.empty()) continue;
+      RETURN_IF_ERROR(head.unpack(head.chunks[base + c], kChunkBytes, "payload", chunk));
+      const std::size_t stream = state ? head.h.state_bytes : head.h.other_bytes;
+      if (chunk.size() != std::min(kChunkBytes, stream - c * kChunkBytes))
+        return corrupt("payload");
+    }
+    const std::size_t in_first = at % kChunkBytes;
+    if (first == last) return Bytes(chunks[base + first]).subspan(in_first, size);
+    auto& whole = joined.emplace_back();
+    whole.reserve(size);
+    for (auto c = first; c <= last; ++c) {
+      const Bytes from = Bytes(chunks[base + c]).subspan(c == first ? in_first : 0);
+      const auto take = std::min<std::size_t>(from.size(), size - whole.size());
+      whole.insert(whole.end(), from.begin(), from.begin() + static_cast<std::ptrdiff_t>(take));
+    }
+    return Bytes(whole);
+  }
+};
+
+class Reader {
+ public:
+  Reader(const RowFilter& filter, NameSource& names, std::shared_ptr<Arena> arena)
+      : filter_(filter), names_(names), payloads_(std::make_shared<Payloads>()) {
+    payloads_->arena = std::move(arena);
+    for (unsigned t = 0; t < 32; ++t) {
+      if ((filter.types >> t & 1U) != 0) classes_ |= class_of(static_cast<codec::EventType>(t));
+    }
+  }
+
+  Result<Rows> read(Bytes block);
+
+ private:
+  Status scan(std::size_t incarnation, std::size_t process);
+  Status emit(const ProcessId& process, std::size_t incarnation, std::size_t in_frame);
+  Status read_peer(Peer& peer, std::size_t incarnation, std::size_t i);
+  Status set_node(std::size_t index, Peer& peer);
+  Status fill_payloads();
+
+  struct Place {
+    std::uint32_t at, size;
+  };
+  const RowFilter& filter_;
+  NameSource& names_;
+  std::shared_ptr<Payloads> payloads_;
+  std::uint8_t classes_ = 0;
+  Head head_;
+  Frame frame_{head_};
+  std::vector<StoredRow> rows_;
+  std::vector<Place> places_;
+};
+
+// Backwards, so that each frame is decoded once and the newest row of a process comes first; reversed at the end.
+Result<Rows> Reader::read(Bytes block) {
+  RETURN_IF_ERROR(head_.parse(block));
+  for (std::size_t i = head_.incarnations.size(); i-- > 0;) {
+    const auto entry = head_.incarnations[i];
+    const std::size_t begin = entry.first_process, end = head_.process_end(i);
+    if (filter_.processes.empty()) {
+      if (!wants_process(filter_, {entry.number, 0, 0})) continue;
+      for (auto p = end; p-- > begin;) RETURN_IF_ERROR(scan(i, p));
+      continue;
+    }
+    for (std::size_t w = filter_.processes.size(); w-- > 0;) {
+      const auto& wanted = filter_.processes[w];
+      if (wanted.incarnation != entry.number || !wants_process(filter_, wanted)) continue;
+      std::size_t low = begin, high = end;
+      while (low < high) {
+        const auto middle = (low + high) / 2;
+        const auto here = std::pair(head_.ids[middle], head_.serials[middle]);
+        if (here < std::pair(wanted.id, wanted.serial)) {
+          low = middle + 1;
+        } else {
+          high = middle;
+        }
+      }
+      if (low < end && head_.ids[low] == wanted.id && head_.serials[low] == wanted.serial)
+        RETURN_IF_ERROR(scan(i, low));
+    }
+  }
+  std::ranges::reverse(rows_);
+  std::ranges::reverse(places_);
+  if (filter_.payload) RETURN_IF_ERROR(fill_payloads());
+  return Rows{std::move(rows_), std::move(payloads_)};
+}
+
+Status Reader::scan(std::size_t incarnation, std::size_t process) {
+  if ((head_.classes[process] & classes_) == 0) return {};
+  const std::size_t begin = head_.first_rows[process], end = head_.row_end(process);
+  if (begin >= end || end > head_.h.rows) return corrupt("directory");
+  const ProcessId id{head_.incarnations[incarnation].number, head_.ids[process],
+                     head_.serials[process]};
+  for (auto row = end; row-- > begin;) {
+    RETURN_IF_ERROR(frame_.open(row / kFrameRows));
+    const std::size_t i = row % kFrameRows;
+    const auto type = frame_.kinds[kType][i];
+    if (type > 31) return corrupt("frame");
+    if ((filter_.types >> type & 1U) == 0) continue;
+    RETURN_IF_ERROR(frame_.open_times());
+    if (filter_.until && frame_.times[i] > filter_.until->ns) continue;
+    if (filter_.from && frame_.times[i] < filter_.from->ns) break;  // older ones follow
+    RETURN_IF_ERROR(emit(id, incarnation, i));
+    if (filter_.newest_only) break;
+  }
+  return {};
+}
+
+Status Reader::emit(const ProcessId& process, std::size_t incarnation, std::size_t i) {
+  RETURN_IF_ERROR(frame_.open_rest());
+  auto& row = rows_.emplace_back();
+  row.process = process;
+  auto& r = row.record;
+  r.type = static_cast<codec::EventType>(frame_.kinds[kType][i]);
+  r.flags = static_cast<std::uint16_t>(frame_.kinds[kFlags][i]);
+  r.pid = {process.id, process.serial};
+  r.time = {frame_.times[i]};
+  r.ordinal = static_cast<std::uint32_t>(frame_.kinds[kOrdinal][i]);
+  ASSIGN_OR_RETURN(r.mfa, names_.mfa(static_cast<NameId>(frame_.kinds[kMfa][i])));
+  r.original_bytes = static_cast<std::uint32_t>(frame_.rest[kOriginal][i]);
+  if (r.has(TraceRecord::kHashed)) r.match_hash = frame_.rest[kHash][frame_.hash_at[i]];
+  places_.push_back({frame_.payload_at[i], static_cast<std::uint32_t>(frame_.rest[kPayload][i])});
+  const auto kind = frame_.rest[kPeerKind][i];
+  if (kind > static_cast<unsigned>(Peer::Kind::port)) return corrupt("frame's rest");
+  r.peer.kind = static_cast<Peer::Kind>(kind);
+  return r.peer.kind == Peer::Kind::none ? Status{} : read_peer(r.peer, incarnation, i);
+}
+
+Status Reader::set_node(std::size_t index, Peer& peer) {
+  if (index >= head_.nodes.size()) return corrupt("frame's rest");
+  const auto node = head_.nodes[index];
+  ASSIGN_OR_RETURN(peer.node, names_.atom(node.atom));
+  peer.creation = node.creation;
+  return {};
+}
+
+Status Reader::read_peer(Peer& peer, std::size_t incarnation, std::size_t i) {
+  const auto id = static_cast<std::uint32_t>(frame_.rest[kPeerId][i]);
+  const auto node = frame_.rest[kPeerNode][i];
+  const bool named = peer.kind == Peer::Kind::name || peer.kind == Peer::Kind::remote_name;
+  if (node != 0) {
+    RETURN_IF_ERROR(set_node(node - 1, peer));
+  } else if (!named) {
+    RETURN_IF_ERROR(set_node(head_.incarnations[incarnation].node, peer));
+  }
+  if (named) {
+    ASSIGN_OR_RETURN(peer.name, names_.atom(id));
+    return {};
+  }
+  if (peer.kind == Peer::Kind::alias) {
+    if (id >= frame_.alias_at.size()) return corrupt("frame's rest");
+    ByteReader in(frame_.aliases.subspan(frame_.alias_at[id]));
+    peer.alias.node = peer.node;
+    peer.alias.creation = peer.creation;
+    peer.alias.count = in.u8();
+    for (std::uint32_t k = 0; k < peer.alias.count; ++k) peer.alias.ids[k] = in.u32();
+    return {};
+  }
+  peer.id = id;
+  peer.serial = static_cast<std::uint32_t>(frame_.rest[kPeerSerial][i]);
+  return {};
+}
+
+Status Reader::fill_payloads() {
+  for (std::size_t i = 0; i < rows_.size(); ++i) {
+    const bool state = rows_[i].record.type == codec::EventType::state_change;
+    ASSIGN_OR_RETURN(rows_[i].record.payload,
+                     payloads_->get(head_, state, places_[i].at, places_[i].size));
+  }
+  return {};
+}
+
+}  // namespace
+
+bool wants_process(const RowFilter& filter, const ProcessId& process) {
+  if (!filter.incarnations.empty() &&
+      !std::ranges::binary_search(filter.incarnations, process.incarnation))
+    return false;
+  return filter.processes.empty() || std::ranges::binary_search(filter.processes, process);
+}
+
+Result<Rows> read_block(Bytes block, const RowFilter& filter, NameSource& names,
+                        std::shared_ptr<Arena> arena) {
+  return Reader(filter, names, std::move(arena)).read(block);
+}
+
+}  // namespace scope::store

@@ -1,0 +1,71 @@
+// A partition: one LMDB environment in one file, with its databases (key_format.h) and the table of its blocks in
+// memory. The active one is written by the writer; the others are read only and dropped whole.
+//
+//   unit_stats = version:1 (1) first:8 last:8 rows:4 types:4 bytes:4 count:varint
+//                (incarnation:4 oldest:8 newest:8 rows:4)*
+//
+// Life   Held by views. One marked by unlink_when_closed() removes its file when the last reference goes.
+// Thread Writing: the writer's only. Reading: any, each with a transaction of its own.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "store/lmdb.h"
+#include "store/view.h"
+
+namespace scope::store {
+
+struct Databases {
+  lmdb::Dbi hot = 0, blk = 0, seg = 0, agents = 0, clock = 0, names = 0, lives = 0;
+};
+
+struct PartitionOptions {
+  std::uint64_t map_bytes = 0;
+  bool writable = false;
+  bool sync = true;
+};
+
+class Partition {
+ public:
+  static std::string file_name(const std::string& folder, std::uint32_t number);
+  // Makes the file when it is to be written and is not there.
+  static Result<std::shared_ptr<Partition>> open(const std::string& folder, std::uint32_t number,
+                                                 const PartitionOptions& options);
+  ~Partition();
+  Partition(const Partition&) = delete;
+  Partition& operator=(const Partition&) = delete;
+
+  std::uint32_t number() const { return number_; }
+  const lmdb::Env& env() const { return env_; }
+  const Databases& db() const { return db_; }
+  std::uint64_t used_bytes() const { return env_.used_bytes(); }
+
+  // Sealed blocks as they were at open(); their ranges live as long as the partition.
+  const std::vector<Unit>& units_at_open() const { return units_; }
+  // Keeps the ranges of a new block (the writer's).
+  std::span<const UnitRange> keep(std::vector<UnitRange> ranges);
+
+  void unlink_when_closed() { unlink_ = true; }
+
+ private:
+  Partition(std::string path, std::uint32_t number) : path_(std::move(path)), number_(number) {}
+  Status open_databases(bool create);
+  Status load_units();
+
+  std::string path_;
+  std::uint32_t number_;
+  lmdb::Env env_;
+  Databases db_;
+  std::deque<std::vector<UnitRange>> ranges_;
+  std::vector<Unit> units_;
+  std::atomic<bool> unlink_ = false;
+};
+
+std::vector<std::byte> encode_unit(const Unit& unit, std::span<const UnitRange> ranges,
+                                   std::size_t bytes);
+
+}  // namespace scope::store

@@ -1,0 +1,140 @@
+#include "store/recovery.h"
+
+#include <spdlog/spdlog.h>
+#include <xxhash.h>
+
+#include <filesystem>
+
+#include "store/key_format.h"
+
+namespace scope::store {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A crash between making or dropping a partition and writing the manifest leaves such files.
+void remove_unlisted(const std::string& folder, const Manifest& manifest) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const auto name = entry.path().filename().string();
+    if (name != "manifest.tmp" && !(name.starts_with("p-") && name.find(".mdb") != name.npos))
+      continue;
+    bool listed = false;
+    for (const auto& p : manifest.partitions)
+      listed |= entry.path().string().starts_with(Partition::file_name(folder, p.number));
+    if (!listed) fs::remove(entry.path(), error);
+  }
+}
+
+Status read_meta(StoreState& state, const lmdb::Txn& txn) {
+  const auto& db = state.active->db();
+  ASSIGN_OR_RETURN(const auto value, txn.get(db.agents, meta_key()));
+  if (!value) return {};
+  ByteReader in(*value);
+  const auto version = in.u8();
+  state.last_lsn = in.u64();
+  state.newest = {in.i64()};
+  if (version != kMetaVersion || !in.done())
+    return fail(Code::corrupt, "the active partition's meta row is damaged");
+  return {};
+}
+
+Status read_ordinals(StoreState& state, const lmdb::Txn& txn) {
+  ASSIGN_OR_RETURN(auto cursor, lmdb::Cursor::open(txn, state.active->db().agents));
+  const Key prefix('o');
+  ASSIGN_OR_RETURN(bool found, cursor.seek(prefix));
+  while (found && starts_with(cursor.key(), prefix)) {
+    const auto number = KeyReader(cursor.key().subspan(1)).u32();
+    RETURN_IF_ERROR(state.ordinals[number].decode(cursor.value()));
+    ASSIGN_OR_RETURN(found, cursor.next());
+  }
+  return {};
+}
+
+// One row of the hot log, decoded as it was when it arrived.
+Result<std::shared_ptr<TailBatch>> replay(StoreState& state, Lsn lsn, Bytes value) {
+  ByteReader in(value);
+  TailInput input;
+  input.lsn = lsn;
+  const auto version = in.u8();
+  input.incarnation = in.u32();
+  input.seq = in.u64();
+  input.received = {in.i64()};
+  const auto hash = in.u64();
+  const auto term = in.rest();
+  if (!in.ok() || version != kHotVersion || !state.incarnations.exists(input.incarnation) ||
+      XXH3_64bits(term.data(), term.size()) != hash)
+    return fail(Code::corrupt, "a batch of the hot log is damaged");
+  auto copy = std::make_shared<std::vector<std::byte>>(term.begin(), term.end());
+  ASSIGN_OR_RETURN(input.message, codec::view(*copy));
+  input.buffer = std::move(copy);
+  auto& ordinals = state.ordinals[input.incarnation];
+  auto batch = decode_batch(input, state.manifest.hash_key, state.incarnations, ordinals);
+  return batch ? std::move(batch) : empty_batch(input);
+}
+
+Status read_hot(StoreState& state, const lmdb::Txn& txn) {
+  ASSIGN_OR_RETURN(auto cursor, lmdb::Cursor::open(txn, state.active->db().hot));
+  ASSIGN_OR_RETURN(bool found, cursor.first());
+  while (found) {
+    const auto lsn = KeyReader(cursor.key()).u64();
+    auto batch = replay(state, lsn, cursor.value());
+    if (!batch) return std::unexpected(batch.error());
+    state.tail.push_back(std::move(*batch));
+    state.last_lsn = std::max(state.last_lsn, lsn);
+    ASSIGN_OR_RETURN(found, cursor.next());
+  }
+  return {};
+}
+
+}  // namespace
+
+std::vector<std::byte> encode_meta(Lsn last_lsn, ClusterTime now) {
+  ByteWriter out;
+  out.u8(kMetaVersion);
+  out.u64(last_lsn);
+  out.i64(now.ns);
+  return std::move(out.vector());
+}
+
+Result<StoreState> recover(const StoreOptions& options, Manifest manifest) {
+  StoreState state;
+  state.manifest = std::move(manifest);
+  remove_unlisted(options.path, state.manifest);
+  for (const auto& listed : state.manifest.partitions) {
+    const bool active = listed.number == state.manifest.partitions.back().number;
+    const auto file = Partition::file_name(options.path, listed.number);
+    if (!fs::exists(file) && !(active && listed.number == 1)) {
+      if (active) return fail(Code::corrupt, file + ", the active partition, is missing");
+      spdlog::error("store: {} is missing; what it held is not there any more", file);
+      continue;
+    }
+    auto partition =
+        Partition::open(options.path, listed.number,
+                        {.map_bytes = options.map_bytes, .writable = active, .sync = options.sync});
+    if (!partition && active) return std::unexpected(partition.error());
+    if (!partition) {
+      spdlog::error("store: {} is left out: {}", file, to_string(partition.error()));
+      continue;
+    }
+    ASSIGN_OR_RETURN(const auto txn, lmdb::Txn::begin((*partition)->env(), false));
+    RETURN_IF_ERROR(state.clocks.load(txn, (*partition)->db().clock));
+    state.partitions.push_back(std::move(*partition));
+  }
+  state.active = state.partitions.back();
+  if (!state.active->units_at_open().empty()) {
+    const auto& unit = state.active->units_at_open().back();
+    state.last_block = unit.block;
+    state.last_lsn = unit.last;
+  }
+  ASSIGN_OR_RETURN(const auto txn, lmdb::Txn::begin(state.active->env(), false));
+  state.names = std::make_unique<NameTable>();
+  RETURN_IF_ERROR(state.names->load(txn, state.active->db().names));
+  RETURN_IF_ERROR(state.incarnations.load(txn, state.active->db().agents));
+  RETURN_IF_ERROR(read_meta(state, txn));
+  RETURN_IF_ERROR(read_ordinals(state, txn));
+  RETURN_IF_ERROR(read_hot(state, txn));
+  return state;
+}
+
+}  // namespace scope::store

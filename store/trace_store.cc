@@ -1,0 +1,216 @@
+#include "store/trace_store.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sodium.h>
+#include <sys/file.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "ei_codec/term_builder.h"
+#include "store/writer.h"
+
+namespace scope::store {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::int64_t clock_ns(clockid_t id) {
+  timespec t{};
+  ::clock_gettime(id, &t);
+  return t.tv_sec * 1'000'000'000LL + t.tv_nsec;
+}
+
+// One process at a time has the folder: an flock on `lock`, released when the process ends however it ends.
+class FolderLock {
+ public:
+  FolderLock() = default;
+  FolderLock(FolderLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  FolderLock& operator=(FolderLock&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~FolderLock() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  static Result<FolderLock> take(const std::string& folder) {
+    FolderLock lock;
+    lock.fd_ = ::open((folder + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (lock.fd_ < 0) return fail(Code::io, folder + ": no lock file can be made here");
+    if (::flock(lock.fd_, LOCK_EX | LOCK_NB) != 0)
+      return fail(Code::owned_by, folder + " is in use by another daemon");
+    return lock;
+  }
+
+ private:
+  int fd_ = -1;
+};
+
+template <typename T>
+Result<T> wait(std::future<T>& answer, int timeout_ms) {
+  if (answer.wait_for(std::chrono::milliseconds(timeout_ms)) != std::future_status::ready)
+    return fail(Code::timeout, "the store did not commit in time; is its disk full?");
+  try {
+    if constexpr (std::is_void_v<T>) {
+      answer.get();
+      return {};
+    } else {
+      return answer.get();
+    }
+  } catch (const std::future_error&) {
+    return fail(Code::closed, "the store was closed before it could commit");
+  }
+}
+
+class TraceStoreImpl final : public TraceStore {
+ public:
+  TraceStoreImpl(FolderLock lock, const StoreOptions& options, StoreState state, ClusterClock clock,
+                 StoreListener* listener)
+      : lock_(std::move(lock)),
+        store_id_(state.manifest.store_id),
+        hash_key_(state.manifest.hash_key),
+        clock_(clock),
+        writer_(options, std::move(state), clock, listener) {}
+
+  std::uint64_t store_id() const override { return store_id_; }
+  codec::HashKey hash_key() const override { return hash_key_; }
+  ClusterTime now() const override { return clock_.now(); }
+  ClusterTime at_monotonic(std::int64_t ns) const override { return {clock_.anchor_ns + ns}; }
+
+  Result<IncarnationInfo> incarnation(std::string_view node, std::uint32_t creation,
+                                      std::uint64_t agent_id) override;
+  Status append(IncomingBatch batch) override;
+  Status add_gap(Incarnation incarnation, std::string_view reason, RawTime from,
+                 RawTime until) override;
+  Status add_clock(ClockVersion version) override { return writer_.push(version, sizeof version); }
+  std::shared_ptr<const View> snapshot() const override { return writer_.view(); }
+  StoreStats stats() const override;
+  Status flush(int timeout_ms) override;
+  void close() override { writer_.close(); }
+
+ private:
+  FolderLock lock_;
+  const std::uint64_t store_id_;
+  const codec::HashKey hash_key_;
+  const ClusterClock clock_;
+  Writer writer_;
+};
+
+Result<IncarnationInfo> TraceStoreImpl::incarnation(std::string_view node, std::uint32_t creation,
+                                                    std::uint64_t agent_id) {
+  const auto view = snapshot();
+  for (const auto& info : view->incarnations()) {
+    if (info.agent_id == agent_id && info.creation == creation && info.node == node) return info;
+  }
+  auto promise = std::make_shared<std::promise<IncarnationInfo>>();
+  auto answer = promise->get_future();
+  RETURN_IF_ERROR(writer_.push(
+      Writer::IncarnationRequest{std::string(node), creation, agent_id, std::move(promise)},
+      node.size() + 128));
+  return wait(answer, 10'000);
+}
+
+Status TraceStoreImpl::append(IncomingBatch batch) {
+  if (batch.incarnation == kNoIncarnation || batch.seq == 0 || !batch.buffer)
+    return fail(Code::bad_value, "a batch needs an incarnation, a number and a buffer");
+  const auto bytes = batch.message.size();
+  return writer_.push(std::move(batch), bytes);
+}
+
+Status TraceStoreImpl::add_gap(Incarnation incarnation, std::string_view reason, RawTime from,
+                               RawTime until) {
+  // A batch of the store's own, number 0, so that a gap goes the way of all events.
+  codec::TermBuilder empty = codec::TermBuilder::with_version();
+  empty.nil();
+  codec::TermBuilder b;
+  b.tuple(7).atom("batch").integer(0).integer(0);
+  b.tuple(2).integer(until.ns).integer(0);
+  b.list(1).tuple(4).atom(reason).atom("unknown").integer(from.ns).integer(until.ns).nil();
+  b.integer(until.ns);
+  b.tuple(3).atom("etf").integer(1).binary(empty.bytes());
+  const auto encoded = b.bytes();
+  auto buffer = std::make_shared<std::vector<std::byte>>(encoded.begin(), encoded.end());
+  ASSIGN_OR_RETURN(const auto message, codec::view(*buffer));
+  return writer_.push(IncomingBatch{incarnation, 0, buffer, message}, buffer->size());
+}
+
+StoreStats TraceStoreImpl::stats() const {
+  const auto& c = writer_.counters();
+  StoreStats s;
+  s.batches = c.batches;
+  s.duplicates = c.duplicates;
+  s.out_of_order = c.out_of_order;
+  s.events = c.events;
+  s.malformed = c.malformed;
+  s.gaps = c.gaps;
+  s.events_stored = c.events_stored;
+  s.bytes_on_disk = c.bytes_on_disk;
+  s.partitions = c.partitions;
+  s.blocks = c.blocks;
+  s.tail_rows = c.tail_rows;
+  s.commits = c.commits;
+  s.commit_failures = c.commit_failures;
+  s.corrupt_blocks = c.corrupt_blocks;
+  s.queue_bytes = writer_.queue_bytes();
+  s.commit_ns_last = c.commit_ns_last;
+  return s;
+}
+
+Status TraceStoreImpl::flush(int timeout_ms) {
+  auto promise = std::make_shared<std::promise<void>>();
+  auto answer = promise->get_future();
+  RETURN_IF_ERROR(writer_.push(Writer::FlushRequest{std::move(promise)}, 0));
+  return wait(answer, timeout_ms);
+}
+
+Manifest new_manifest() {
+  Manifest m;
+  ::randombytes_buf(&m.store_id, sizeof m.store_id);
+  ::randombytes_buf(m.hash_key.data(), m.hash_key.size());
+  m.partitions.push_back({1, 1, clock_ns(CLOCK_REALTIME), 0});
+  return m;
+}
+
+bool has_partitions(const std::string& folder) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (entry.path().filename().string().starts_with("p-")) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<TraceStore>> TraceStore::open(const StoreOptions& options,
+                                                     StoreListener* listener) {
+  if (::sodium_init() < 0) return fail(Code::internal, "libsodium cannot be used here");
+  std::error_code error;
+  fs::create_directories(options.path, error);
+  if (error) return fail(Code::io, fmt::format("{}: {}", options.path, error.message()));
+  ASSIGN_OR_RETURN(auto lock, FolderLock::take(options.path));
+  ASSIGN_OR_RETURN(auto found, Manifest::read(options.path));
+  if (!found) {
+    if (has_partitions(options.path))
+      return fail(Code::corrupt, options.path +
+                                     " holds partitions but no manifest; restore it, or "
+                                     "choose another folder");
+    // First the manifest, then its first partition: recovery makes that if it is missing.
+    found = new_manifest();
+    RETURN_IF_ERROR(found->write(options.path));
+  }
+  ASSIGN_OR_RETURN(auto state, recover(options, std::move(*found)));
+
+  // Cluster time follows the system's clock anew, but never goes back behind what was written.
+  const auto monotonic = clock_ns(CLOCK_MONOTONIC);
+  const auto system = clock_ns(CLOCK_REALTIME);
+  const auto start = std::max(system, state.newest.ns + 1);
+  const ClusterClock clock{start - monotonic};
+  state.manifest.anchors.push_back({clock.anchor_ns, start, start - system});
+  RETURN_IF_ERROR(state.manifest.write(options.path));
+  return std::make_unique<TraceStoreImpl>(std::move(lock), options, std::move(state), clock,
+                                          listener);
+}
+
+}  // namespace scope::store

@@ -1,0 +1,260 @@
+// The writer's thread: its queue, the sequence of each agent, and when to do what. What a commit writes: commit.cc.
+#include "store/writer.h"
+
+#include <spdlog/spdlog.h>
+#include <time.h>
+
+#include <algorithm>
+
+namespace scope::store {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr std::size_t kCommitRows = 8192;
+constexpr std::size_t kCommitBytes = 512 * 1024;
+constexpr auto kFastest = 40ms, kSlowest = 1000ms;
+constexpr double kSlowRate = 2000, kFastRate = 10000;  // rows per second
+constexpr auto kRetry = 1s;
+constexpr std::size_t kTakeMost = 32;  // items between two views
+
+}  // namespace
+
+ClusterTime ClusterClock::now() const {
+  timespec t{};
+  ::clock_gettime(CLOCK_MONOTONIC, &t);
+  return {anchor_ns + t.tv_sec * 1'000'000'000LL + t.tv_nsec};
+}
+
+Writer::Writer(const StoreOptions& options, StoreState state, ClusterClock clock,
+               StoreListener* listener)
+    : options_(options),
+      state_(std::move(state)),
+      clock_(clock),
+      listener_(listener),
+      counters_(std::make_shared<Counters>()),
+      publisher_(counters_) {
+  for (const auto& p : state_.partitions) publisher_.add_partition(p);
+  state_.partitions.clear();  // the publisher holds them
+  for (const auto& batch : state_.tail) {
+    publisher_.push_tail(batch);
+    tail_rows_ += batch->rows.size();
+    tail_bytes_ += batch->bytes();
+  }
+  committed_ = state_.tail.size();
+  for (const auto& info : state_.incarnations.all())
+    received_[info.number] = info.last_committed_seq;
+  for (const auto& unit : publisher_.sealed().units) counters_->events_stored += unit.rows;
+  counters_->events_stored += tail_rows_;
+  counters_->tail_rows = tail_rows_;
+  publisher_.set_incarnations(state_.incarnations);
+  publisher_.set_clocks(state_.clocks);
+  publisher_.publish(state_.last_lsn);
+  rate_since_ = house_at_ = Clock::now();
+  update_sizes();
+  thread_ = std::thread([this] { run(); });
+}
+
+Writer::~Writer() { close(); }
+
+Status Writer::push(Item item, std::size_t bytes) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closing_) return fail(Code::closed, "the store is closed");
+    if (queue_bytes_ > 0 && queue_bytes_ + bytes > options_.queue_bytes)
+      return fail(Code::busy, "the store's queue is full");
+    queue_.emplace_back(std::move(item), bytes);
+    queue_bytes_ += bytes;
+  }
+  wake_.notify_one();
+  return {};
+}
+
+std::uint64_t Writer::queue_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return queue_bytes_;
+}
+
+void Writer::close() {
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  wake_.notify_one();
+  if (thread_.joinable()) thread_.join();
+}
+
+std::vector<Writer::Item> Writer::take(Clock::time_point until) {
+  std::vector<Item> items;
+  std::unique_lock lock(mutex_);
+  // While commits fail the queue is left alone: it fills, and append() says busy.
+  wake_.wait_until(lock, until, [this] { return closing_ || (!failing_ && !queue_.empty()); });
+  if (failing_) return items;
+  while (!queue_.empty() && items.size() < kTakeMost) {
+    items.push_back(std::move(queue_.front().first));
+    queue_bytes_ -= queue_.front().second;
+    queue_.pop_front();
+  }
+  return items;
+}
+
+Writer::Clock::time_point Writer::next_event() const {
+  if (failing_) return retry_at_;
+  auto at = house_at_;
+  if (commit_now_) return Clock::now();
+  if (committed_ < state_.tail.size() || state_.clocks.dirty() || state_.incarnations.dirty())
+    at = std::min(at,
+                  pending_since_ + std::chrono::duration_cast<Clock::duration>(commit_interval()));
+  return at;
+}
+
+void Writer::run() {
+  int attempts_at_close = 0;
+  for (;;) {
+    auto items = take(next_event());
+    for (auto& item : items) std::visit([this](auto& i) { handle(i); }, item);
+    if (!items.empty()) {
+      publisher_.publish(state_.last_lsn);
+      if (listener_) listener_->on_published();
+    }
+    const auto now = Clock::now();
+    bool closing = false, drained = false;
+    {
+      const std::lock_guard lock(mutex_);
+      closing = closing_;
+      drained = queue_.empty();
+    }
+    if (closing && drained) commit_now_ = true;
+    if (failing_ ? (closing || now >= retry_at_) : commit_due(now)) try_commit();
+    if (closing && failing_ && ++attempts_at_close >= 3)
+      break;  // never acknowledged: will be sent again
+    if (closing && drained && !failing_) break;
+    if (now >= house_at_) keep_house();
+  }
+}
+
+void Writer::handle(IncomingBatch& batch) {
+  const auto n = batch.incarnation;
+  if (!state_.incarnations.exists(n)) {
+    ++counters_->malformed;
+    return;
+  }
+  auto& last = received_[n];
+  if (batch.seq != 0) {  // 0: the store's own
+    if (batch.seq <= last) {
+      ++counters_->duplicates;
+      const auto done = state_.incarnations.info(n).last_committed_seq;
+      if (listener_ && batch.seq <= done) listener_->on_committed(n, done);
+      return;
+    }
+    // An agent that was never heard of may begin anywhere: it may have been recorded by another store before.
+    if (last != 0 && batch.seq != last + 1) {
+      ++counters_->out_of_order;
+      auto& told = out_of_order_[n];
+      if (listener_ && told != last + 1) listener_->on_out_of_order(n, last + 1, batch.seq);
+      told = last + 1;
+      return;
+    }
+    last = batch.seq;
+  }
+  const TailInput input{state_.last_lsn + 1, n, batch.seq, clock_.now(), std::move(batch.buffer),
+                        batch.message};
+  auto decoded =
+      decode_batch(input, state_.manifest.hash_key, state_.incarnations, state_.ordinals[n]);
+  auto entry = decoded ? std::move(*decoded) : empty_batch(input);
+  ++state_.last_lsn;
+  if (committed_ == state_.tail.size()) pending_since_ = Clock::now();
+  tail_rows_ += entry->rows.size();
+  tail_bytes_ += entry->bytes();
+  pending_rows_ += entry->rows.size();
+  pending_bytes_ += entry->message.size();
+  rate_rows_ += entry->rows.size();
+  ++counters_->batches;
+  counters_->events += entry->rows.size();
+  counters_->events_stored += entry->rows.size();
+  counters_->malformed += entry->malformed;
+  counters_->gaps += entry->gaps;
+  counters_->tail_rows = tail_rows_;
+  publisher_.push_tail(entry);
+  state_.tail.push_back(std::move(entry));
+}
+
+void Writer::handle(ClockVersion& version) {
+  if (!state_.incarnations.exists(version.incarnation)) return;
+  if (committed_ == state_.tail.size() && !state_.clocks.dirty()) pending_since_ = Clock::now();
+  state_.clocks.add(version);
+  publisher_.set_clocks(state_.clocks);
+}
+
+void Writer::handle(IncarnationRequest& request) {
+  const auto n = state_.incarnations.find_or_make(request.node, request.creation, request.agent_id,
+                                                  clock_.now());
+  asked_.emplace_back(n, std::move(request));
+  commit_now_ = true;
+}
+
+void Writer::handle(FlushRequest& request) {
+  flushes_.push_back(std::move(request.answer));
+  commit_now_ = true;
+}
+
+std::chrono::nanoseconds Writer::commit_interval() const {
+  const double slow = std::clamp((kFastRate - rows_per_s_) / (kFastRate - kSlowRate), 0.0, 1.0);
+  return kFastest +
+         std::chrono::duration_cast<std::chrono::nanoseconds>((kSlowest - kFastest) * slow);
+}
+
+bool Writer::commit_due(Clock::time_point now) const {
+  if (commit_now_ || pending_rows_ >= kCommitRows || pending_bytes_ >= kCommitBytes) return true;
+  const bool pending =
+      committed_ < state_.tail.size() || state_.clocks.dirty() || state_.incarnations.dirty();
+  return pending && now >= pending_since_ + commit_interval();
+}
+
+void Writer::try_commit() {
+  const auto begin = Clock::now();
+  auto done = commit();
+  if (!done && done.error().code == Code::too_large && !fresh_partition_) {
+    done = roll();  // the map is full
+    if (done) done = commit();
+  }
+  counters_->commit_ns_last = std::chrono::nanoseconds(Clock::now() - begin).count();
+  if (!done) {
+    if (!failing_)
+      spdlog::error("store: a commit failed, tried again each second: {}", to_string(done.error()));
+    ++counters_->commit_failures;
+    failing_ = true;
+    retry_at_ = Clock::now() + kRetry;
+    return;
+  }
+  if (failing_) spdlog::info("store: commits succeed again");
+  failing_ = commit_now_ = false;
+  for (auto& flush : flushes_) flush->set_value();
+  flushes_.clear();
+  for (auto& [n, request] : asked_) request.answer->set_value(state_.incarnations.info(n));
+  asked_.clear();
+  if (roll_due()) {
+    if (auto rolled = roll(); !rolled)
+      spdlog::error("store: a new partition could not be made: {}", to_string(rolled.error()));
+  }
+}
+
+// Once a second: rates, rolling by age, retention.
+void Writer::keep_house() {
+  const auto now = Clock::now();
+  house_at_ = now + 1s;
+  const double seconds = std::chrono::duration<double>(now - rate_since_).count();
+  if (seconds > 0.2) {
+    rows_per_s_ = static_cast<double>(rate_rows_) / seconds;
+    rate_rows_ = 0;
+    rate_since_ = now;
+  }
+  if (!failing_ && roll_due()) {
+    if (auto rolled = roll(); !rolled)
+      spdlog::error("store: a new partition could not be made: {}", to_string(rolled.error()));
+  }
+  update_sizes();
+  drop_old();
+}
+
+}  // namespace scope::store
