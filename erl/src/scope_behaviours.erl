@@ -5,7 +5,8 @@
 %% action makes the role of the event: {take, Message}, {state, State} or {final, State}.
 %%
 %%   gen_server  25      decode_msg/9 takes (1), loop/7 state (3), terminate/10 ends (9). OTP 24.1 to 27.
-%%   gen_server  28      handle_msg/3,4 takes, loop/4,5 state (2), terminate/9 ends: see the README
+%%   gen_server  29      handle_msg/3,4 take (3) and sys:handle_system_msg/7 system messages, loop/4 and
+%%                       system_continue/3 state, terminate/9 ends (2). Read in OTP's source, not yet run.
 %%   gen_statem  25      loop_receive_result/4 takes (4, made into the message again), sys:handle_system_msg/7 takes
 %%                       system messages; loop_done/5 state: once for each transition, also those that internal events
 %%                       make; terminate/7 ends
@@ -37,7 +38,10 @@ shape(Module) ->
     end.
 
 %% {Shape, functions that must be there, functions that must not be}
-shapes(gen_server) -> [{otp25, [{decode_msg, 9}, {loop, 7}, {terminate, 10}], [{loop, 4}]}];
+shapes(gen_server) ->
+    [{otp25, [{decode_msg, 9}, {loop, 7}, {terminate, 10}], [{loop, 4}]},
+     {otp29, [{decode_msg, 6}, {handle_msg, 3}, {handle_msg, 4}, {loop, 4}, {loop, 5}, {loop_wakeup, 4},
+              {terminate, 9}], [{loop, 7}, {decode_msg, 9}]}];
 shapes(gen_statem) ->
     [{otp25, [{loop_receive_result, 4}, {loop_done, 5}, {terminate, 7}, {loop_state_callback, 11}], []}];
 shapes(gen_event) -> [{otp25, [{decode_msg, 7}, {loop, 6}, {terminate_server, 4}], []}];
@@ -55,6 +59,14 @@ table(gen_server, otp25) ->
     [{take, {{gen_server, decode_msg, 9}, role(take, 1, 9)}},
      {state, {{gen_server, loop, 7}, role(state, 3, 7)}},
      {state, {{gen_server, terminate, 10}, role(final, 9, 10)}}];
+table(gen_server, otp29) ->
+    [{take, {{gen_server, handle_msg, 3}, role(take, 3, 3)}},
+     {take, {{gen_server, handle_msg, 4}, role(take, 3, 4)}},
+     system(gen_server),
+     %% loop/5 follows loop/4, or system_continue/3, or a stale timer: it would show the same state again.
+     {state, {{gen_server, loop, 4}, role(state, 2, 4)}},
+     {state, {{gen_server, system_continue, 3}, [{['_', '_', ['_', '$1', '_', '_']], [], [{message, {{state, '$1'}}}]}]}},
+     {state, {{gen_server, terminate, 9}, role(final, 2, 9)}}];
 table(gen_statem, otp25) ->
     Event = fun(Head, Message) -> {['_', '_', '_', Head], [], [{message, {{take, Message}}}]} end,
     %% #state{state_data, postponed, timers, hibernate}
@@ -64,9 +76,7 @@ table(gen_statem, otp25) ->
               Event({cast, '$1'}, {{'$gen_cast', '$1'}}),
               Event({info, '$1'}, '$1'),
               Event({'$1', '$2'}, {{timeout, '$1', '$2'}})]}},
-     {take, {{sys, handle_system_msg, 7},
-             [{['$1', '$2', '_', gen_statem, '_', '_', '_'], [], [{message, {{take, {{system, '$2', '$1'}}}}}]},
-              {'_', [], [{message, false}]}]}},
+     system(gen_statem),
      {state, {{gen_statem, loop_done, 5},
               [{['_', '_', State, '_', '_'], [], [{message, {{state, '$1'}}}]}]}},
      {state, {{gen_statem, system_continue, 3},
@@ -83,6 +93,11 @@ table(gen_server2, rabbit3) ->
     [{take, {{gen_server2, process_msg, 2}, role(take, 1, 2)}},
      {state, {{gen_server2, loop, 1}, [{['$1'], [], [{message, {{state, State('$1')}}}]}]}},
      {state, {{gen_server2, terminate, 3}, [{['_', '_', '$1'], [], [{message, {{final, State('$1')}}}]}]}}].
+
+%% Where a behaviour hands system messages over before its own take function sees them.
+system(Module) ->
+    {take, {{sys, handle_system_msg, 7},
+            [{['$1', '$2', '_', Module, '_', '_', '_'], [], [{message, {{take, {{system, '$2', '$1'}}}}}]}]}}.
 
 role(Role, I, Arity) ->
     Head = ['_' || _ <- lists:seq(1, I - 1)] ++ ['$1'] ++ ['_' || _ <- lists:seq(I + 1, Arity)],

@@ -218,7 +218,11 @@ flush_tracer(#s{tracer = Tracer}) ->
 desired(Starts) ->
     Calls = maps:fold(fun(_, #start{spec = Spec}, M) -> calls(Spec, M) end, #{}, Starts),
     Specs = maps:map(fun(_, Wants) -> match_spec(Wants) end, Calls),
-    maps:merge(Specs, maps:from_list([P || #start{behaviours = B} <- maps:values(Starts), {_, _, Ps} <- B, P <- Ps])).
+    Roles = [P || #start{behaviours = B} <- maps:values(Starts), {_, _, Ps} <- B, P <- Ps],
+    maps:merge(Specs, lists:foldl(fun({MFA, Clauses}, M) ->
+                                          Before = maps:get(MFA, M, []),
+                                          M#{MFA => Before ++ (Clauses -- Before)}
+                                  end, #{}, Roles)).
 
 calls(#{events := Events, modules := Modules, mfas := Mfas, args := Args}, Acc) ->
     Returns = lists:member(returns, Events),
@@ -409,20 +413,24 @@ limits(S = #s{starts = Starts, ctx = Ctx = #{session := Session}}) ->
 
 %% A name that has a new process is traced again. What it did before is missing: a gap since the look before.
 names(S = #s{starts = Starts}) ->
-    S#s{starts = maps:map(fun(Id, Start) -> names(Id, Start, S) end, Starts)}.
+    lists:foldl(fun(Id, Acc) -> names(Id, map_get(Id, Starts), Acc) end, S, maps:keys(Starts)).
 
-names(_, Start = #start{spec = #{names := []}}, _) -> Start;
-names(Id, Start = #start{spec = #{names := Names, children := Follow}, names = Known, pids = Pids}, S) ->
-    New = [{N, P} || N <- Names, P <- [whereis(N)], is_pid(P), maps:get(N, Known, none) =/= P],
-    case New of
-        [] -> Start;
+names(_, #start{spec = #{names := []}}, S) -> S;
+names(Id, Start = #start{spec = #{names := Names, children := Follow, pids := Given}}, S = #s{tracer = Tracer}) ->
+    #start{names = Known, pids = Pids, flags = Flags} = Start,
+    New = maps:from_list([{N, P} || N <- Names, P <- [whereis(N)], is_pid(P), maps:get(N, Known, none) =/= P]),
+    case map_size(New) of
+        0 -> S;
         _ ->
-            {Traced, _} = flags_on([P || {_, P} <- New], Start, Follow andalso Id, S),
+            {Traced, _} = flags_on(maps:values(New), Start, Follow andalso Id, S),
             _ = baseline(Traced, S),
             gap({name_moved, unknown, mono() - ?TICK * 2000000, mono()}, S),
-            Old = [P || {N, _} <- New, P <- [maps:get(N, Known, none)], not lists:member(P, map_get(pids, Start#start.spec))],
-            Start#start{names = maps:merge(Known, maps:from_list(New)),
-                        pids = maps:merge(maps:without(Old, Pids), maps:from_keys(Traced, true))}
+            Now = maps:merge(Known, New),
+            Old = maps:values(maps:with(maps:keys(New), Known)) -- (Given ++ maps:values(Now)),
+            Start1 = Start#start{names = Now, pids = maps:merge(maps:without(Old, Pids), maps:from_keys(Traced, true))},
+            Starts = (S#s.starts)#{Id := Start1},
+            lists:foreach(fun(P) -> flags_less(P, Flags, wanted(P, Starts), Tracer) end, Old),
+            S#s{starts = Starts}
     end.
 
 check(S = #s{set = Set, tracer = Tracer}) ->

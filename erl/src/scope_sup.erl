@@ -71,6 +71,7 @@ restart(S = #s{ctx = Ctx0, mons = Mons}) ->
     {Tracer, Mon} = scope_tracer:start(),
     _ = (catch register(scope_tracer, Tracer)),
     Ctx = Ctx0#{tracer => Tracer},
+    scope_beat:beat(tracer, Ctx),
     #{session := Session, guard := Guard} = Ctx,
     From = scope_beat:last_flush(Ctx),
     tell(Ctx, [Tracer, Session, Guard]),

@@ -24,7 +24,7 @@
             events = [] :: [tuple()], n = 0 :: non_neg_integer(), bytes = 0 :: non_neg_integer(),
             first = 0 :: integer(), last = 0 :: integer(),     % raw times of the events held
             cut :: integer(),                                  % what was traced before is not in the queue any more
-            marked = 0 :: integer(), marker = false :: boolean(),
+            marked :: integer(), marker = false :: boolean(),
             gaps = [] :: list(),
             caps :: scope_cut:caps(),
             patterns = [] :: list(),
@@ -44,7 +44,8 @@ init() ->
     #{guard := Guard, sup := Sup, session := Session, opts := Opts} = Ctx,
     _ = erlang:monitor(process, Guard),
     _ = erlang:monitor(process, Sup),
-    loop(#s{ctx = Ctx, session = Session, cut = mono() - ?SLACK_NS,
+    Now = mono(),
+    loop(#s{ctx = Ctx, session = Session, cut = Now - ?SLACK_NS, marked = Now,
             caps = scope_cut:caps(maps:get(caps, Opts, #{})),
             native = erlang:convert_time_unit(1, second, native) =:= 1000000000}, ?IDLE_MS).
 

@@ -7,7 +7,7 @@
 -import(agent_test, [setup/1, setup/2, d/3, daemon/3, args/1, calls/1, nothing_left/1, nothing_left/2]).
 
 all() ->
-    [records_and_leaves, disabled, resume_is_exact, link_lost_is_exact, overflow_is_counted, window_bounds,
+    [records_and_leaves, disabled, resume_is_exact, link_lost_is_exact, overflow_is_counted, window_bounds, credit,
      dead_man, grace, hold_full_removes_tracing, lease, other_store, start_twice, bad_requests, node_events].
 
 timeout(_) -> 60000.
@@ -101,9 +101,10 @@ overflow_is_counted(Config) ->
 window_bounds(Config) ->
     {T, D, Pid} = setup(Config, #{ack => false, agent => #{window => 50000}}),
     {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}])}]),
-    produce(T, 20000),
+    Producer = paced(T, 10),
+    timer:sleep(1000),
+    N = stop_paced(T, Producer),
     ok = d(D, control, [Pid, flush]),
-    timer:sleep(300),
     Sent = lists:sum([byte_size(term_to_binary(E, [{minor_version, 2}])) + 64
                       || {_, _, _, _, _, E} <- d(D, batches, [Pid])]),
     log("sent ~b bytes", [Sent]),
@@ -112,7 +113,24 @@ window_bounds(Config) ->
     #{seq := Seq} = d(D, call, [Pid, summary]),
     ok = d(D, call, [Pid, {tell, {ack, Seq}}]),
     {ok, _} = status_until(D, Pid, fun(#{held_batches := H}) -> H =:= 0 end),
-    assert_eq(lists:seq(1, 20000), args(d(D, events, [Pid]))).
+    assert_eq(lists:seq(1, N), args(d(D, events, [Pid]))).
+
+%% Credit in both forms: counted from the session's start, and from the end of a batch. Less than before is no less.
+credit(Config) ->
+    {T, D, Pid} = setup(Config, #{credit => 0}),
+    {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}])}]),
+    produce(T, 100),
+    ok = d(D, control, [Pid, flush]),
+    {ok, #{held_batches := Held}} = d(D, control, [Pid, status]),
+    true = Held > 0,
+    assert_eq([], d(D, batches, [Pid])),
+    ok = d(D, call, [Pid, {tell, {credit, 1000000}}]),
+    ok = d(D, call, [Pid, {tell, {credit, 0}}]),
+    wait_until(fun() -> args(d(D, events, [Pid])) =:= lists:seq(1, 100) end),
+    #{seq := Seq} = d(D, call, [Pid, summary]),
+    ok = d(D, call, [Pid, {tell, {credit, Seq, 2000000}}]),
+    produce(T, 100),
+    wait_until(fun() -> length(args(d(D, events, [Pid]))) =:= 200 end).
 
 %% A daemon that is silent for 2 s gets nothing more; when it speaks again, all of it.
 dead_man(Config) ->
@@ -211,8 +229,8 @@ node_events(Config) ->
     N = start_node(Config, third, #{}),
     Third = node_of(N),
     pong = rpc(N, net_adm, ping, [node_of(T)]),
-    {nodes, Nodes} = d(D, wait, [Pid, fun({nodes, L}) -> lists:member(Third, L) end]),
-    true = lists:member(node_of(T), Nodes),
+    {nodes, Nodes} = d(D, wait, [Pid, fun({nodes, #{visible := L}}) -> lists:member(Third, L) end]),
+    #{hidden := [_]} = Nodes,
     d(D, wait, [Pid, fun({event, {scope, node_up, X, _}}) -> X =:= Third end]),
     scope_test:kill(N),
     d(D, wait, [Pid, fun({event, {scope, node_down, X, _}}) -> X =:= Third end]).

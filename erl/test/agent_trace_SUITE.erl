@@ -1,0 +1,287 @@
+%% What is captured: unions of starts, limits, children, new processes, messages, bounded terms, the baseline.
+-module(agent_trace_SUITE).
+
+-compile([export_all, nowarn_export_all]).
+
+-import(scope_test, [start_node/3, rpc/2, rpc/4, wait_until/1, wait_until/2, assert_eq/2, log/2, node_of/1]).
+-import(agent_test, [setup/1, setup/2, d/3, args/1, calls/1, nothing_left/1]).
+
+all() ->
+    [union_and_stop, union_of_patterns, limit_ms, limit_count, children, children_stop, new_processes, all_processes,
+     left_out, messages, exceptions, cut_terms, users_own_mark, baseline, name_moves, order_is_kept, many_processes,
+     throughput].
+
+timeout(_) -> 60000.
+
+%% Stopping one of two starts leaves the flags of the other exactly.
+union_and_stop(Config) ->
+    {T, D, Pid} = setup(Config),
+    P1 = rpc(T, scope_victim, echo, []),
+    P2 = rpc(T, scope_victim, echo, []),
+    Flags = fun(P) -> {flags, F} = rpc(T, erlang, trace_info, [P, flags]), lists:sort(F) end,
+    {ok, _} = d(D, control, [Pid, {start, a, #{pids => [P1, P2], events => [messages]}}]),
+    A = Flags(P1),
+    assert_eq([arity, monotonic_timestamp, 'receive', send], A),
+    {ok, _} = d(D, control, [Pid, {start, b, #{pids => [P1], events => [sends, procs]}}]),
+    assert_eq([arity, monotonic_timestamp, procs, 'receive', send], Flags(P1)),
+    ok = d(D, control, [Pid, {stop, b}]),
+    assert_eq(A, Flags(P1)),
+    assert_eq(A, Flags(P2)),
+    {ok, _} = d(D, control, [Pid, {start, c, #{pids => [P2], events => [procs]}}]),
+    ok = d(D, control, [Pid, {stop, a}]),
+    assert_eq([], Flags(P1)),
+    assert_eq([arity, monotonic_timestamp, procs], Flags(P2)),
+    ok = d(D, control, [Pid, {stop, all}]),
+    assert_eq([], Flags(P2)).
+
+%% Of patterns, too: a module's, a function's and a behaviour's.
+union_of_patterns(Config) ->
+    {T, D, Pid} = setup(Config),
+    Spec = fun(F, A) -> {match_spec, S} = rpc(T, erlang, trace_info, [{scope_victim, F, A}, match_spec]), S end,
+    Plain = [{'_', [], []}],
+    Args = [{'_', [], [{message, {{args, '$_'}}}]}],
+    Both = [{'_', [], [{exception_trace}, {message, {{args, '$_'}}}]}],
+    {ok, _} = d(D, control, [Pid, {start, a, #{modules => [scope_victim]}}]),
+    assert_eq(Plain, Spec(work, 1)),
+    {ok, _} = d(D, control, [Pid, {start, b, calls([{scope_victim, work, 1}])}]),
+    assert_eq({Args, Plain}, {Spec(work, 1), Spec(twice, 1)}),
+    {ok, _} = d(D, control, [Pid, {start, c, #{mfas => [{scope_victim, work, '_'}], events => [returns]}}]),
+    {ok, _} = d(D, control, [Pid, {start, d, #{mfas => [{scope_victim, work, 1}], events => [returns], args => true}}]),
+    assert_eq({Both, Plain}, {Spec(work, 1), Spec(twice, 1)}),
+    ok = d(D, control, [Pid, {stop, d}]),
+    ok = d(D, control, [Pid, {stop, c}]),
+    assert_eq({Args, Plain}, {Spec(work, 1), Spec(twice, 1)}),
+    ok = d(D, control, [Pid, {stop, a}]),
+    assert_eq(Args, Spec(work, 1)),
+    assert_eq({match_spec, false}, rpc(T, erlang, trace_info, [{scope_victim, twice, 1}, match_spec])),
+    ok = d(D, control, [Pid, {stop, b}]),
+    assert_eq({traced, false}, rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced])).
+
+limit_ms(Config) ->
+    {T, D, Pid} = setup(Config),
+    {ok, _} = d(D, control, [Pid, {start, a, (calls([{scope_victim, work, 1}]))#{limit => #{ms => 300}}}]),
+    {stopped, a, {limit, ms}} = d(D, wait, [Pid, fun({stopped, _, _}) -> true end]),
+    assert_eq({traced, false}, rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced])).
+
+limit_count(Config) ->
+    {T, D, Pid} = setup(Config),
+    {ok, _} = d(D, control, [Pid, {start, a, (calls([{scope_victim, work, 1}]))#{limit => #{count => 500}}}]),
+    Producer = agent_SUITE:paced(T, 5),
+    {stopped, a, {limit, count}} = d(D, wait, [Pid, fun({stopped, _, _}) -> true end]),
+    _ = agent_SUITE:stop_paced(T, Producer),
+    assert_eq({traced, false}, rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced])).
+
+children(Config) ->
+    {T, D, Pid} = setup(Config),
+    {P, Go} = family(T),
+    {ok, _} = d(D, control, [Pid, {start, a, (calls([{scope_victim, work, 1}]))#{pids => [P], children => true}}]),
+    Go(),
+    d(D, wait, [Pid, fun({event, {trace_ts, _, call, _, {args, [3]}, _}}) -> true end]),
+    Events = d(D, events, [Pid]),
+    assert_eq([1, 2, 3], lists:sort(args(Events))),
+    %% process events were not asked for
+    assert_eq([], [E || E <- Events, element(1, E) =:= trace_ts, element(3, E) =/= call]).
+
+%% A child belongs to the starts of its parent.
+children_stop(Config) ->
+    {T, D, Pid} = setup(Config),
+    {P, Go} = family(T),
+    {ok, _} = d(D, control, [Pid, {start, a, #{pids => [P], children => true, events => [messages]}}]),
+    {ok, _} = d(D, control, [Pid, {start, b, #{pids => [P], events => [procs]}}]),
+    Go(),
+    wait_until(fun() -> traced(T) =:= 3 end),
+    ok = d(D, control, [Pid, {stop, a}]),
+    assert_eq(1, traced(T)),
+    {flags, Flags} = rpc(T, erlang, trace_info, [P, flags]),
+    assert_eq([arity, monotonic_timestamp, procs], lists:sort(Flags)).
+
+traced(T) -> rpc(T, fun() -> length([P || P <- processes(), erlang:trace_info(P, flags) =/= {flags, []},
+                                          erlang:trace_info(P, flags) =/= undefined]) end).
+
+%% A process that on `go` spawns one that spawns one; each calls work and lives on.
+family(T) ->
+    P = rpc(T, fun() -> spawn(fun() -> receive go -> family_member(3) end end) end),
+    {P, fun() -> rpc(T, erlang, send, [P, go]) end}.
+family_member(0) -> ok;
+family_member(N) ->
+    spawn(fun() -> family_member(N - 1) end),
+    scope_victim:work(4 - N),
+    receive never -> ok end.
+
+new_processes(Config) ->
+    {T, D, Pid} = setup(Config),
+    Old = rpc(T, scope_victim, echo, []),
+    {ok, #{processes := 0}} =
+        d(D, control, [Pid, {start, a, (calls([{scope_victim, work, 1}]))#{new_processes => true}}]),
+    New = rpc(T, scope_victim, echo, []),
+    rpc(T, fun() -> [begin P ! {self(), X}, receive {P, _} -> ok end end || {P, X} <- [{Old, 1}, {New, 2}]], ok end),
+    d(D, wait, [Pid, fun({event, {trace_ts, _, call, _, {args, _}, _}}) -> true end]),
+    ok = d(D, control, [Pid, flush]),
+    assert_eq([2], args(d(D, events, [Pid]))),
+    ok = d(D, control, [Pid, {stop, a}]),
+    assert_eq({flags, []}, rpc(T, erlang, trace_info, [new_processes, flags])),
+    assert_eq({flags, []}, rpc(T, erlang, trace_info, [New, flags])).
+
+all_processes(Config) ->
+    {T, D, Pid} = setup(Config),
+    {ok, #{processes := N}} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}])}]),
+    true = N > 20,
+    P = rpc(T, scope_victim, echo, []),
+    rpc(T, fun() -> P ! {self(), 1}, receive {P, _} -> ok end end),
+    d(D, wait, [Pid, fun({event, {trace_ts, _, call, _, {args, _}, _}}) -> true end]),
+    ok = d(D, control, [Pid, {stop, a}]),
+    assert_eq(0, traced(T)).
+
+left_out(Config) ->
+    {T, D, Pid} = setup(Config),
+    {ok, #{left_out := Out}} = d(D, control, [Pid, {start, a, #{all => true, events => [messages]}}]),
+    Named = fun(Name) -> proplists:get_value(rpc(T, erlang, whereis, [Name]), Out) end,
+    assert_eq([own, own, own, own], [Named(N) || N <- [scope_agent, scope_sup, scope_guard, scope_tracer]]),
+    assert_eq({vm, distribution}, {Named(init), Named(net_kernel)}),
+    %% with every message on the node traced, shipping makes no events of its own
+    timer:sleep(500),
+    {ok, #{captured := N1}} = d(D, control, [Pid, status]),
+    timer:sleep(1000),
+    {ok, #{captured := N2}} = d(D, control, [Pid, status]),
+    log("~b events in an idle second", [N2 - N1]),
+    true = N2 - N1 < 100.
+
+messages(Config) ->
+    {T, D, Pid} = setup(Config),
+    P = rpc(T, scope_victim, echo, []),
+    {ok, _} = d(D, control, [Pid, {start, a, #{pids => [P], events => [messages]}}]),
+    Me = rpc(T, fun() -> P ! {self(), 1}, receive {P, 3} -> ok end, P ! stop, self() end),
+    ok = d(D, control, [Pid, flush]),
+    d(D, wait, [Pid, fun({event, {trace_ts, _, 'receive', stop, _}}) -> true end]),
+    [{trace_ts, P, 'receive', {Me, 1}, _}, {trace_ts, P, send_to_non_existing_process, {P, 3}, Me, _}
+    | _] = case d(D, events, [Pid]) of
+               [{scope, alive, P, _, _}, R, {trace_ts, P, send, M, To, Ts} | Rest] ->
+                   [R, {trace_ts, P, send_to_non_existing_process, M, To, Ts} | Rest];
+               [R, {trace_ts, P, send, M, To, Ts} | Rest] ->
+                   [R, {trace_ts, P, send_to_non_existing_process, M, To, Ts} | Rest]
+           end.
+
+exceptions(Config) ->
+    {T, D, Pid} = setup(Config),
+    {ok, _} = d(D, control, [Pid, {start, a, #{mfas => [{scope_victim, twice, 1}], events => [calls, returns]}}]),
+    {'EXIT', _} = rpc(T, fun() -> catch scope_victim:twice(not_a_number) end),
+    d(D, wait, [Pid, fun({event, {trace_ts, _, exception_from, {scope_victim, twice, 1}, {error, badarith}, _}}) -> true
+                     end]).
+
+%% Terms above their cap come bounded, with the size they had; below it, as they were.
+cut_terms(Config) ->
+    Many = lists:seq(1000, 6000),
+    {T, D, Pid} = setup(Config),
+    {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, hammered, 1}])}]),
+    Big = [lists:seq(1000, 3000), maps:from_list([{I, I} || I <- lists:seq(1, 2000)]), binary:copy(<<7>>, 100000),
+           list_to_tuple(lists:seq(1000, 3000)), nest(3000, x), [self() || _ <- lists:seq(1, 500)],
+           [a | lists:duplicate(3000, b)] ++ c, fun() -> Many end, {<<1:2001>>, lists:seq(1, 5000)}, 1 bsl 100000],
+    Small = [lists:seq(1, 100), #{a => 1}, <<"x">>, {}, [], 1.5, nest(10, x), fun lists:map/2],
+    [rpc(T, scope_victim, hammered, [X]) || X <- Big ++ Small],
+    ok = d(D, control, [Pid, flush]),
+    wait_until(fun() -> length(hammered(D, Pid)) =:= length(Big) + length(Small) end),
+    Got = hammered(D, Pid),
+    {GotBig, GotSmall} = lists:split(length(Big), Got),
+    [begin
+         {'$scope_cut', Bytes, Bounded, _} = G,
+         true = Bytes >= 4096,
+         true = erlang:external_size(Bounded) < 40000
+     end || G <- GotBig],
+    assert_eq([[X] || X <- Small], GotSmall).
+
+hammered(D, Pid) -> [A || {trace_ts, _, call, _, {args, A}, _} <- d(D, events, [Pid])].
+
+nest(0, X) -> X;
+nest(N, X) -> nest(N - 1, {N, X}).
+
+%% A user's term that looks like our mark is not taken for one.
+users_own_mark(Config) ->
+    {T, D, Pid} = setup(Config),
+    P = rpc(T, scope_victim, echo, []),
+    {ok, _} = d(D, control, [Pid, {start, a, #{pids => [P], events => [messages]}}]),
+    Fake = {'$scope_cut', 1, x, none},
+    rpc(T, erlang, send, [P, Fake]),
+    {event, {trace_ts, P, 'receive', {'$scope_cut', Bytes, Fake, _}, _}} =
+        d(D, wait, [Pid, fun({event, {trace_ts, _, 'receive', _, _}}) -> true end]),
+    assert_eq(erlang:external_size(Fake), Bytes).
+
+baseline(Config) ->
+    {T, D, Pid} = setup(Config),
+    Srv = rpc(T, scope_victim, start, [srv]),
+    {ok, #{baseline := 1}} = d(D, control, [Pid, {start, a, #{names => [srv]}}]),
+    {event, {scope, alive, Srv, About, _}} = d(D, wait, [Pid, fun({event, {scope, alive, _, _, _}}) -> true end]),
+    #{name := srv, initial_call := {scope_victim, init, 1}, links := []} = About.
+
+%% The name goes from one living process to another: the one that lost it is not traced any more.
+name_moves(Config) ->
+    {T, D, Pid} = setup(Config),
+    P1 = rpc(T, scope_victim, start, [srv]),
+    {ok, _} = d(D, control, [Pid, {start, a, #{names => [srv], events => [messages]}}]),
+    P2 = rpc(T, fun() -> unregister(srv), scope_victim:start(srv) end),
+    wait_until(fun() -> rpc(T, erlang, trace_info, [P2, flags]) =/= {flags, []} end),
+    wait_until(fun() -> rpc(T, erlang, trace_info, [P1, flags]) =:= {flags, []} end).
+
+%% Within a process, in order; the cut never passes an event that comes later.
+order_is_kept(Config) ->
+    {T, D, Pid} = setup(Config),
+    {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}])}]),
+    Ps = [agent_SUITE:paced(T, 3) || _ <- [1, 2, 3, 4]],
+    timer:sleep(1500),
+    [agent_SUITE:stop_paced(T, P) || P <- Ps],
+    ok = d(D, control, [Pid, flush]),
+    {ok, _} = agent_SUITE:status_until(D, Pid, fun(#{held_batches := H}) -> H =:= 0 end),
+    Batches = d(D, batches, [Pid]),
+    Events = [E || {_, _, _, _, _, Es} <- Batches, E <- Es],
+    [begin
+         Of = [{Ts, X} || {trace_ts, P1, call, _, {args, [X]}, Ts} <- Events, P1 =:= P],
+         assert_eq(lists:seq(1, length(Of)), [X || {_, X} <- Of]),
+         assert_eq(lists:sort(Of), Of)
+     end || P <- Ps],
+    lists:foldl(fun({_, _, {Raw, _}, _, Cut, Es}, Max) ->
+                        Times = [element(tuple_size(E), E) || E <- Es, element(1, E) =:= trace_ts],
+                        true = lists:all(fun(Ts) -> Ts >= Max end, Times),
+                        true = Cut =< Raw,
+                        max(Cut, Max)
+                end, -(1 bsl 62), Batches),
+    {_, _, {Last, _}, _, LastCut, _} = lists:last(Batches),
+    log("the cut is ~b ms behind", [(Last - LastCut) div 1000000]),
+    true = Last - LastCut < 1000000000.
+
+%% 50,000 processes are flagged in chunks; nobody on the node waits long for it.
+many_processes(Config) ->
+    {T, D, Pid} = setup(Config, #{keep => false, target => #{args => ["+P", "200000"]}}),
+    rpc(T, fun() -> [spawn(fun() -> receive never -> ok end end) || _ <- lists:seq(1, 50000)], ok end),
+    rpc(T, fun() -> register(jitter, spawn(fun() -> jitter(0) end)), ok end),
+    Start = erlang:monotonic_time(millisecond),
+    {ok, #{processes := N, baseline := B}} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}])}]),
+    On = erlang:monotonic_time(millisecond) - Start,
+    ok = d(D, control, [Pid, {stop, a}]),
+    Off = erlang:monotonic_time(millisecond) - Start - On,
+    Worst = rpc(T, fun() -> jitter ! {tell, self()}, receive {worst, W} -> W end end),
+    log("~b traced, ~b baseline; on ~b ms, off ~b ms, longest wait of another process ~b ms", [N, B, On, Off, Worst]),
+    true = N > 50000,
+    true = Worst < 500,
+    {ok, _} = d(D, control, [Pid, status]),
+    assert_eq(0, traced(T)),
+    ok = d(D, control, [Pid, unload]),
+    nothing_left(T).
+
+jitter(Worst) ->
+    T0 = erlang:monotonic_time(millisecond),
+    receive {tell, From} -> From ! {worst, Worst}
+    after 1 -> jitter(max(Worst, erlang:monotonic_time(millisecond) - T0 - 1))
+    end.
+
+%% A steady 100,000 events/s to another node: none lost.
+throughput(Config) ->
+    {T, D, Pid} = setup(Config, #{keep => false}),
+    {ok, _} = d(D, control, [Pid, {start, a, (calls([{scope_victim, work, 1}]))#{args => false}}]),
+    Producer = agent_SUITE:paced(T, 300),
+    T0 = erlang:monotonic_time(millisecond),
+    timer:sleep(3000),
+    N = agent_SUITE:stop_paced(T, Producer),
+    Ms = erlang:monotonic_time(millisecond) - T0,
+    ok = d(D, control, [Pid, flush]),
+    {ok, Status} = agent_SUITE:status_until(D, Pid, fun(#{held_batches := H}) -> H =:= 0 end),
+    #{captured := Captured, discarded := Discarded, dropped := Dropped} = Status,
+    log("~b calls in ~b ms: ~b/s; captured ~b, discarded ~b, dropped ~b", [N, Ms, N * 1000 div Ms, Captured, Discarded, Dropped]).
