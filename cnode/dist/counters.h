@@ -24,6 +24,7 @@ namespace scope::node {
   X(rpc_refused, info, "rpc and erpc calls to functions that are not on the allow-list")        \
   X(no_receiver, info,                                                                          \
     "messages to names, pids or aliases that are not there (late replies, too)")                \
+  X(too_deep, data_loss, "messages dropped because they are nested deeper than we read")        \
   X(epmd_lost, error, "times the registration with epmd was lost")                              \
   X(handshake_failed, error, "handshakes that failed, either side, wrong cookies not counted")  \
   X(handshake_auth, error, "handshakes that failed for a wrong cookie")                         \

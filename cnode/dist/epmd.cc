@@ -27,6 +27,7 @@ ByteBuffer with_length(const ByteBuffer& body) {
 }
 
 std::unexpected<Error> unreachable(const EpmdAddress& epmd, const Error& why) {
+  if (why.code == Code::unknown_node) return std::unexpected(why);
   return fail(Code::io, fmt::format("epmd at {}:{} cannot be reached ({}); is an Erlang node "
                                     "running there?",
                                     epmd.host, epmd.port, why.message));

@@ -274,7 +274,7 @@ class Control : public Process, public NodeObserver {
   std::vector<std::unique_ptr<Actor>> actors_;
 };
 
-Awaitable<void> run(Node& node, Echo& echo, std::unique_ptr<Control>& control) {
+Awaitable<void> run(Node& node, Echo& echo, std::unique_ptr<Control>& control, std::string peer) {
   const Status started = co_await node.start();
   if (!started) {
     fmt::print("error: {}\n", to_string(started.error()));
@@ -287,6 +287,7 @@ Awaitable<void> run(Node& node, Echo& echo, std::unique_ptr<Control>& control) {
   (void)node.register_process("control", control.get());
   fmt::print("ready {} {}\n", node.name(), node.port());
   std::fflush(stdout);
+  if (!peer.empty()) (void)co_await node.connect(peer);
 }
 
 }  // namespace
@@ -298,6 +299,7 @@ int main(int argc, char** argv) {
   options.name = argv[1];
   const char* cookie = std::getenv("SCOPE_TEST_COOKIE");
   options.cookie = Cookie(cookie != nullptr ? cookie : "");
+  std::string peer;
   for (int i = 2; i < argc; ++i) {
     const std::string_view arg = argv[i];
     auto number = [&] {
@@ -308,6 +310,7 @@ int main(int argc, char** argv) {
     };
     if (arg == "long") options.longnames = true;
     if (arg == "client") options.listen = false;
+    if (arg.starts_with("connect=")) peer = arg.substr(8);
     if (arg.starts_with("handshake_ms=")) options.handshake_timeout = Millis(number());
     if (arg.starts_with("ticktime_ms=")) options.net_ticktime = Millis(number());
     if (arg.starts_with("tick_ms=")) options.tick_interval = Millis(number());
@@ -323,7 +326,7 @@ int main(int argc, char** argv) {
     signals.async_wait([&](const boost::system::error_code& ec, int) {
       if (!ec) node.stop();
     });
-    spawn(io, "main", run(node, echo, control));
+    spawn(io, "main", run(node, echo, control, peer));
     io.run();
     status = control ? 0 : 1;
     node.stop();
