@@ -54,6 +54,23 @@ std::vector<std::string> joined(int argc, const char* const* argv) {
   return out;
 }
 
+// "--sinc: no such flag; did you mean --since?"; empty: no flag is unknown.
+std::string unknown_flag(const CLI::App& app) {
+  for (const auto& given : app.remaining()) {
+    if (!given.starts_with('-')) continue;
+    const auto flag = given.substr(0, given.find('='));
+    std::vector<std::string> known;
+    for (const auto* group : app.get_subcommands([](const CLI::App* a) { return a->get_name().empty(); })) {
+      for (const auto* o : group->get_options()) known.push_back("--" + o->get_single_name());
+    }
+    for (const auto* o : app.get_options()) known.push_back("--" + o->get_single_name());
+    const std::vector<std::string_view> names(known.begin(), known.end());
+    const auto near = nearest(flag, names);
+    return fmt::format("no such flag: {}{}", printable(flag), near.empty() ? "" : fmt::format("; did you mean {}?", near));
+  }
+  return {};
+}
+
 int run(int argc, const char* const* argv, const StartFn& start) {
   CLI::App app(
       "Records what the processes of an Erlang or Elixir cluster do, and answers questions about "
@@ -93,6 +110,10 @@ int run(int argc, const char* const* argv, const StartFn& start) {
       what = fmt::format("no such command: {}", printable(argv[1]));
       if (const auto near = nearest(argv[1], names); !near.empty())
         what += fmt::format("; did you mean {}?", near);
+    }
+    if (sub != nullptr) {
+      const auto extra = unknown_flag(*sub);
+      if (!extra.empty()) what = extra;
     }
     return usage_error(sub == nullptr ? "scope" : fmt::format("scope {}", sub->get_name()), what);
   }

@@ -20,7 +20,7 @@
 namespace scope::node::cli {
 
 struct Access {
-  std::string scope;  // the daemon's node; empty: $SCOPE_NODE, or found
+  std::string scope;  // the daemon's node; empty: it is looked for
   std::string cookie, cookie_file;
   bool longnames = false;
   std::chrono::milliseconds timeout{10'000};

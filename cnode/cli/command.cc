@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "cnode/cli/answer.h"
+#include "cnode/cli/arguments.h"
 #include "cnode/cli/times.h"
 
 namespace scope::node::cli {
@@ -35,6 +36,14 @@ Status Common::check() {
   auto ns = parse_duration(timeout);
   if (!ns) return fail(Code::bad_value, ns.error().message, "--timeout", timeout);
   access.timeout = std::chrono::milliseconds(std::max<std::int64_t>(1, *ns / 1'000'000));
+  if (access.scope.empty()) {
+    if (const char* env = std::getenv("SCOPE_NODE")) access.scope = env;
+  }
+  if (!access.scope.empty()) {
+    auto node = parse_node(access.scope);
+    if (!node) return fail(Code::bad_value, node.error().message, "--scope", access.scope);
+    access.scope = *std::move(node);
+  }
   if (syntax.empty()) {
     if (const char* env = std::getenv("SCOPE_SYNTAX")) syntax = env;
   }

@@ -285,8 +285,13 @@ class Check {
     ASSIGN_OR_RETURN(const auto monitor, call("erlang", "system_monitor"));
     if (monitor.term.arity() == 2u)
       owned(Kind::system_monitor, "the system monitor", monitor.term.element(0));
-    ASSIGN_OR_RETURN(const auto tracer, call("seq_trace", "get_system_tracer"));
-    if (!tracer.term.is_atom("false")) owned(Kind::seq_trace, "the sequential tracer", tracer.term);
+    // seq_trace:get_system_tracer() would load a module.
+    ASSIGN_OR_RETURN(const auto tracer, call("erlang", "system_info", 1, [](TermBuilder& b) {
+                       b.atom("sequential_tracer");
+                     }));
+    if (tracer.term.arity() == 2u && !tracer.term.element(1).is_atom("false")) {
+      owned(Kind::seq_trace, "the sequential tracer", tracer.term.element(1));
+    }
     return {};
   }
 
