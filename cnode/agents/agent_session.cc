@@ -226,13 +226,10 @@ Awaitable<Status> AgentSession::await_hello() {
 
   if (monitor_) node_.demonitor(monitor_);
   monitor_ = node_.monitor(self_pid_, Target(agent_));
-  auto node = peer_;
-  auto creation = info_.creation;
-  auto agent_id = info_.agent_id;
-  auto* store = &store_;
-  CO_ASSIGN_OR_RETURN(incarnation_info_, co_await offload(agents_.store_calls(), [=] {
-                        return store->incarnation(node, creation, agent_id);
-                      }));
+  auto number = [store = &store_, node = peer_, creation = info_.creation, agent_id = info_.agent_id] {
+    return store->incarnation(node, creation, agent_id);
+  };
+  CO_ASSIGN_OR_RETURN(incarnation_info_, co_await offload(agents_.store_calls(), number));
   if (incarnation_ != incarnation_info_.number) {
     incarnation_ = incarnation_info_.number;
     clock_ = std::make_unique<analysis::ClockEstimator>(incarnation_);
