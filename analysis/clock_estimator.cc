@@ -87,10 +87,11 @@ std::vector<store::ClockVersion> ClockEstimator::add(const Ping& ping) {
           window_.empty() || ping.raw.ns - window_.front().raw.ns < kWindowNs / 2) {
         out.push_back(v);
       }
-    } else if (elapsed >= kSteadyIntervalNs) {
+    } else if (ping.received.ns - last_->measured_at.ns >= kSteadyIntervalNs) {
       const Ping* best = &ping;
       for (const Ping& p : window_) {
-        if (p.raw.ns - last_->raw_at.ns >= kSteadyIntervalNs / 2 && half(p) < half(*best)) best = &p;
+        const bool recent = p.raw > last_->raw_at && ping.raw.ns - p.raw.ns <= kSteadyIntervalNs / 2;
+        if (recent && half(p) < half(*best)) best = &p;
       }
       auto v = version_of(*best, ping.received);
       observe_drift(v, *best);

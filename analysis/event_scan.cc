@@ -82,6 +82,13 @@ bool can_precede(Order order, const Candidate& unit, const Hit& worst) {
                                       : unit.oldest <= worst.at.time.ns;
 }
 
+// Would a walk that stops before this unit stand further on than it began?
+bool moves_on(const ScanSpec& spec, const Candidate& unread) {
+  if (!spec.after) return true;
+  return spec.order == Order::newest_first ? unread.newest < spec.after->time.ns
+                                           : unread.oldest > spec.after->time.ns;
+}
+
 // Raw times only bound a filter of one incarnation; a margin of the clock's rounding is added.
 void bound_raw(const ClockModel& clock, const ScanSpec& spec, store::RowFilter& filter) {
   Incarnation one = kNoIncarnation;
@@ -127,7 +134,7 @@ ScanResult scan(const Context& context, const ClockModel& clock, const ScanSpec&
   std::size_t next = 0;
   for (; next < units.size(); ++next) {
     if (best.size() == want && !can_precede(spec.order, units[next], best.front())) break;
-    if (out.units_read > 0 && context.budget.spent()) {
+    if (out.units_read > 0 && moves_on(spec, units[next]) && context.budget.spent()) {
       out.cut = true;
       break;
     }
@@ -167,10 +174,6 @@ ScanResult scan(const Context& context, const ClockModel& clock, const ScanSpec&
     while (!best.empty() && can_precede(spec.order, unread, best.back())) best.pop_back();
     out.resume = Position{
         ClusterTime{spec.order == Order::newest_first ? unread.newest : unread.oldest}, {}};
-    if (spec.after && (spec.order == Order::newest_first ? out.resume->time > spec.after->time
-                                                         : out.resume->time < spec.after->time)) {
-      out.resume = spec.after;
-    }
   }
   if (best.size() > spec.limit) {
     best.resize(spec.limit);

@@ -1,0 +1,203 @@
+// The clock model and its estimator against a clock whose true offset is known.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <random>
+
+#include "analysis/clock_estimator.h"
+#include "analysis/clock_model.h"
+
+namespace scope::analysis {
+namespace {
+
+constexpr std::int64_t kSecond = 1'000'000'000;
+
+// A view that has clocks only: what the model reads.
+class Clocks : public store::View {
+ public:
+  explicit Clocks(std::vector<store::ClockVersion> versions) : versions_(std::move(versions)) {
+    infos_.push_back({1, 1, "a@h", 1, 7, 0, ClusterTime{0}});
+    infos_.push_back({2, 2, "b@h", 1, 8, 0, ClusterTime{0}});
+  }
+  std::span<const store::Unit> units() const override { return {}; }
+  store::Lsn upper() const override { return 0; }
+  std::span<const store::IncarnationInfo> incarnations() const override { return infos_; }
+  std::span<const store::ClockVersion> clocks() const override { return versions_; }
+  Result<store::Rows> read(const store::Unit&, const store::RowFilter&) const override { return {}; }
+  Result<std::vector<store::Life>> lives(ProcessId, std::shared_ptr<const void>&) const override {
+    return {};
+  }
+  Result<std::vector<store::NameSpell>> name_spells(std::string_view, std::string_view,
+                                                    std::shared_ptr<const void>&) const override {
+    return {};
+  }
+  Result<std::vector<store::NameSpell>> names_of(ProcessId,
+                                                 std::shared_ptr<const void>&) const override {
+    return {};
+  }
+
+ private:
+  std::vector<store::IncarnationInfo> infos_;
+  std::vector<store::ClockVersion> versions_;
+};
+
+// A node's raw clock: rate errors (ppm) from given raw times on. cluster = raw + offset(raw).
+struct TrueClock {
+  std::int64_t start_offset;
+  std::vector<std::pair<std::int64_t, double>> rates;  // (from raw ns, ppm)
+
+  std::int64_t cluster(std::int64_t raw) const {
+    double offset = 0;
+    for (std::size_t i = 0; i < rates.size() && rates[i].first < raw; ++i) {
+      const std::int64_t end = i + 1 < rates.size() ? std::min(raw, rates[i + 1].first) : raw;
+      offset += rates[i].second * 1e-6 * static_cast<double>(end - rates[i].first);
+    }
+    return raw + start_offset + static_cast<std::int64_t>(offset);
+  }
+};
+
+struct Session {
+  std::vector<store::ClockVersion> versions;
+  std::vector<std::int64_t> pinged;  // raw times
+};
+
+Session run(const TrueClock& clock, std::int64_t seconds, std::mt19937_64& random) {
+  Session out;
+  ClockEstimator estimator(1);
+  std::exponential_distribution<double> delay(1.0 / 80'000);  // ns each way, on top of 20 us
+  for (std::int64_t raw = kSecond; raw < seconds * kSecond; raw += kSecond) {
+    const std::int64_t at = clock.cluster(raw);
+    Ping ping;
+    ping.raw = RawTime{raw};
+    ping.sent = ClusterTime{at - 20'000 - static_cast<std::int64_t>(delay(random))};
+    ping.received = ClusterTime{at + 20'000 + static_cast<std::int64_t>(delay(random))};
+    ping.system_ns = at;
+    out.pinged.push_back(raw);
+    for (auto& v : estimator.add(ping)) {
+      v.version = static_cast<std::uint32_t>(out.versions.size() + 1);
+      out.versions.push_back(v);
+    }
+  }
+  return out;
+}
+
+TEST(ClockEstimator, TrueOffsetLiesWithinTheBoundUnderRandomDelaysAndDrift) {
+  std::mt19937_64 random(4711);
+  for (int round = 0; round < 30; ++round) {
+    const double ppm = std::uniform_real_distribution<>(-200, 200)(random);
+    const TrueClock clock{static_cast<std::int64_t>(random() % 1'000'000) * kSecond, {{0, ppm}}};
+    const auto session = run(clock, 300, random);
+    const Clocks view(session.versions);
+    const ClockModel model(view);
+    std::vector<std::int64_t> errors;
+    for (std::int64_t raw = kSecond; raw < 300 * kSecond; raw += 37'000'000) {
+      const auto got = model.cluster(1, RawTime{raw});
+      ASSERT_LE(std::abs(got.time.ns - clock.cluster(raw)), got.error_ns)
+          << "round " << round << " at " << raw << " drift " << ppm;
+      errors.push_back(got.error_ns);
+      const auto back = model.raw(1, got.time);
+      ASSERT_LE(std::abs(back.time.ns - raw), 100) << raw;
+    }
+    std::nth_element(errors.begin(), errors.begin() + 4000, errors.end());
+    EXPECT_LT(errors[4000], 500'000) << "the median bound is useless";
+  }
+}
+
+TEST(ClockEstimator, FollowsTheRateCorrectionsOfErts) {
+  std::mt19937_64 random(42);
+  for (const double ppm : {9766.0, -9766.0, 488.0, -488.0}) {
+    // erts turns its correction on at 100 s and off at 160 s.
+    const TrueClock clock{50 * kSecond, {{0, 20}, {100 * kSecond, 20 + ppm}, {160 * kSecond, 20}}};
+    const auto session = run(clock, 300, random);
+    const Clocks view(session.versions);
+    const ClockModel model(view);
+    std::int64_t late = 0;
+    for (std::int64_t raw = kSecond; raw < 299 * kSecond; raw += 17'000'000) {
+      const auto got = model.cluster(1, RawTime{raw});
+      const auto off = std::abs(got.time.ns - clock.cluster(raw)) - got.error_ns;
+      late = std::max(late, off);
+    }
+    // A small correction is noticed once it has moved by more than the bound; a large one by the next ping.
+    EXPECT_LE(late, std::abs(ppm) > 1000 ? 0 : 300'000) << ppm;
+  }
+}
+
+TEST(ClockEstimator, StoresAboutOneVersionInTenSeconds) {
+  std::mt19937_64 random(1);
+  const auto session = run({0, {{0, 35}}}, 1000, random);
+  EXPECT_LE(session.versions.size(), 120u);
+  EXPECT_GE(session.versions.size(), 90u);
+  EXPECT_EQ(session.versions.front().drift_bound_ppb, kWideDriftPpb);
+  EXPECT_LT(session.versions.back().drift_bound_ppb, 200'000);
+  EXPECT_NEAR(session.versions.back().drift_ppb, 35'000, 30'000);
+}
+
+TEST(ClockEstimator, AStepIsFollowedAtOnceAndTheModelStaysHonest) {
+  ClockEstimator estimator(1);
+  std::vector<store::ClockVersion> versions;
+  for (std::int64_t i = 1; i <= 60; ++i) {
+    const std::int64_t offset = i <= 40 ? 0 : 3 * kSecond;  // the virtual machine was suspended
+    Ping ping{ClusterTime{i * kSecond + offset - 50'000}, ClusterTime{i * kSecond + offset + 50'000},
+              RawTime{i * kSecond}, 0};
+    const auto out = estimator.add(ping);
+    EXPECT_TRUE(i != 41 || out.size() == 2);
+    versions.insert(versions.end(), out.begin(), out.end());
+  }
+  const Clocks view(versions);
+  const ClockModel model(view);
+  EXPECT_LE(std::abs(model.cluster(1, RawTime{39 * kSecond}).time.ns - 39 * kSecond), 1'000'000);
+  EXPECT_LE(std::abs(model.cluster(1, RawTime{42 * kSecond}).time.ns - 45 * kSecond), 1'000'000);
+  const auto between = model.cluster(1, RawTime{40 * kSecond + kSecond / 2});
+  EXPECT_GE(between.error_ns, kSecond) << "nobody knows when in that second it stepped";
+}
+
+TEST(ClockEstimator, IgnoresPingsThatCannotBe) {
+  ClockEstimator estimator(1);
+  EXPECT_TRUE(estimator.add({ClusterTime{100}, ClusterTime{50}, RawTime{10}, 0}).empty());
+  EXPECT_EQ(estimator.add({ClusterTime{100}, ClusterTime{200}, RawTime{10}, 0}).size(), 1u);
+  EXPECT_TRUE(estimator.add({ClusterTime{300}, ClusterTime{400}, RawTime{10}, 0}).empty());
+}
+
+TEST(ClockModel, APinnedVersionGivesTheSameCorrectionForEver) {
+  std::mt19937_64 random(7);
+  const auto session = run({123 * kSecond, {{0, 80}}}, 200, random);
+  const std::vector<store::ClockVersion> early(session.versions.begin(),
+                                               session.versions.begin() + 12);
+  const Clocks before(early), after(session.versions);
+  const ClockModel old(before);
+  const ClockModel pinned(after, old.version());
+  const ClockModel fresh(after);
+  EXPECT_GT(fresh.version(), old.version());
+  bool differs = false;
+  for (std::int64_t raw = 0; raw < 250 * kSecond; raw += 333'000'000) {
+    EXPECT_EQ(pinned.cluster(1, RawTime{raw}).time, old.cluster(1, RawTime{raw}).time);
+    differs = differs || fresh.cluster(1, RawTime{raw}).time != old.cluster(1, RawTime{raw}).time;
+  }
+  EXPECT_TRUE(differs);
+}
+
+TEST(ClockModel, KeepsTheOrderOfRawTime) {
+  std::mt19937_64 random(8);
+  const auto session = run({0, {{0, 200}, {50 * kSecond, -9766}, {80 * kSecond, 0}}}, 120, random);
+  const Clocks view(session.versions);
+  const ClockModel model(view);
+  std::int64_t last = INT64_MIN;
+  for (std::int64_t raw = 0; raw < 130 * kSecond; raw += 1'000'003) {
+    const auto at = model.cluster(1, RawTime{raw}).time.ns;
+    ASSERT_GT(at, last) << raw;
+    last = at;
+  }
+}
+
+TEST(ClockModel, AnUnmeasuredClockHasAnUnknownError) {
+  const Clocks view({});
+  const ClockModel model(view);
+  EXPECT_EQ(model.cluster(1, RawTime{5}).error_ns, kUnknownError);
+  EXPECT_EQ(model.cluster(99, RawTime{5}).error_ns, kUnknownError);
+  EXPECT_FALSE(model.from_system(1, 0));
+}
+
+}  // namespace
+}  // namespace scope::analysis

@@ -1,0 +1,92 @@
+// A small recorded cluster for tests: a real store in a folder of its own, and nodes with clocks that record into it.
+#pragma once
+
+#include <stdlib.h>
+
+#include <filesystem>
+#include <functional>
+#include <list>
+#include <memory>
+#include <string>
+
+#include "analysis/query.h"
+#include "store/trace_store.h"
+#include "test/unit/store/batch_maker.h"
+
+namespace scope::test {
+
+inline analysis::PidSpec spec(const PidParts& p) {
+  return {std::string(p.node), p.creation, p.id, p.serial};
+}
+
+struct Node : BatchMaker {
+  using BatchMaker::BatchMaker;
+  Incarnation incarnation = kNoIncarnation;
+  std::uint64_t seq = 0;
+};
+
+class World {
+ public:
+  explicit World(const std::function<void(store::StoreOptions&)>& change = {}) {
+    std::string pattern = (std::filesystem::temp_directory_path() / "scope-test-XXXXXX").string();
+    SCOPE_CHECK(mkdtemp(pattern.data()) != nullptr);
+    folder_ = pattern;
+    store::StoreOptions options;
+    options.path = folder_;
+    options.sync = false;
+    options.map_bytes = 1u << 30;
+    if (change) change(options);
+    auto opened = store::TraceStore::open(options, nullptr);
+    SCOPE_CHECK(opened.has_value());
+    store = *std::move(opened);
+  }
+  ~World() {
+    store.reset();
+    std::filesystem::remove_all(folder_);
+  }
+
+  // A node whose raw clock is `behind` ns behind cluster time, measured to +- half.
+  Node& node(const std::string& name, std::uint32_t creation, std::int64_t behind = 0,
+             std::int64_t half = 1000) {
+    Node& node = nodes_.emplace_back(name, creation, creation * 1000 + nodes_.size());
+    const auto info = store->incarnation(name, creation, node.agent_id());
+    SCOPE_CHECK(info.has_value());
+    node.incarnation = info->number;
+    store::ClockVersion v;
+    v.incarnation = info->number;
+    v.offset_ns = behind;
+    v.lower_ns = behind - half;
+    v.upper_ns = behind + half;
+    v.raw_to_system_ns = behind;
+    v.measured_at = ClusterTime{1};
+    v.source = 1;
+    SCOPE_CHECK(store->add_clock(v).has_value());
+    return node;
+  }
+
+  // What the node has gathered, as its next batch.
+  void append(Node& node) {
+    const std::uint64_t seq = ++node.seq;
+    auto batch = node.batch(node.incarnation, seq);
+    for (int tries = 0;; ++tries) {
+      const auto done = store->append(batch);
+      if (done) return;
+      SCOPE_CHECK(done.error().code == Code::busy && tries < 100);
+      SCOPE_CHECK(store->flush(10'000).has_value());
+    }
+  }
+
+  // Everything appended so far, as of cluster time `now`.
+  analysis::Context context(std::int64_t now) {
+    SCOPE_CHECK(store->flush(10'000).has_value());
+    return {store->snapshot(), ClusterTime{now}, {}, nullptr};
+  }
+
+  std::unique_ptr<store::TraceStore> store;
+
+ private:
+  std::string folder_;
+  std::list<Node> nodes_;
+};
+
+}  // namespace scope::test
