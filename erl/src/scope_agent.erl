@@ -99,7 +99,7 @@
 -spec modules() -> [module()].
 modules() ->
     [scope_agent, scope_sup, scope_guard, scope_trace, scope_tracer, scope_behaviours, scope_hold, scope_cut,
-     scope_beat].
+     scope_hash, scope_beat].
 
 -spec init({pid(), map()} | [term()]) -> ok.
 init({Daemon, Opts}) -> start(Daemon, Opts);
@@ -124,7 +124,7 @@ start(Daemon, Opts) ->
 
 -spec session(pid(), map()) -> no_return().
 session(Daemon, Opts) ->
-    _ = (catch process_flag(async_dist, false)),
+    _ = (catch apply(erlang, process_flag, [async_dist, false])),       % not known before 25.3
     process_flag(priority, high),
     Ctx = receive {peers, C} -> C after 5000 -> exit(no_peers) end,
     _ = net_kernel:monitor_nodes(true, [{node_type, all}]),
@@ -243,7 +243,7 @@ elixir() ->
 
 configure(Opts, S) ->
     Known = maps:with([grace_ms, hold_bytes, window, lease_ms, caps, hash_key, deadman_ms, hold_full_ms], Opts),
-    case maps:with([caps, hash_key], Known) of
+    _ = case maps:with([caps, hash_key], Known) of
         Empty when map_size(Empty) =:= 0 -> ok;
         ForTracer -> maps:get(guard, S#s.ctx) ! {configure, ForTracer}
     end,

@@ -1,9 +1,10 @@
 %% Bounds the terms of an event: what is larger than its cap goes as {'$scope_cut', Bytes, Bounded, Hash}.
 -module(scope_cut).
 
--export([caps/1, event/2, bounded/1]).
--export_type([caps/0]).
+-export([caps/1, valid/1, event/3, bounded/1]).
+-export_type([caps/0, key/0]).
 
+-type key() :: <<_:128>> | none.        % of the match hash; none until the daemon has told it
 -type caps() :: #{message | args | result | reason | state => pos_integer()}.
 
 -define(DEPTH, 8).
@@ -14,15 +15,19 @@
 -spec caps(map()) -> caps().
 caps(Given) ->
     maps:merge(#{message => 4096, args => 4096, result => 4096, reason => 4096, state => 65536},
-               maps:filter(fun(_, V) -> is_integer(V) andalso V > 0 end, Given)).
+               valid(Given)).
 
-%% The event, bounded, and about its size in bytes. The least cap is looked at first: most events are far below it.
--spec event(tuple(), caps()) -> {tuple(), non_neg_integer()}.
-event(Event, Caps) ->
+-spec valid(map()) -> caps().
+valid(Given) ->
+    maps:filter(fun(_, V) -> is_integer(V) andalso V > 0 end, maps:with([message, args, result, reason, state], Given)).
+
+%% The event, bounded, and about its size in bytes. Events of up to 1 KB are never cut: most are far below.
+-spec event(tuple(), caps(), key()) -> {tuple(), non_neg_integer()}.
+event(Event, Caps, Key) ->
     Bytes = erlang:external_size(Event),
     case Bytes =< 1024 andalso not has_mark(Event) of
         true -> {Event, Bytes};
-        false -> cut(Event, Bytes, Caps)
+        false -> cut(Event, Bytes, Caps, Key)
     end.
 
 %% A user's own term of our shape is wrapped in one itself; only the places that may be cut matter.
@@ -38,18 +43,19 @@ has_mark(_) -> false.
 is_mark({'$scope_cut', _, _, _}) -> true;
 is_mark(_) -> false.
 
-cut(E = {trace_ts, _, call, _, {Role, T}, _}, N, Caps) -> put_cut(E, 5, {Role, term(T, cap(Role, Caps))}, N);
-cut(E = {trace_ts, _, return_from, _, T, _}, N, Caps) -> put_cut(E, 5, term(T, cap(result, Caps)), N);
-cut(E = {trace_ts, _, exception_from, _, T, _}, N, Caps) -> put_cut(E, 5, term(T, cap(reason, Caps)), N);
-cut(E = {trace_ts, _, send, T, _, _}, N, Caps) -> put_cut(E, 4, term(T, cap(message, Caps)), N);
-cut(E = {trace_ts, _, send_to_non_existing_process, T, _, _}, N, Caps) ->
-    put_cut(E, 4, term(T, cap(message, Caps)), N);
-cut(E = {trace_ts, _, 'receive', T, _}, N, Caps) -> put_cut(E, 4, term(T, cap(message, Caps)), N);
-cut(E = {trace_ts, _, exit, T, _}, N, Caps) -> put_cut(E, 4, term(T, cap(reason, Caps)), N);
-cut(E = {trace_ts, _, Spawn, _, {M, F, A}, _}, N, Caps) when Spawn =:= spawn; Spawn =:= spawned ->
-    put_cut(E, 5, {M, F, term(A, cap(args, Caps))}, N);
-cut(E = {scope, checkpoint, _, _, T, _}, N, Caps) -> put_cut(E, 5, term(T, cap(state, Caps)), N);
-cut(E, N, _) -> {E, N}.
+cut(E = {trace_ts, _, call, _, {take, T}, _}, N, Caps, Key) -> put_cut(E, 5, {take, term(T, cap(take, Caps), Key)}, N);
+cut(E = {trace_ts, _, call, _, {Role, T}, _}, N, Caps, _) -> put_cut(E, 5, {Role, term(T, cap(Role, Caps), none)}, N);
+cut(E = {trace_ts, _, return_from, _, T, _}, N, Caps, _) -> put_cut(E, 5, term(T, cap(result, Caps), none), N);
+cut(E = {trace_ts, _, exception_from, _, T, _}, N, Caps, _) -> put_cut(E, 5, term(T, cap(reason, Caps), none), N);
+cut(E = {trace_ts, _, send, T, _, _}, N, Caps, Key) -> put_cut(E, 4, term(T, cap(message, Caps), Key), N);
+cut(E = {trace_ts, _, send_to_non_existing_process, T, _, _}, N, Caps, Key) ->
+    put_cut(E, 4, term(T, cap(message, Caps), Key), N);
+cut(E = {trace_ts, _, 'receive', T, _}, N, Caps, Key) -> put_cut(E, 4, term(T, cap(message, Caps), Key), N);
+cut(E = {trace_ts, _, exit, T, _}, N, Caps, _) -> put_cut(E, 4, term(T, cap(reason, Caps), none), N);
+cut(E = {trace_ts, _, Spawn, _, {M, F, A}, _}, N, Caps, _) when Spawn =:= spawn; Spawn =:= spawned ->
+    put_cut(E, 5, {M, F, term(A, cap(args, Caps), none)}, N);
+cut(E = {scope, checkpoint, _, _, T, _}, N, Caps, _) -> put_cut(E, 5, term(T, cap(state, Caps), none), N);
+cut(E, N, _, _) -> {E, N}.
 
 put_cut(E, I, T, N) ->
     case element(I, E) of
@@ -67,12 +73,15 @@ cap(message, #{message := N}) -> N;
 cap(result, #{result := N}) -> N;
 cap(reason, #{reason := N}) -> N.
 
-term(T, Cap) ->
+term(T, Cap, Key) ->
     Bytes = erlang:external_size(T),
     case Bytes > Cap orelse is_mark(T) of
-        true -> {'$scope_cut', Bytes, bounded(T), none};
+        true -> {'$scope_cut', Bytes, bounded(T), hash(T, Key)};
         false -> T
     end.
+
+hash(_, none) -> none;
+hash(T, Key) -> element(1, scope_hash:hash(T, Key)).
 
 %% At most ?DEPTH deep, ?ITEMS elements of each list, tuple and map, ?BINARY bytes of each binary, ?NODES in all. What
 %% is left out is the atom '...': as an element, as the tail of a list, or as a key and value of a map.

@@ -26,7 +26,7 @@
             md5 = #{} :: #{module() => binary()},
             checked :: integer(), checked_raw :: integer(), lost = none :: none | integer(),
             overloads = [] :: [integer()], since = 0 :: integer(),   % ms: of the last ones; when this spell began
-            kills = [] :: [integer()],
+            kills = [] :: [integer()], settings = #{} :: map(),
             paused = no :: no | {reference(), atom(), integer()}}).   % flags are off: why, since which raw time
 
 -spec init() -> no_return().
@@ -37,7 +37,8 @@ init() ->
     _ = erlang:monitor(process, Session),
     _ = erlang:monitor(process, Sup),
     _ = erlang:send_after(?TICK, self(), tick),
-    loop(#s{ctx = Ctx, tracer = Tracer, checked = now_ms(), checked_raw = mono()}).
+    S = #s{ctx = Ctx, tracer = Tracer, checked = now_ms(), checked_raw = mono()},
+    loop(configure(maps:get(opts, Ctx), S)).
 
 loop(S0) ->
     S = receive Msg -> handle(Msg, S0) end,
@@ -48,10 +49,7 @@ handle({request, From, Ref, Request}, S) ->
     {Result, S1} = request(Request, S),
     From ! {guard_reply, Ref, Result},
     S1;
-handle({configure, Map}, S) ->
-    _ = case Map of #{caps := Caps} -> S#s.tracer ! {caps, Caps}; _ -> ok end,
-    _ = case Map of #{hash_key := Key} -> S#s.tracer ! {hash_key, Key}; _ -> ok end,
-    S;
+handle({configure, Map}, S) -> configure(Map, S);
 handle({remove_all, Reason}, S) -> stop_all(Reason, S);
 handle({peers, Ctx = #{tracer := Tracer}}, S) -> S#s{ctx = Ctx, tracer = Tracer};
 handle({tracer_lost, From}, S) -> tracer_lost(From, S);
@@ -66,6 +64,17 @@ handle(tick, S) ->
     scope_beat:beat(guard, S#s.ctx),
     tick(S);
 handle(_, S) -> S.
+
+%% Kept for a tracer that comes later.
+configure(Map0, S = #s{settings = Before, tracer = Tracer}) ->
+    Map = maps:filter(fun(caps, Caps) -> is_map(Caps);
+                         (hash_key, Key) -> is_binary(Key) andalso byte_size(Key) =:= 16;
+                         (_, _) -> false
+                      end, Map0),
+    Caps = maps:merge(maps:get(caps, Before, #{}), scope_cut:valid(maps:get(caps, Map, #{}))),
+    New = maps:merge(Before, Map#{caps => Caps}),
+    Tracer ! {configure, New},
+    S#s{settings = New}.
 
 %% --- requests --------------------------------------------------------------------------------------------------------
 
@@ -106,8 +115,7 @@ start(Id, Spec = #{limit := Limit}, S) ->
     case set_patterns(desired(Starts), S) of
         {error, _} = Error -> {Error, S};
         {ok, Matched, S1} ->
-            _ = [S#s.tracer ! {caps, maps:get(caps, Spec)} || map_size(maps:get(caps, Spec)) > 0],
-            S2 = S1#s{starts = Starts},
+            S2 = configure(maps:with([caps], Spec), S1#s{starts = Starts}),
             tell_procs(S2),
             {Processes, Out, Baseline, Start1} = trace_processes(Id, Start, S2),
             Mine = maps:keys(desired(#{Id => Start})),
@@ -160,9 +168,7 @@ stop(Id, S = #s{starts = Starts, tracer = Tracer}) ->
                #{new_processes := true} -> processes();
                _ -> maps:keys(Start#start.pids)
            end,
-    in_chunks(fun(P) -> flags_less(P, Flags, wanted(P, Rest), Tracer) end, Pids),
-    Children = followed(Id, S1),
-    in_chunks(fun(P) -> flags_less(P, Flags, wanted(P, Rest), Tracer) end, Children),
+    _ = in_chunks(fun(P) -> flags_less(P, Flags, wanted(P, Rest), Tracer) end, Pids ++ followed(Id, S1)),
     {ok, _, S2} = set_patterns(desired(Rest), S1),
     tell_procs(S2),
     S2.
@@ -494,8 +500,7 @@ sample_lost(#s{starts = Starts, tracer = Tracer}) ->
     [P || P <- Pids, is_process_alive(P), scope_trace:tracer_of(P) =/= Tracer].
 
 %% All flags again, for a tracer that is new or has switched them off.
-reapply(S = #s{starts = Starts, tracer = Tracer}) ->
-    _ = [Tracer ! {caps, Caps} || #start{spec = #{caps := Caps}} <- maps:values(Starts), map_size(Caps) > 0],
+reapply(S = #s{starts = Starts}) ->
     tell_procs(S),
     _ = lists:any(fun wants_new/1, maps:values(Starts)) andalso new_flags(S),
     maps:foreach(fun(Id, Start = #start{spec = #{all := All, children := Follow}, pids = Pids}) ->
@@ -519,6 +524,7 @@ tracer_lost(From, S = #s{kills = Before, set = Set, tracer = Tracer}) ->
     Now = now_ms(),
     Kills = [Now | [T || T <- Before, Now - T < 60000]],
     Tracer ! {patterns, maps:keys(Set)},
+    Tracer ! {configure, S#s.settings},
     S1 = S#s{kills = Kills},
     if
         map_size(S#s.starts) =:= 0 -> S1;

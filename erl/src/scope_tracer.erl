@@ -26,7 +26,7 @@
             cut :: integer(),                                  % what was traced before is not in the queue any more
             marked :: integer(), marker = false :: boolean(),
             gaps = [] :: list(),
-            caps :: scope_cut:caps(),
+            caps :: scope_cut:caps(), key = none :: scope_cut:key(),
             patterns = [] :: list(),
             procs = false :: boolean(),                        % process events are wanted, not only needed
             children = #{} :: #{pid() => [term()]},            % tracees whose children are followed => starts
@@ -65,7 +65,7 @@ traced(Trace, S) ->
 keep(Trace0, S = #s{n = N, native = Native}) ->
     Trace = case Native of true -> Trace0; false -> to_ns(Trace0) end,
     Ts = element(tuple_size(Trace), Trace),
-    {Event, Bytes} = scope_cut:event(Trace, S#s.caps),
+    {Event, Bytes} = scope_cut:event(Trace, S#s.caps, S#s.key),
     S1 = S#s{events = [Event | S#s.events], n = N + 1, bytes = S#s.bytes + Bytes,
              first = case N of 0 -> Ts; _ -> min(Ts, S#s.first) end,
              last = case N of 0 -> Ts; _ -> max(Ts, S#s.last) end},
@@ -100,7 +100,8 @@ other({flush, From, Ref}, S) ->
 other({mark, At}, S) -> loop(S#s{cut = At - ?SLACK_NS, marker = false}, wait(S));
 other({patterns, Patterns}, S) -> loop(S#s{patterns = Patterns}, wait(S));
 other({procs, Procs}, S) -> loop(S#s{procs = Procs}, wait(S));
-other({caps, Caps}, S) -> loop(S#s{caps = scope_cut:caps(Caps)}, wait(S));
+other({configure, Map}, S = #s{caps = Caps, key = Key}) ->
+    loop(S#s{caps = maps:merge(Caps, maps:get(caps, Map, #{})), key = maps:get(hash_key, Map, Key)}, wait(S));
 other({follow, Id, Pids}, S = #s{children = Children}) ->
     More = lists:foldl(fun(P, M) -> M#{P => lists:usort([Id | maps:get(P, M, [])])} end, Children, Pids),
     loop(S#s{children = More}, wait(S));
@@ -124,7 +125,7 @@ other(_, S) -> loop(S, wait(S)).
 
 add(Event, S = #s{n = N}) ->
     Ts = element(tuple_size(Event), Event),
-    {Cut, Bytes} = scope_cut:event(Event, S#s.caps),
+    {Cut, Bytes} = scope_cut:event(Event, S#s.caps, S#s.key),
     S#s{events = [Cut | S#s.events], n = N + 1, bytes = S#s.bytes + Bytes,
         first = case N of 0 -> Ts; _ -> min(Ts, S#s.first) end,
         last = case N of 0 -> Ts; _ -> max(Ts, S#s.last) end}.

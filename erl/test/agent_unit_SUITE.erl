@@ -1,0 +1,88 @@
+%% The agent's pure parts, without a node: the hash against its golden vectors, the hold, the cutting of terms.
+-module(agent_unit_SUITE).
+
+-compile([export_all, nowarn_export_all]).
+
+-import(scope_test, [assert_eq/2, log/2]).
+
+all() -> [hash_golden, hash_speed, hold_model, cut_is_bounded].
+
+init(Config) ->
+    Dir = case os:getenv("SCOPE_AGENT_EBIN") of
+              false -> filename:join(filename:dirname(code:which(?MODULE)), "agent");
+              D -> D
+          end,
+    true = code:add_pathz(Dir),
+    Config.
+
+hash_golden(_) ->
+    File = filename:join([os:getenv("SCOPE_ROOT", "."), "test", "golden", "match_hash.txt"]),
+    {ok, Text} = file:read_file(File),
+    Key = list_to_binary(lists:seq(0, 15)),
+    Lines = [binary:split(L, <<" ">>, [global]) || L <- binary:split(Text, <<"\n">>, [global, trim_all])],
+    true = length(Lines) > 10,
+    [begin
+         Term = binary_to_term(<<131, (from_hex(Hex))/binary>>),
+         assert_eq({Hex, {binary_to_integer(Hash, 16), Bounded =:= <<"1">>}}, {Hex, scope_hash:hash(Term, Key)})
+     end || [Hex, Hash, Bounded] <- Lines],
+    log("~b vectors", [length(Lines)]).
+
+from_hex(Hex) -> << <<(binary_to_integer(<<A, B>>, 16))>> || <<A, B>> <= Hex >>.
+
+hash_speed(_) ->
+    Key = list_to_binary(lists:seq(0, 15)),
+    Term = {'$gen_call', {self(), make_ref()}, #{items => [{I, <<"some text">>} || I <- lists:seq(1, 500)]}},
+    {Us, _} = timer:tc(fun() -> [scope_hash:hash(Term, Key) || _ <- lists:seq(1, 2000)] end),
+    log("~b ns a hash of 64 nodes", [Us div 2]).
+
+%% Random operations against a plain model: what goes in comes out in order without a hole, or is counted.
+hold_model(_) ->
+    rand:seed(exsss, {1, 2, 3}),
+    [hold_run(rand:uniform(60)) || _ <- lists:seq(1, 300)].
+
+hold_run(Steps) ->
+    Limit = 500 + rand:uniform(3000),
+    hold_steps(Steps, scope_hold:new(Limit), #{made => 0, got => [], counted => 0, seq => 0, limit => Limit}).
+
+hold_steps(0, H0, M) ->
+    %% a last session takes everything
+    {H, M1} = drain(1 bsl 30, scope_hold:resume(map_get(seq, M), H0), M),
+    {H2, M2} = drain(1 bsl 30, scope_hold:flush_gaps({0, 0}, scope_hold:ack(map_get(seq, M1), H)), M1),
+    true = scope_hold:is_empty(scope_hold:ack(scope_hold:next_seq(H2), H2)),
+    assert_eq(map_get(made, M2), length(map_get(got, M2)) + map_get(counted, M2)),
+    assert_eq(lists:usort(map_get(got, M2)), lists:reverse(map_get(got, M2)));
+hold_steps(N, H, M = #{made := Made, seq := Seq}) ->
+    #{held_bytes := Held} = scope_hold:status(H),
+    true = Held =< map_get(limit, M),
+    {H1, M1} = case rand:uniform(10) of
+                   R when R =< 5 ->
+                       K = rand:uniform(20),
+                       Events = lists:seq(Made + 1, Made + K),
+                       {scope_hold:add({K, Made, Made + K, {0, 0}, [], 0, term_to_binary(Events)}, H),
+                        M#{made := Made + K}};
+                   R when R =< 7 -> drain(1000, H, M);
+                   8 -> {scope_hold:ack(Seq, H), M};
+                   9 -> {scope_hold:resume(Seq, H), M};
+                   10 -> {scope_hold:flush_gaps({0, 0}, H), M}
+               end,
+    hold_steps(N - 1, H1, M1).
+
+drain(Window, H, M = #{seq := Last, got := Got, counted := Counted}) ->
+    case scope_hold:next(Window, H) of
+        none -> {H, M};
+        {Seq, _, Gaps, _, Bin, H1} when Seq =:= Last + 1 ->
+            drain(Window, H1, M#{seq := Seq, got := lists:reverse(binary_to_term(Bin)) ++ Got,
+                                 counted := Counted + lists:sum([N || {hold_full, N, _, _} <- Gaps])});
+        {Seq, _, _, _, _, H1} when Seq =< Last -> drain(Window, H1, M)
+    end.
+
+%% Any term, however large or deep, is bounded in size and work.
+cut_is_bounded(_) ->
+    Wide = fun Wide(0) -> x; Wide(D) -> list_to_tuple([Wide(D - 1) || _ <- lists:seq(1, 6)]) end,
+    Terms = [Wide(7), lists:seq(1, 1000000), maps:from_list([{I, {I}} || I <- lists:seq(1, 100000)]),
+             binary:copy(<<0>>, 1 bsl 24), [[[[[[[[[[[x]]]]]]]]]]]],
+    [begin
+         {Us, B} = timer:tc(scope_cut, bounded, [T]),
+         true = erlang:external_size(B) < 300000,
+         log("~b us, ~b bytes of ~b", [Us, erlang:external_size(B), erlang:external_size(T)])
+     end || T <- Terms].
