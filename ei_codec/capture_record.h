@@ -7,7 +7,8 @@
 //             dropped since the batch before; each becomes one `gap` record. [] as a rule.
 //   Cut     = RawNs     records older than this will not come any more (from the native tracer proven; from the
 //             Erlang tracer the time of its flush before the last one)
-//   Payload = {etf, 1, Bin :: binary}    the Erlang tracer: term_to_binary([Event]) (with its 131) of native trace messages.
+//   Payload = {etf, 1, Bin :: binary}    the Erlang tracer: term_to_binary([Event], [{minor_version, 2}]) (with its 131) of native
+//             trace messages; version 2, because version 1 writes Latin-1 atoms, which the validator refuses.
 //             A binary, so that its size is exact on both sides (credit, hold), a resend encodes nothing, and the
 //             network thread need not look inside. The *bytes of a batch*, for credit, are byte_size of this binary.
 //           | {compact, 1, Strings :: binary, Records :: binary}   the native tracer (its grammar comes with it)

@@ -174,7 +174,7 @@ bool Printer::text_list(const TermView& term) const {
   ListView it = *term.list();
   for (std::size_t left = room() + 1; !it.done() && left > 0; it.next(), --left) {
     const auto c = it.item().integer();
-    if (!c || *c > 0x10FFFF || *c <= 0 || !text::printable(static_cast<std::uint32_t>(*c))) {
+    if (!c || *c > 126 || *c <= 0 || !text::printable(static_cast<std::uint32_t>(*c))) {
       return false;
     }
   }

@@ -4,8 +4,8 @@
 //           marked "..." at every level that was cut, and JSON stays valid: as a string "..." in an array, a member
 //           "...": "..." in an object, and inside a string at its end.
 // Cost      About linear in max_bytes times the depth printed, however large the term. Depth: at most kMaxDepth.
-// Text      UTF-8. Binaries that are printable UTF-8 and lists of printable code points are shown as text, as in both
-//           shells. Only what is visible is examined for that.
+// Text      UTF-8. Binaries that are printable UTF-8 and lists of printable ASCII are shown as text, as Elixir does it
+//           (with more than ASCII, [1000, 2000] would be text). Only what is visible is examined for that.
 // Threads   Any.
 //
 //             Erlang                      Elixir                          JSON
