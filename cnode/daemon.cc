@@ -60,7 +60,14 @@ class Daemon : public Process, public Controls, public store::StoreListener {
 
   int run() {
     spawn(io_, "daemon", main());
-    io_.run();
+    while (!finished_) io_.run_one();
+    // What was closed winds up. Whatever still waits after that would outlive what it refers to.
+    io_.run_for(2s);
+    if (!io_.stopped()) {
+      spdlog::warn("something did not wind up within 2 s; ending all the same");
+      spdlog::shutdown();
+      std::_Exit(exit_code_);
+    }
     return exit_code_;
   }
 
@@ -80,8 +87,12 @@ class Daemon : public Process, public Controls, public store::StoreListener {
       });
       co_await agents_->detach_all(kDetachTimeout);
     }
-    shut_down();
+    if (service_) service_->stop();
+    if (store_) store_->close();
+    agents_ready_ = false;
+    if (node_) node_->stop();
     signals_.cancel();
+    finished_ = true;
   }
 
   Awaitable<Status> bring_up() {
@@ -106,15 +117,6 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     spdlog::info("{} is up, port {}, store {} ({} events)", node_->name(), node_->port(), config_.db,
                  stats.events_stored);
     co_return Status{};
-  }
-
-  void shut_down() {
-    if (service_) service_->stop();
-    if (store_) store_->close();
-    agents_ready_ = false;
-    agents_.reset();
-    if (node_) node_->stop();
-    service_.reset();
   }
 
   // --- elixir_scope: calls in, replies out ---
@@ -214,7 +216,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
   Pid pid_;
   std::unordered_map<Ref, std::shared_ptr<std::atomic<bool>>> callers_;
   std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
-  bool agents_ready_ = false;
+  bool agents_ready_ = false, finished_ = false;
   int exit_code_ = 0;
 };
 

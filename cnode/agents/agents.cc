@@ -27,7 +27,8 @@ constexpr std::size_t kMaxNodes = 1024;
 
 Agents::Agents(boost::asio::io_context& io, Node& node, store::TraceStore& store, const Config& config)
     : io_(io), node_(node), store_(store), config_(config),
-      store_calls_(std::make_unique<boost::asio::thread_pool>(1)) {
+      store_calls_(std::make_unique<boost::asio::thread_pool>(1)),
+      traces_changed_(std::make_unique<Signal>(io)) {
   randombytes_buf(&daemon_id_, sizeof(daemon_id_));
   node_.add_observer(this);
 }
@@ -41,6 +42,7 @@ Agents::~Agents() {
 boost::asio::thread_pool& Agents::store_calls() { return *store_calls_; }
 
 void Agents::start() {
+  spawn(io_, "trace expiry", watch_expiry(*this));
   for (const auto& name : config_.nodes) consider(name, true);
 }
 
@@ -148,18 +150,29 @@ Awaitable<Result<StartOutcome>> Agents::start_trace(TraceSpec spec, std::string 
     traces_.erase(id);
     co_return std::unexpected(*outcome.nodes.front().error);
   }
-  if (expires) spawn(io_, "trace expiry", expire(*this, id, *expires));
+  traces_changed_->notify();
   changed();
   co_return outcome;
 }
 
-Awaitable<void> Agents::expire(Agents& agents, std::uint64_t id, ClusterTime when) {
-  boost::asio::steady_timer timer(agents.io_);
-  boost::system::error_code ec;
-  // The agents end it by themselves at its limit; a little later it is stopped for whoever missed that.
-  timer.expires_after(std::chrono::nanoseconds(std::max<std::int64_t>(0, when.ns - agents.store_.now().ns)) + 500ms);
-  co_await timer.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ec));
-  if (!agents.stopping_ && agents.traces_.contains(id)) (void)co_await agents.stop_trace(id);
+Awaitable<void> Agents::watch_expiry(Agents& agents) {
+  while (!agents.stopping_) {
+    auto now = agents.store_.now();
+    // The agents end a trace by themselves at its limit; a little later it is stopped for whoever missed that.
+    std::int64_t next = now.ns + 3'600'000'000'000;
+    std::optional<std::uint64_t> over;
+    for (const auto& [id, trace] : agents.traces_) {
+      if (!trace.expires) continue;
+      auto end = trace.expires->ns + 500'000'000;
+      if (end <= now.ns) over = id;
+      next = std::min(next, end);
+    }
+    if (over) {
+      (void)co_await agents.stop_trace(over);
+    } else {
+      co_await agents.traces_changed_->wait_for(Millis((next - now.ns) / 1'000'000 + 1));
+    }
+  }
 }
 
 Awaitable<Result<StopOutcome>> Agents::stop_trace(std::optional<std::uint64_t> id) {
@@ -206,10 +219,10 @@ Awaitable<void> Agents::went_live(std::shared_ptr<AgentSession> session) {
     auto bytes = status.bytes();
     auto reply = co_await AgentSession::control(session, {bytes.begin(), bytes.end()}, kControlTimeout);
     if (reply) {
+      traces_changed_->notify();
       for (auto& found : read_traces(reply->term)) {
         if (traces_.contains(found.id)) continue;
         traces_[found.id] = {found.spec, found.meta.by, found.meta.expires, {}};
-        if (found.meta.expires) spawn(io_, "trace expiry", expire(*this, found.id, *found.meta.expires));
       }
     }
   }
@@ -238,6 +251,7 @@ void Agents::stopped_by_itself(const std::string& node, std::uint64_t id, const 
 Awaitable<void> Agents::detach_all(Millis timeout) {
   stopping_ = true;
   traces_.clear();
+  traces_changed_->notify();
   auto sessions = sessions_;
   std::size_t left = 0;
   auto done = std::make_shared<Signal>(io_);

@@ -82,7 +82,7 @@ class Agents : public NodeObserver {
   static Awaitable<void> detach_one(std::shared_ptr<AgentSession> session, Millis timeout,
                                     std::shared_ptr<std::size_t> counter, std::shared_ptr<Signal> done);
   bool wants(const TraceSpec& spec, std::string_view node) const;
-  static Awaitable<void> expire(Agents& agents, std::uint64_t id, ClusterTime when);
+  static Awaitable<void> watch_expiry(Agents& agents);
 
   boost::asio::io_context& io_;
   Node& node_;
@@ -90,6 +90,7 @@ class Agents : public NodeObserver {
   const Config& config_;
   std::uint64_t daemon_id_;
   std::unique_ptr<boost::asio::thread_pool> store_calls_;
+  std::unique_ptr<Signal> traces_changed_;
   std::map<std::string, std::shared_ptr<AgentSession>, std::less<>> sessions_;
   std::map<std::uint64_t, Trace> traces_;
   AgentCounters counters_{};
