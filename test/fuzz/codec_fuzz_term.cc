@@ -1,0 +1,27 @@
+// Any bytes as a term: validate, print, copy, hash, compare, diff.
+#include <cstdlib>
+
+#include "ei_codec/match_hash.h"
+#include "ei_codec/term_builder.h"
+#include "ei_codec/term_diff.h"
+#include "ei_codec/term_print.h"
+
+using namespace scope::codec;
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  const auto term = view(std::as_bytes(std::span(data, size)));
+  if (!term) return 0;
+  for (const Syntax syntax : {Syntax::erlang, Syntax::elixir, Syntax::json}) {
+    for (const std::size_t cap : {std::size_t{50}, std::size_t{100'000}}) {
+      if (print(*term, syntax, cap).size() > cap) std::abort();
+    }
+  }
+  TermBuilder out;
+  out.term(*term);
+  const auto copy = view(out.bytes());
+  if (!copy || !equal(*term, *copy) || structural_hash(*term) != structural_hash(*copy))
+    std::abort();
+  if (match_hash(*term, {}).value != match_hash(*copy, {}).value) std::abort();
+  write_diff(diff(*term, *copy), out);
+  return 0;
+}
