@@ -69,10 +69,15 @@ std::vector<store::ClockVersion> ClockEstimator::add(const Ping& ping) {
   if (!last_) {
     out.push_back(version_of(ping, ping.received));
   } else if (contradicts(*last_, ping)) {
-    if (!window_.empty() && window_.back().raw > last_->raw_at) {
-      auto agreed = version_of(window_.back(), ping.received);
-      agreed.drift_ppb = last_->drift_ppb;
-      agreed.drift_bound_ppb = last_->drift_bound_ppb;
+    // The last two pings that agreed: a change of rate may have begun between them and not yet have been noticed.
+    for (std::size_t back = std::min<std::size_t>(2, window_.size()); back > 0; --back) {
+      const Ping& old = window_[window_.size() - back];
+      if (old.raw <= last_->raw_at) continue;
+      auto agreed = version_of(old, ping.received);
+      if (out.empty()) {
+        agreed.drift_ppb = last_->drift_ppb;
+        agreed.drift_bound_ppb = last_->drift_bound_ppb;
+      }
       out.push_back(agreed);
     }
     window_.clear();  // what was seen of the rate holds no longer

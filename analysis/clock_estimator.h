@@ -4,7 +4,7 @@
 //        raw time A, proves that the offset at A lies in [S - A, R - A]: midpoint +- half the round trip.
 // When   A version is worth storing: the first; one a second while the drift is not yet known; the best ping of each
 //        kSteadyInterval; and at once when a ping contradicts what the last version allows (a step, or another rate):
-//        then also the last ping that agreed, so that the kink lies between two close points.
+//        then also the last two pings that agreed, so that the kink lies between close points.
 // Drift  Erlang's monotonic time is no plain crystal: erts corrects its rate, by 20/2048 (9,766 ppm) when Erlang system
 //        time is far off the OS's, by 1/2048 (488 ppm) otherwise, and decides so every 15 to 60 s (erl_time_sup.c).
 //        - kWideDriftPpb (1.05 %) bounds everything that erts and a crystal do together. It is used as long as the rate
@@ -40,7 +40,7 @@ class ClockEstimator {
  public:
   explicit ClockEstimator(Incarnation incarnation) : incarnation_(incarnation) {}
 
-  // The versions to store now, oldest first: none, one, or two. Pings must come in order of `received`; one whose
+  // The versions to store now, oldest first: none, one, or up to three. Pings must come in order of `received`; one whose
   // round trip is negative is ignored.
   std::vector<store::ClockVersion> add(const Ping& ping);
 

@@ -54,6 +54,7 @@ class World {
     node.incarnation = info->number;
     store::ClockVersion v;
     v.incarnation = info->number;
+    v.raw_at = RawTime{-behind};  // cluster time 0
     v.offset_ns = behind;
     v.lower_ns = behind - half;
     v.upper_ns = behind + half;
