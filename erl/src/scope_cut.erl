@@ -23,6 +23,8 @@ valid(Given) ->
 
 %% The event, bounded, and about its size in bytes. Events of up to 1 KB are never cut: most are far below.
 -spec event(tuple(), caps(), key()) -> {tuple(), non_neg_integer()}.
+event(Event = {trace_ts, _, call, _, _}, _, _) -> {Event, 64};         % its size costs as much as its encoding
+event(Event = {trace_ts, _, return_from, _, R, _}, _, _) when is_atom(R) -> {Event, 72};
 event(Event, Caps, Key) ->
     Bytes = erlang:external_size(Event),
     case Bytes =< 1024 andalso not has_mark(Event) of

@@ -195,7 +195,6 @@ followed(Id, #s{tracer = Tracer, starts = Starts}) ->
 
 stop_all(Reason, S = #s{starts = Starts, ctx = #{session := Session}, tracer = Tracer}) ->
     Ids = maps:keys(Starts),
-    scope_trace:new_off(Tracer),
     scope_trace:all_off(Tracer),
     gap({Reason, unknown, mono(), mono()}, S),
     S1 = lists:foldl(fun stop/2, S, Ids),
@@ -203,7 +202,6 @@ stop_all(Reason, S = #s{starts = Starts, ctx = #{session := Session}, tracer = T
     S1.
 
 leave(From, Ref, S = #s{tracer = Tracer}) ->
-    scope_trace:new_off(Tracer),
     scope_trace:all_off(Tracer),
     S1 = lists:foldl(fun stop/2, S, maps:keys(S#s.starts)),
     _ = scope_trace:delivered(2000),
@@ -413,8 +411,9 @@ limits(S = #s{starts = Starts, ctx = Ctx = #{session := Session}}) ->
     Over = [{Id, case Now >= Until of true -> ms; false -> count end}
             || {Id, #start{until = Until, count = Max}} <- maps:to_list(Starts), Now >= Until orelse Count >= Max],
     lists:foldl(fun({Id, What}, Acc) ->
+                        Stopped = stop(Id, Acc),
                         Session ! {stopped, Id, {limit, What}},
-                        stop(Id, Acc)
+                        Stopped
                 end, S, Over).
 
 %% A name that has a new process is traced again. What it did before is missing: a gap since the look before.

@@ -64,13 +64,14 @@ plus(unknown, _) -> unknown;
 plus(_, unknown) -> unknown;
 plus(A, B) -> A + B.
 
-%% Gaps with no batch to go with get one of their own, if there is room.
+%% Gaps with no batch to go with get one of their own, if there is room; after an overflow, when some was made.
 -spec flush_gaps(clock(), hold()) -> hold().
 flush_gaps(_, H = #hold{gaps = Gaps}) when map_size(Gaps) =:= 0 -> H;
 flush_gaps(Clock = {Raw, _}, H) ->
     Bin = term_to_binary([]),
     Size = byte_size(Bin) + ?OVERHEAD,
-    case H#hold.bytes + Size > H#hold.limit of
+    Most = case is_full(H) of true -> H#hold.limit div 4 * 3; false -> H#hold.limit end,
+    case H#hold.bytes + Size > Most of
         true -> H;
         false -> push(Size, Raw, Clock, H#hold.cut, Bin, H)
     end.

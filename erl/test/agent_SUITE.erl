@@ -76,26 +76,23 @@ exact(T, D, Pid, Producer) ->
 overflow_is_counted(Config) ->
     {T, D, Pid} = setup(Config, #{agent => #{hold_bytes => 100000, hold_full_ms => 60000}}),
     {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}])}]),
-    produce(T, 500),
-    ok = d(D, control, [Pid, flush]),
+    Producer = paced(T, 10),
+    timer:sleep(300),
     d(D, stop, [Pid]),
-    produce(T, 10000),
+    timer:sleep(2000),
     Pid2 = again(T, D, Pid, #{}),
+    timer:sleep(300),
+    Made = stop_paced(T, Producer),
     ok = d(D, control, [Pid2, flush]),
-    produce(T, 500),
-    ok = d(D, control, [Pid2, flush]),
-    wait_until(fun() -> length(args(d(D, events, [Pid2]))) rem 500 =:= 0 orelse
-                            lists:keymember(hold_full, 1, d(D, gaps, [Pid2])) end),
-    {ok, #{held_batches := 0}} = status_until(D, Pid2, fun(#{held_batches := H}) -> H =:= 0 end),
-    Got = length(args(d(D, events, [Pid2]))),
+    {ok, _} = status_until(D, Pid2, fun(#{held_batches := H}) -> H =:= 0 end),
+    Got = args(d(D, events, [Pid2])),
     Gaps = d(D, gaps, [Pid2]),
     Lost = lists:sum([N || {hold_full, N, _, _} <- Gaps]),
-    log("got ~b, lost ~b, gaps ~p", [Got, Lost, Gaps]),
+    log("made ~b, got ~b, lost ~b, gaps ~p", [Made, length(Got), Lost, Gaps]),
     true = Lost > 0,
-    %% the flows' own event counts: 34 processes' baseline events are no calls
-    Alive = length([x || {scope, alive, _, _, _} <- d(D, events, [Pid2])]),
-    log("alive ~b", [Alive]),
-    assert_eq(11000, Got + Lost).
+    assert_eq([hold_full], lists:usort([R || {R, _, _, _} <- Gaps])),
+    assert_eq(Got, lists:usort(Got)),
+    assert_eq(Made, length(Got) + Lost).
 
 %% Unacknowledged bytes stay within the window, whatever is captured.
 window_bounds(Config) ->

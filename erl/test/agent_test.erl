@@ -1,16 +1,23 @@
 %% What the agent's suites share: a target node, a daemon's double on a hidden node, and the look for traces.
 -module(agent_test).
 
--export([setup/1, setup/2, d/3, daemon/3, left/1, nothing_left/1, nothing_left/2, args/1, calls/1]).
+-export([setup/1, setup/2, target/2, d/3, daemon/3, left/1, nothing_left/1, nothing_left/2, args/1, calls/1]).
 
 -import(scope_test, [start_node/3, rpc/2, rpc/4, wait_until/2]).
 
 %% {Target, DaemonNode, DaemonPid}: handles of scope_test, and the double, to be driven with d/3.
 setup(Config) -> setup(Config, #{}).
 setup(Config, Opts) ->
-    T = start_node(Config, target, maps:get(target, Opts, #{})),
+    T = target(Config, maps:get(target, Opts, #{})),
     D = start_node(Config, daemon, #{hidden => true}),
     {T, D, daemon(T, D, Opts)}.
+
+%% With $SCOPE_TARGET_ERL the targets run another OTP than the suite.
+target(Config, Opts) ->
+    start_node(Config, target, case os:getenv("SCOPE_TARGET_ERL") of
+                                   false -> Opts;
+                                   Erl -> Opts#{exec => Erl}
+                               end).
 
 daemon(T, D, Opts) ->
     Pid = rpc(D, scope_fake_daemon, start, [scope_test:node_of(T), Opts]),
