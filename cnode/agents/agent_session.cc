@@ -316,12 +316,6 @@ void AgentSession::on_hello(const Message& message) {
   info_.elixir = text_of(hello, "elixir");
   info_.version = text_of(hello, "version");
   if (auto nodes = hello.map()->find("nodes")) on_nodes(*nodes);
-  traced_before_.clear();
-  if (auto tracing = hello.map()->find("tracing"); tracing && tracing->list()) {
-    for (auto id = *tracing->list(); !id.done(); id.next()) {
-      if (auto n = id.item().unsigned_integer()) traced_before_.push_back(*n);
-    }
-  }
   hello_seen_ = true;
   signal_->notify();
 }

@@ -74,7 +74,6 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
   const std::string& reason() const { return reason_; }
   const AgentInfo& info() const { return info_; }
   Incarnation incarnation() const { return incarnation_; }
-  const std::vector<std::uint64_t>& traced_before() const { return traced_before_; }
   bool given = false;   // named by the user: never given up, hidden or not
 
   void committed(std::uint64_t seq);
@@ -131,7 +130,6 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
   };
   std::deque<Waiter> waiting_;                            // the store had no room
   std::uint64_t waiting_bytes_ = 0;
-  std::vector<std::uint64_t> traced_before_;             // what the agent traced already when it said hello
 
   std::map<std::uint64_t, ClusterTime> pings_;            // sent and not answered; the last kMaxPings
   std::uint64_t next_ping_ = 1;

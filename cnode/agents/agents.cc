@@ -212,19 +212,18 @@ bool Agents::wants(const TraceSpec& spec, std::string_view node) const {
 Awaitable<void> Agents::went_live(std::shared_ptr<AgentSession> session) {
   spdlog::info("{}: recording (OTP {}, capture {})", session->peer(), session->info().otp,
                session->info().capture);
-  // What a daemon before us started there.
-  if (std::ranges::any_of(session->traced_before(), [&](auto id) { return !traces_.contains(id); })) {
-    TermBuilder status;
-    status.atom("status");
-    auto bytes = status.bytes();
-    auto reply = co_await AgentSession::control(session, {bytes.begin(), bytes.end()}, kControlTimeout);
-    if (reply) {
-      traces_changed_->notify();
-      for (auto& found : read_traces(reply->term)) {
-        if (traces_.contains(found.id)) continue;
-        traces_[found.id] = {found.spec, found.meta.by, found.meta.expires, {}};
-      }
+  // What it traces already, started by us before the link was lost or by a daemon before us.
+  std::vector<std::uint64_t> there;
+  TermBuilder status;
+  status.atom("status");
+  auto bytes = status.bytes();
+  auto reply = co_await AgentSession::control(session, {bytes.begin(), bytes.end()}, kControlTimeout);
+  if (reply) {
+    for (auto& found : read_traces(reply->term)) {
+      there.push_back(found.id);
+      traces_.try_emplace(found.id, Trace{found.spec, found.meta.by, found.meta.expires, {}});
     }
+    traces_changed_->notify();
   }
   auto outcomes = std::make_unique<std::vector<NodeOutcome>>();
   std::vector<std::uint64_t> ids;
@@ -232,7 +231,7 @@ Awaitable<void> Agents::went_live(std::shared_ptr<AgentSession> session) {
   for (auto id : ids) {
     auto it = traces_.find(id);
     if (it == traces_.end() || !wants(it->second.spec, session->peer())) continue;
-    if (std::ranges::find(session->traced_before(), id) != session->traced_before().end()) continue;
+    if (std::ranges::find(there, id) != there.end()) continue;
     auto done = std::make_shared<Signal>(io_);
     co_await start_on(*this, session, id, *outcomes, done);
     if (!outcomes->empty() && outcomes->back().error) {

@@ -44,7 +44,7 @@ again(#{scope := Name, db := Db}) -> #{name => Name, db => Db}.
 %% Killed with -9 under load and started again: within the hold nothing is lost and nothing is twice.
 daemon_killed_within_the_hold(Config) ->
     {A, D, Pid} = recorded(Config, #{}, #{}),
-    _ = start_trace(A, D, #{pids => [Pid], events => [fetches], for => 60000}),
+    _ = start_trace(A, D, #{pids => [Pid], events => [message_fetch], for => 60000}),
     Self = self(),
     Pump = spawn_link(fun() -> Self ! {sent, rpc(A, scope_counter, pump, [Pid, 1, 6000, 1000])} end),
     wait_until(fun() -> length(element(1, fetched(A, D, Pid))) > 500 end, 10000),
@@ -61,7 +61,7 @@ daemon_killed_within_the_hold(Config) ->
 %% Beyond the hold: what was dropped is counted exactly, and the answer says so.
 daemon_killed_beyond_the_hold(Config) ->
     {A, D, Pid} = recorded(Config, #{}, #{args => ["--hold-bytes", "1M"]}),
-    _ = start_trace(A, D, #{pids => [Pid], events => [fetches], for => 60000}),
+    _ = start_trace(A, D, #{pids => [Pid], events => [message_fetch], for => 60000}),
     wait_until(fun() -> rpc(A, erlang, trace_info, [Pid, flags]) =/= {flags, []} end, 5000),
     kill(D),
     Total = 40000,
@@ -72,8 +72,8 @@ daemon_killed_beyond_the_hold(Config) ->
     wait_until(fun() ->
                        {Ks, C} = fetched(A, D2, Pid),
                        case C of
-                           #{gaps := Gaps = [_ | _]} ->
-                               Dropped = [N || #{dropped := N} <- Gaps],
+                           #{missing := Gaps = [_ | _]} ->
+                               Dropped = [N || #{kind := gap, dropped := N} <- Gaps],
                                lists:all(fun is_integer/1, Dropped)
                                    andalso length(Ks) + lists:sum(Dropped) =:= Total
                                    orelse {length(Ks), Gaps};
@@ -171,14 +171,14 @@ dbg_stop_clear(Config) ->
     {A, D, Pid} = recorded(Config, #{}, #{}),
     _ = start_trace(A, D, #{pids => [Pid], mfas => [{scope_counter, handle_call, 3}], events => [calls], for => 60000}),
     rpc(A, gen_server, call, [c1, {add, 1}]),
-    rpc(A, fun() -> dbg:stop_clear() end),
+    rpc(A, fun() -> dbg:tracer(), dbg:stop_clear() end),
     rpc(A, gen_server, call, [c1, {add, 2}]),
     %% Found within about a second: a gap, and armed once more.
     wait_until(fun() ->
                        rpc(A, gen_server, call, [c1, {add, 3}]),
                        {Es, C} = all_events(A, D, #{pid => Pid, type => function_entry}, oldest_first),
                        Again = [1 || #{args := [{add, 3} | _]} <- Es],
-                       (Again =/= [] andalso maps:get(gaps, C, []) =/= []) orelse {Again, C}
+                       (Again =/= [] andalso [g || #{kind := gap} <- maps:get(missing, C, [])] =/= []) orelse {Again, C}
                end, 10000).
 
 many_schedulers(Config) -> records_with(Config, #{args => ["+S", "64"]}).
@@ -193,7 +193,7 @@ short_ticktime(Config) ->
 
 records_with(Config, NodeOpts) ->
     {A, D, Pid} = recorded(Config, NodeOpts, #{}),
-    _ = start_trace(A, D, #{pids => [Pid], events => [fetches]}),
+    _ = start_trace(A, D, #{pids => [Pid], events => [message_fetch]}),
     2000 = rpc(A, scope_counter, pump, [Pid, 1, 2000, 2000]),
     await_fetched(A, D, Pid, 2000),
     {Ks, _} = fetched(A, D, Pid),
@@ -210,7 +210,7 @@ disk_full(Config = #{tmp := Tmp}) ->
     end,
     try
         {A, D, Pid} = recorded(Config, #{}, #{db => filename:join(Dir, "db")}),
-        _ = start_trace(A, D, #{pids => [Pid], events => [fetches], for => 60000}),
+        _ = start_trace(A, D, #{pids => [Pid], events => [message_fetch], for => 60000}),
         Fill = filename:join(Dir, "fill"),
         _ = os:cmd("dd if=/dev/zero of=" ++ Fill ++ " bs=64k 2>&1"),
         1000 = rpc(A, scope_counter, pump, [Pid, 1, 1000, 1000]),
