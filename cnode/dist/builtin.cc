@@ -41,13 +41,6 @@ class Rex : public Process {
   Node::Impl& impl_;
 };
 
-void reply(Node::Impl& impl, const CallFrom& to, codec::Bytes term) {
-  TermBuilder b;
-  b.tuple(2).raw(to.tag).raw(term);
-  (void)(to.alias ? impl.send_alias(to.alias, b.bytes(), {}, to.token)
-                  : impl.send(to.pid, b.bytes(), {}, to.token));
-}
-
 // [{M, F, Args, []}]: the stack of a call that failed.
 void put_stack(TermBuilder& out, const TermView& module, const TermView& function,
                const TermView& args) {
@@ -76,7 +69,7 @@ void NetKernel::on_message(Message message) {
   } else {
     b.tuple(2).atom("error").atom("notsup");
   }
-  reply(impl_, call->from, b.bytes());
+  (void)impl_.reply(call->from, b.bytes());
 }
 
 void Rex::answer_call(const GenCall& call) {
@@ -86,12 +79,12 @@ void Rex::answer_call(const GenCall& call) {
                    r.element(2).atom() && r.element(3).list() && r.element(3).list()->proper();
   if (!rpc) {
     b.tuple(2).atom("badrpc").atom("notsup");
-    return reply(impl_, call.from, b.bytes());
+    return (void)impl_.reply(call.from, b.bytes());
   }
   RpcAnswer answer = impl_.apply(*r.element(1).atom(), *r.element(2).atom(), r.element(3),
                                  call.request, call.from.pid);
   if (answer || answer.error().cls == RpcFailure::Class::thrown) {
-    return reply(impl_, call.from, answer ? answer->bytes() : answer.error().reason.bytes());
+    return (void)impl_.reply(call.from, answer ? answer->bytes() : answer.error().reason.bytes());
   }
   b.tuple(2).atom("badrpc").tuple(2).atom("EXIT");
   if (answer.error().cls == RpcFailure::Class::error) b.tuple(2);
@@ -99,7 +92,7 @@ void Rex::answer_call(const GenCall& call) {
   if (answer.error().cls == RpcFailure::Class::error) {
     put_stack(b, r.element(1), r.element(2), r.element(3));
   }
-  reply(impl_, call.from, b.bytes());
+  (void)impl_.reply(call.from, b.bytes());
 }
 
 // {From, {sbcast, Name, Msg}} and its like, which expect an answer although they are no calls.

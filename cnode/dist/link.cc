@@ -1,6 +1,7 @@
 #include "cnode/dist/link.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <array>
@@ -64,9 +65,9 @@ LinkInfo Link::info() const {
   return info;
 }
 
-Status Link::push(codec::Bytes control, codec::Bytes payload, Urgency urgency) {
+Status Link::push(codec::Bytes control, Payload payload, Urgency urgency) {
   if (closed_) return fail(Code::node_down, fmt::format("the link to {} is closed", peer_.node));
-  const std::size_t body = 2 + control.size() + (payload.empty() ? 0 : 1 + payload.size());
+  const std::size_t body = 2 + control.size() + (payload.size() == 0 ? 0 : 1 + payload.size());
   if (body > limits_.max_packet_bytes) {
     return fail(Code::too_large, fmt::format("a message of {} bytes to {}; the limit is {}", body,
                                              peer_.node, limits_.max_packet_bytes));
@@ -83,13 +84,15 @@ Status Link::push(codec::Bytes control, codec::Bytes payload, Urgency urgency) {
       return fail(Code::node_down, fmt::format("{} does not read", peer_.node));
     }
   }
+  if (body > kKeepCapacity) out_.reserve(out_.size() + kLengthBytes + body);  // not doubled
   put(out_, static_cast<std::uint32_t>(body));
   out_.push_back(kPassThrough);
   out_.push_back(kVersion);
   put(out_, control);
-  if (!payload.empty()) {
+  if (payload.size() > 0) {
     out_.push_back(kVersion);
-    put(out_, payload);
+    put(out_, payload.first);
+    put(out_, payload.rest);
   }
   counters_->add(DistCounter::packets_out);
   wake_->notify();
@@ -170,6 +173,16 @@ Awaitable<bool> Link::fill(std::span<std::byte> into) {
 }
 
 Awaitable<void> Link::read_loop(std::shared_ptr<Link> self) {
+  try {
+    co_await read_packets(self);
+  } catch (const std::exception& e) {
+    self->counters_->add(DistCounter::escaped);
+    spdlog::error("reading from {} failed, which is a bug: {}", self->peer_.node, e.what());
+  }
+  self->close("our reader failed");  // does nothing if the link is closed already
+}
+
+Awaitable<void> Link::read_packets(std::shared_ptr<Link> self) {
   for (;;) {
     std::array<std::byte, kLengthBytes> head;
     const bool got_head = co_await self->fill(head);

@@ -24,6 +24,15 @@ namespace scope::node {
 class Event;
 class Link;
 
+// One encoded term in two pieces, so that wrapping a large one does not copy it. Empty: no payload.
+struct Payload {
+  codec::Bytes first, rest;
+  Payload() = default;
+  Payload(codec::Bytes whole) : first(whole) {}  // NOLINT(google-explicit-constructor)
+  Payload(codec::Bytes head, codec::Bytes tail) : first(head), rest(tail) {}
+  std::size_t size() const { return first.size() + rest.size(); }
+};
+
 // Called on the io_context's thread; outlives the links (they hold it).
 class LinkOwner {
  public:
@@ -50,7 +59,7 @@ class Link : public std::enable_shared_from_this<Link> {
   // Queues one packet. must: a signal that may not be lost (see node.h, Bounds); else busy when the queue is full.
   // too_large: over max_packet_bytes. closed.
   enum class Urgency : std::uint8_t { may_refuse, must };
-  Status push(codec::Bytes control, codec::Bytes payload, Urgency urgency);
+  Status push(codec::Bytes control, Payload payload, Urgency urgency);
 
   // Called twice a tick interval or so. Writes a tick if nothing was written since `interval`, closes on silence.
   void tick(std::chrono::steady_clock::time_point now, Millis interval, Millis silence);
@@ -64,6 +73,7 @@ class Link : public std::enable_shared_from_this<Link> {
 
  private:
   static Awaitable<void> read_loop(std::shared_ptr<Link> self);
+  static Awaitable<void> read_packets(std::shared_ptr<Link> self);
   static Awaitable<void> write_loop(std::shared_ptr<Link> self);
   // False at the end of the link.
   Awaitable<bool> fill(std::span<std::byte> into);

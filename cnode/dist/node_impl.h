@@ -1,5 +1,6 @@
 // The state behind Node. Internal to cnode/dist: node.cc (life, processes, what goes out), node_links.cc (epmd, connecting,
 // accepting), node_signals.cc (what comes in), node_calls.cc (calls to remote nodes), builtin.cc (rex, net_kernel, erpc).
+// node_out.cc (what processes send).
 //
 // Life: coroutines and links hold it by shared_ptr, so it outlives the Node by as long as they need to end.
 #pragma once
@@ -108,9 +109,10 @@ class Node::Impl : public LinkOwner, public std::enable_shared_from_this<Node::I
   }
   void escaped(std::string_view what);
 
-  Status send(const Target& to, codec::Bytes term, const Pid& from, codec::Bytes token);
-  Status send_alias(const Ref& alias, codec::Bytes term, const Pid& from, codec::Bytes token);
-  Status send_here(const Pid& to, codec::Bytes term, const Pid& from);
+  Status send(const Target& to, Payload term, const Pid& from, codec::Bytes token);
+  Status send_alias(const Ref& alias, Payload term, const Pid& from, codec::Bytes token);
+  Status send_here(const Pid& to, Payload term, const Pid& from);
+  Status reply(const CallFrom& to, codec::Bytes term);
   // The token to send with a message made by `from`: the given one, or that of the message being handled; else empty.
   codec::Bytes next_token(const Pid& from, codec::Bytes given);
   Ref monitor(const Pid& watcher, const Target& target);
@@ -210,8 +212,8 @@ class Node::Impl : public LinkOwner, public std::enable_shared_from_this<Node::I
   RpcTable rpc_;
   SpawnHandler spawn_handler_;
 
-  codec::TermBuilder control_, token_, payload_;  // scratch: valid until the next use
-  const Message* handling_ = nullptr;             // during on_message
+  codec::TermBuilder control_, token_;  // scratch: valid until the next use
+  const Message* handling_ = nullptr;   // during on_message
 };
 
 inline std::string describe(const codec::TermView& term) {

@@ -5,9 +5,9 @@
 -export([status_is_a_table/1, status_is_quick/1, json_is_one_document/1, requests_are_as_api_md_has_them/1,
          trace_and_untrace/1, all_pages/1, states_and_flows/1, an_error_is_explained/1, wrong_cookie/1,
          no_daemon/1, not_a_daemon/1, a_silent_daemon/1, usage/1, nothing_harmful_reaches_the_terminal/1,
-         it_leaves_no_trace/1, a_clean_node/1, planted_flags/1, planted_patterns/1, planted_code_and_names/1,
+         it_leaves_no_trace/1, on_a_terminal/1, settings/1, the_agent_itself/1, a_clean_node/1, planted_flags/1, planted_patterns/1, planted_code_and_names/1,
          planted_owners/1, other_owners_are_notes/1, unreachable_nodes/1, nodes_from_the_daemon/1, many_nodes_json/1]).
--export([daemon/1, held/0]).
+-export([daemon/1, held/0, agents_daemon/1]).
 
 -define(SECOND, 1714557600000000000). % 2024-05-01T10:00:00Z
 
@@ -15,9 +15,9 @@
 all() ->
     [status_is_a_table, status_is_quick, json_is_one_document, requests_are_as_api_md_has_them, trace_and_untrace,
      all_pages, states_and_flows, an_error_is_explained, wrong_cookie, no_daemon, not_a_daemon, a_silent_daemon, usage,
-     nothing_harmful_reaches_the_terminal, it_leaves_no_trace, a_clean_node, planted_flags, planted_patterns,
+     nothing_harmful_reaches_the_terminal, it_leaves_no_trace, on_a_terminal, settings, a_clean_node, planted_flags, planted_patterns,
      planted_code_and_names, planted_owners, other_owners_are_notes, unreachable_nodes, nodes_from_the_daemon,
-     many_nodes_json].
+     many_nodes_json, the_agent_itself].
 
 -spec init(scope_test:config()) -> scope_test:config().
 init(Config = #{tmp := Tmp, cookie := Cookie}) ->
@@ -211,6 +211,45 @@ it_leaves_no_trace(Config) ->
     [{"scope", _}] = scope_test:epmd_names(Config),
     ok.
 
+%% Under script(1), which gives it a terminal.
+-spec on_a_terminal(scope_test:config()) -> ok.
+on_a_terminal(Config) ->
+    _ = start_daemon(Config),
+    Run = fun(Args, Env) ->
+                  P = scope_test:start_program(Config, "/usr/bin/script",
+                                               ["-qec", lists:flatten(lists:join(" ", [exe() | Args])), "/dev/null"],
+                                               [{"TZ", "UTC"}, {"TERM", "xterm"}, {"NO_COLOR", false} | Env]),
+                  {0, Lines} = collect(scope_test:os_pid(P), []),
+                  [re:replace(L, "\r", "", [global, {return, binary}]) || L <- Lines]
+          end,
+    Coloured = Run(["events"], [{"COLUMNS", "80"}]),
+    {_, _} = binary:match(iolist_to_binary(Coloured), <<"\e[32mmessage_send\e[0m">>),
+    Plain = [re:replace(L, "\e\\[[0-9]*m", "", [global, unicode, {return, binary}]) || L <- Coloured],
+    [true = string:length(L) =< 80 || L <- lists:sublist(Plain, 2)],
+    has(Plain, "^2024-05-01Z +error"), % what all rows share
+    has(Plain, "^10:00:00.000000 "),
+    [nomatch = binary:match(iolist_to_binary(Run(Args, Env)), <<"\e">>)
+     || {Args, Env} <- [{["events", "--no-color"], []}, {["events"], [{"NO_COLOR", "1"}]}, {["events"], [{"TERM", "dumb"}]}]],
+    ok.
+
+-spec settings(scope_test:config()) -> ok.
+settings(Config = #{tmp := Tmp}) ->
+    {0, Out} = scope(Config, ["config"]),
+    has(Out, "^hold_bytes +16M +bytes that an agent keeps"),
+    has(Out, "^grace_ms +1m "),
+    File = filename:join(Tmp, "scope.toml"),
+    ok = file:write_file(File, "grace_ms = \"5s\"\ncookie = \"secret\"\nnode = [\"a@h\", \"b@h\"]\n"),
+    {0, Changed} = scope(Config, ["config", "--config", File, "--hold-bytes", "32M"]),
+    has(Changed, "^hold_bytes +32M"),
+    has(Changed, "^grace_ms +5s"),
+    has(Changed, "^cookie +\\*\\*\\*"),
+    has(Changed, "^node +a@h,b@h"),
+    nomatch = binary:match(iolist_to_binary(Changed), <<"secret">>),
+    ok = file:write_file(File, "grace = 5\n"),
+    {2, Wrong} = scope(Config, ["config", "--config", File]),
+    has(Wrong, "grace"),
+    ok.
+
 %% --- verify-clean ----------------------------------------------------------------------------------------------------
 
 -spec a_clean_node(scope_test:config()) -> ok.
@@ -350,6 +389,45 @@ many_nodes_json(Config) ->
     has([Line], "^\\{\"a_[^}]*\"clean\":true"),
     has([Line], "\"b_[^}]*\"clean\":false.*\"check\":\"tracing\""),
     ok.
+
+%% Our own agent, as it is: found while it is there, and nothing found when it has gone.
+-spec the_agent_itself(scope_test:config()) -> ok.
+the_agent_itself(Config) ->
+    Node = scope_test:start_node(Config, traced),
+    {0, _} = verify(Config, Node),
+    Sources = filelib:wildcard(filename:join([os:getenv("SCOPE_ROOT"), "erl", "src", "scope_*.erl"])),
+    [begin
+         {ok, Module, Beam} = compile:file(Source, [binary, no_debug_info]),
+         {module, Module} = scope_test:rpc(Node, code, load_binary, [Module, atom_to_list(Module) ++ ".beam", Beam])
+     end || Source <- Sources],
+    ok = scope_test:rpc(Node, fun() ->
+                                      Self = self(),
+                                      _ = spawn(fun() -> agents_daemon(Self) end),
+                                      receive tracing -> ok after 5000 -> error(not_tracing) end
+                              end),
+    {4, Found} = verify(Config, Node),
+    [has(Found, Text) || Text <- ["modules: module scope_agent is loaded", "names: the name scope_guard is registered",
+                                  "processes: .* \\(scope_sup\\) runs scope_sup:loop/1",
+                                  "traced by <traced_.*> \\(scope_tracer\\)", "patterns: .*lists:"]],
+    nomatch = binary:match(iolist_to_binary(Found), <<"meta">>),
+    true = scope_test:rpc(Node, fun() -> exit(whereis(scope_agent), kill) end),
+    scope_test:wait_until(fun() -> element(1, verify(Config, Node)) =:= 0 end, 15000).
+
+%% Attaches to the agent and starts a trace, as the daemon does.
+-spec agents_daemon(pid()) -> no_return().
+agents_daemon(Starter) ->
+    ok = scope_agent:start(self(), #{}),
+    Agent = receive {hello, #{agent := A}} -> A end,
+    Agent ! {resume, #{store_id => 1, last_committed_seq => 0, credit => 1 bsl 20}},
+    Agent ! {control, r, {start, 1, #{events => [calls], modules => [lists]}}},
+    receive {control_reply, r, {ok, _}} -> Starter ! tracing end,
+    agents_daemon_loop(Agent).
+
+agents_daemon_loop(Agent) ->
+    receive {batch, _, Seq, _, _, _, _} -> Agent ! {ack, Seq}
+    after 500 -> Agent ! {ping, 1, 1}
+    end,
+    agents_daemon_loop(Agent).
 
 %% --- helpers ---------------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,11 @@ with_broker(Config0, Tool, Dir, Json) ->
     #{messages := Flow} = ask(Asker, D, {get_message_flow, QueuePid, Consumer, #{limit => 200}}),
     Followed = [M || M = #{matched := unique, from := F, sent := S, fetched := T} <- Flow,
                      F =:= QueuePid, is_integer(S), is_integer(T)],
+    Kinds = lists:foldl(fun(#{from := F, matched := K, fetched := T}, Acc) ->
+                                Key = {F =:= QueuePid, K, is_integer(T)},
+                                Acc#{Key => maps:get(Key, Acc, 0) + 1}
+                        end, #{}, Flow),
+    scope_test:log("flow, {from the queue, matched, fetched}: ~p~n~P", [Kinds, hd(Flow), 60]),
     scope_test:log("~b messages of the queue followed to node 3, of ~b", [length(Followed), length(Flow)]),
     true = length(Followed) > 0,
 
