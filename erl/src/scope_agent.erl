@@ -37,11 +37,11 @@
 %%             ei_codec/capture_record.h
 %%   {pong, N, T, ClockPair}      {control_reply, Ref, Result}
 %%   {nodes, #{visible => [Node], hidden => [Node]}}     every node this one knows now, after one came or went
-%%   {stopped, Id, Reason}  a start ended by itself: {limit, ms | count} | lost | overload | hold_full | grace
+%%   {stopped, Id | all, Reason}  a start ended by itself: {limit, ms | count} | lost | overload | hold_full
 %%   {bye, Reason}          the agent is about to leave the node
 %%
 %% CONTROL REQUESTS and their results
-%%   {start, Id, Spec}  -> {ok, #{patterns => [{{M,F,A}, Matched}], processes => N, left_out => [{Pid, Why}],
+%%   {start, Id, Spec}  -> {ok, #{patterns => [{{M,F,A}, Matched}], processes => N, left_out => [{Pid | Name | send | 'receive' | new_processes, Why}],
 %%                          behaviours => [{Module, Shape | unknown | absent}], baseline => N}} | {error, Reason}
 %%             Reason: {bad_spec, Key, Why} | {owned_by, Owner} | {pattern_owned, MFA, Owner} | exists | draining
 %%             A start with the Id of a living one with the same Spec is ok; with another Spec, `exists`.
@@ -93,6 +93,7 @@
             full_since = none :: integer() | none,
             mode = idle :: idle | removed,          % removed: tracing was taken away from us
             refused = 0 :: non_neg_integer(),
+            tracing = [] :: [term()],               % Ids of the starts
             waiting = #{} :: map(),                 % Ref of the guard's reply => Ref of the daemon's control
             leaving = no :: no | {draining, term()} | {acking, term(), integer()}}).
 
@@ -160,7 +161,7 @@ handle({'DOWN', Mon, process, _, _}, S = #s{mon = Mon}) ->
 handle({guard_reply, Ref, Result}, S) -> guard_reply(Ref, Result, S);
 handle({stopped, Id, Reason}, S) ->
     _ = send(S#s.daemon, {stopped, Id, Reason}),
-    S;
+    S#s{tracing = case Id of all -> []; _ -> lists:delete(Id, S#s.tracing) end};
 handle({gap, Gap}, S) -> S#s{hold = scope_hold:gap(Gap, S#s.hold)};
 handle({peers, Ctx}, S) -> S#s{ctx = Ctx};
 handle({drained, _}, S = #s{leaving = {draining, Ref}}) ->
@@ -223,7 +224,7 @@ hello(S) ->
       schedulers => erlang:system_info(schedulers_online),
       time_unit => nanosecond, clock => clock_pair(), net_ticktime => ticktime(),
       elixir => elixir(), nodes => known_nodes(),
-      tracing => maps:get(tracing, S#s.ctx, []),
+      tracing => S#s.tracing,
       others => #{system_monitor => case erlang:system_monitor() of {P, _} -> P; _ -> none end,
                   seq_tracer => case seq_trace:get_system_tracer() of false -> none; T -> T end}}.
 
@@ -324,11 +325,16 @@ guard_reply(Mine, Result, S) ->
             {ok, Status} = Result,
             _ = send(S#s.daemon, {control_reply, Ref, {ok, maps:merge(Status, own_status(S))}}),
             S#s{waiting = Rest};
-        {{Ref, _}, Rest} ->
+        {{Ref, Request}, Rest} ->
             _ = send(S#s.daemon, {control_reply, Ref, Result}),
-            S#s{waiting = Rest};
+            S#s{waiting = Rest, tracing = tracing(Request, Result, S#s.tracing)};
         error -> S
     end.
+
+tracing({start, Id, _}, {ok, _}, Ids) -> lists:usort([Id | Ids]);
+tracing({stop, all}, ok, _) -> [];
+tracing({stop, Id}, ok, Ids) -> lists:delete(Id, Ids);
+tracing(_, _, Ids) -> Ids.
 
 own_status(S) ->
     (scope_hold:status(S#s.hold))#{mode => S#s.mode, refused => S#s.refused}.

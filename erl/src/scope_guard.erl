@@ -33,12 +33,19 @@
 init() ->
     process_flag(priority, high),
     Ctx = receive {peers, C} -> C after 5000 -> exit(no_peers) end,
+    _ = put(ctx, Ctx),
     #{session := Session, sup := Sup, tracer := Tracer} = Ctx,
     _ = erlang:monitor(process, Session),
     _ = erlang:monitor(process, Sup),
     _ = erlang:send_after(?TICK, self(), tick),
     S = #s{ctx = Ctx, tracer = Tracer, checked = now_ms(), checked_raw = mono()},
-    loop(configure(maps:get(opts, Ctx), S)).
+    %% Quietly, if it comes to that: the supervisor takes everything down, and the node's log is not ours.
+    try loop(configure(maps:get(opts, Ctx), S))
+    catch
+        error:Reason:Stack ->
+            Session ! {stopped, all, {crashed, guard, Reason, Stack}},
+            exit(shutdown)
+    end.
 
 loop(S0) ->
     S = receive Msg -> handle(Msg, S0) end,
@@ -317,7 +324,8 @@ trace_processes(Id, Start = #start{spec = Spec}, S) ->
     {Traced, Out} = flags_on(Wanted, Start, Follow andalso Id, S),
     Keep = case All of true -> []; false -> Traced end,
     Baseline = baseline(Traced, S),
-    {length(Traced), [{new_processes, New} || New =/= ok] ++ [{N, not_registered} || N <- Names, not is_map_key(N, Named)]
+    {length(Traced), [{E, filtered_by_another} || E <- scope_trace:filtered(Start#start.flags)]
+         ++ [{new_processes, New} || New =/= ok] ++ [{N, not_registered} || N <- Names, not is_map_key(N, Named)]
          ++ Out, Baseline,
      Start#start{pids = maps:from_keys(Keep, true), names = Named}}.
 
@@ -329,10 +337,11 @@ flags_on(Pids, #start{flags = Flags}, Follow, #s{tracer = Tracer}) ->
     {[P || {P, ok} <- Results],
      [{P, {owned_by, T}} || {P, {owned_by, T}} <- Results] ++ [{P, map_get(P, LeftOut)} || P <- Out]}.
 
-%% With a pause after each chunk, so that nobody waits long for our scheduler.
+%% With a pause after each chunk, so that nobody waits long for our scheduler, and a sign of life.
 in_chunks(Fun, List) -> in_chunks(Fun, List, ?CHUNK).
 in_chunks(_, [], _) -> [];
 in_chunks(Fun, List, 0) ->
+    scope_beat:beat(guard, get(ctx)),
     erlang:yield(),
     in_chunks(Fun, List, ?CHUNK);
 in_chunks(Fun, [H | T], N) -> [Fun(H) | in_chunks(Fun, T, N - 1)].
@@ -503,10 +512,25 @@ reapply(S = #s{starts = Starts}) ->
     tell_procs(S),
     _ = lists:any(fun wants_new/1, maps:values(Starts)) andalso new_flags(S),
     maps:foreach(fun(Id, Start = #start{spec = #{all := All, children := Follow}, pids = Pids}) ->
-                         P = case All of true -> processes(); false -> maps:keys(Pids) end,
+                         P = if
+                                 All -> processes();
+                                 Follow -> maps:keys(with_descendants(Pids));
+                                 true -> maps:keys(Pids)
+                             end,
                          flags_on(P, Start, Follow andalso Id, S)
                  end, Starts),
     S.
+
+%% Whose child is whose was known to the tracer that is gone, and what was spawned since nobody saw.
+with_descendants(Pids) ->
+    Parents = [{P, Parent} || P <- processes(), {parent, Parent} <- [try process_info(P, parent) catch _:_ -> none end]],
+    with_descendants(Parents, Pids).
+
+with_descendants(Parents, Pids) ->
+    case [P || {P, Parent} <- Parents, is_map_key(Parent, Pids), not is_map_key(P, Pids)] of
+        [] -> Pids;
+        More -> with_descendants(Parents, maps:merge(Pids, maps:from_keys(More, true)))
+    end.
 
 %% The flags come back later and later while overload goes on, and not at all after half a minute of it.
 overload(From, S = #s{overloads = Before, since = Since0}) ->

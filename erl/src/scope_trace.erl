@@ -2,7 +2,7 @@
 %% (From OTP 27 on a trace session of our own belongs here.)
 -module(scope_trace).
 
--export([check_spec/1, flags/1, set_pattern/2, clear_pattern/1, pattern_state/2, owner_of_patterns/1,
+-export([check_spec/1, flags/1, filtered/1, set_pattern/2, clear_pattern/1, pattern_state/2, owner_of_patterns/1,
          flags_on/3, flags_off/3, all_off/1, new_on/2, new_off/1, tracer_of/1, pid_flags/1, left_out/0,
          delivered/1, canary/0, set_canary/0, canary_sings/0, finish/3,
          unload/1]).
@@ -107,6 +107,11 @@ owner([P | Rest], Ours) ->
         Ours -> owner(Rest, Ours);
         Other -> Other
     end.
+
+%% Message events that another tool's match spec filters for everybody: we leave it alone, and say so.
+-spec filtered([atom()]) -> [send | 'receive'].
+filtered(Flags) ->
+    [E || E <- [send, 'receive'], lists:member(E, Flags), erlang:trace_info(E, match_spec) =/= {match_spec, true}].
 
 %% A pattern on a function that nobody calls and nobody else would trace. It falls silent when all patterns are wiped,
 %% not when a module is reloaded. It goes with our code.

@@ -45,9 +45,12 @@ init() ->
     _ = erlang:monitor(process, Guard),
     _ = erlang:monitor(process, Sup),
     Now = mono(),
-    loop(#s{ctx = Ctx, session = Session, cut = Now - ?SLACK_NS, marked = Now,
+    S = #s{ctx = Ctx, session = Session, cut = Now - ?SLACK_NS, marked = Now,
             caps = scope_cut:caps(maps:get(caps, Opts, #{})),
-            native = erlang:convert_time_unit(1, second, native) =:= 1000000000}, ?IDLE_MS).
+            native = erlang:convert_time_unit(1, second, native) =:= 1000000000},
+    try loop(S, ?IDLE_MS)
+    catch error:_ -> exit(shutdown)            % quietly: it is restarted, with a gap
+    end.
 
 loop(S, Timeout) ->
     receive
@@ -82,6 +85,8 @@ wait(#s{n = 0}) -> ?IDLE_MS;
 wait(_) -> ?MAX_MS.
 
 %% Process events may be on only to know whose child is whose.
+needed(Trace, S) when element(3, Trace) =:= call; element(3, Trace) =:= 'receive'; element(3, Trace) =:= send ->
+    {true, S};
 needed({trace_ts, Child, spawned, Parent, _, _}, S = #s{children = Children, procs = Procs})
   when is_map_key(Parent, Children) ->
     {Procs, S#s{children = Children#{Child => map_get(Parent, Children)}}};

@@ -175,7 +175,8 @@ elixir_ebin() ->
 
 %% RabbitMQ's own server, from the package unpacked under the build folder.
 gen_server2(Config) ->
-    Dirs = filelib:wildcard(filename:join(os:getenv("SCOPE_RABBIT", "none"),
+    Root = filename:join([os:getenv("SCOPE_ROOT", "."), "build", "rabbitmq", "root"]),
+    Dirs = filelib:wildcard(filename:join(os:getenv("SCOPE_RABBIT", Root),
                                           "usr/lib/rabbitmq/lib/*/plugins/rabbit_common-*/ebin")),
     Dirs =/= [] orelse throw({skip, no_rabbit}),
     {T, D, Pid} = setup(Config, #{target => #{args => ["-pa" | Dirs]}}),

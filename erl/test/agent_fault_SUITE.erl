@@ -9,7 +9,7 @@
 all() ->
     [panic_button, supervisor_killed, guard_killed, agent_and_supervisor_killed, agent_and_guard_killed,
      guard_and_supervisor_killed, all_but_tracer_killed, agent_suspended, guard_suspended, supervisor_suspended,
-     tracer_killed, tracer_suspended, hostile_load, hostile_big_terms, foreign_tracer, foreign_pattern,
+     tracer_killed, children_after_kill, tracer_suspended, hostile_load, hostile_big_terms, foreign_tracer, foreign_pattern, foreign_send_filter,
      pattern_taken_over, dbg_stop_clear, dbg_clears_twice, module_reloaded, name_followed, unload_under_load].
 
 timeout(hostile_load) -> 90000;
@@ -80,6 +80,21 @@ tracer_killed(Config) ->
                   end, lists:seq(1, 5)),
     {stopped, a, overload} = d(D, wait, [Pid, fun({stopped, a, _}) -> true end]),
     {ok, #{tracing := #{}}} = d(D, control, [Pid, status]).
+
+%% After a new tracer the children are followed again, those spawned meanwhile too.
+children_after_kill(Config) ->
+    {T, D, Pid} = setup(Config),
+    {P, Go} = agent_trace_SUITE:family(T),
+    {ok, _} = d(D, control, [Pid, {start, a, #{pids => [P], children => true, events => [messages]}}]),
+    Go(),
+    wait_until(fun() -> agent_trace_SUITE:traced(T) =:= 3 end),
+    rpc(T, fun() -> exit(whereis(scope_tracer), kill) end),
+    d(D, wait, [Pid, fun({gap, {tracer_killed, _, _, _}}) -> true end]),
+    wait_until(fun() -> agent_trace_SUITE:traced(T) =:= 3 end),
+    %% the restarted daemon learns what runs
+    d(D, stop, [Pid]),
+    Pid2 = agent_SUITE:again(T, D, Pid, #{}),
+    {hello, #{tracing := [a]}} = d(D, wait, [Pid2, fun({hello, _}) -> true end]).
 
 tracer_suspended(Config) ->
     {T, D, Pid} = setup(Config),
@@ -172,6 +187,18 @@ foreign_pattern(Config) ->
     wait_until(fun() -> rpc(T, erlang, whereis, [scope_agent]) =:= undefined end),
     assert_eq({match_spec, Theirs}, rpc(T, erlang, trace_info, [{scope_victim, twice, 1}, match_spec])),
     assert_eq({traced, false}, rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced])).
+
+%% Another tool's filter on messages stays, and the start says that it holds for us too.
+foreign_send_filter(Config) ->
+    {T, D, Pid} = setup(Config),
+    P = rpc(T, scope_victim, echo, []),
+    Theirs = [{['_', {'$1', '_'}], [{is_atom, '$1'}], []}],
+    rpc(T, erlang, trace_pattern, [send, Theirs, []]),
+    {ok, #{left_out := [{send, filtered_by_another}]}} =
+        d(D, control, [Pid, {start, a, #{pids => [P], events => [messages]}}]),
+    ok = d(D, control, [Pid, unload]),
+    wait_until(fun() -> rpc(T, erlang, whereis, [scope_agent]) =:= undefined end),
+    assert_eq({match_spec, Theirs}, rpc(T, erlang, trace_info, [send, match_spec])).
 
 %% Another tool sets a pattern over ours: it keeps it, we stop.
 pattern_taken_over(Config) ->
