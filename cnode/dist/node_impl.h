@@ -1,6 +1,6 @@
-// The state behind Node. Internal to cnode/dist: node.cc (life, processes, what goes out), node_links.cc (epmd, connecting,
-// accepting), node_signals.cc (what comes in), node_calls.cc (calls to remote nodes), builtin.cc (rex, net_kernel, erpc).
-// node_out.cc (what processes send).
+// The state behind Node. Internal to cnode/dist: node.cc (life, processes), node_links.cc (epmd, connecting, accepting),
+// node_signals.cc (what comes in), node_out.cc (what processes send), node_calls.cc (calls to remote nodes), builtin.cc
+// (rex, net_kernel, erpc).
 //
 // Life: coroutines and links hold it by shared_ptr, so it outlives the Node by as long as they need to end.
 #pragma once
