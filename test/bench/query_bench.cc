@@ -1,0 +1,255 @@
+// How long questions take over a recorded cluster (benchmarks: suite query), asked as a BEAM node asks them: from the
+// request term to the encoded reply. Prints {"figures": ...} as its last line.
+//
+//   bench_query [--quick] [--events N]        default: 1,000,000 events; --quick: the same with fewer questions
+//
+// Model: 3 nodes, 600 servers and 4,400 clients, 500 functions, all chosen by a Zipf law; calls between nodes with their
+// messages, function calls and states, 10,000 events/s; clocks that differ by hours; blocks and tail as they come.
+#include <fmt/format.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <future>
+#include <random>
+
+#include "cnode/service/service.h"
+#include "test/unit/service/term.h"
+#include "test/unit/store/batch_maker.h"
+
+namespace scope::node {
+namespace {
+
+using codec::PidParts;
+using codec::TermBuilder;
+using namespace scope::test;
+
+constexpr std::int64_t kMs = 1'000'000;
+constexpr std::uint32_t kServers = 600, kClients = 4400, kFunctions = 500;
+constexpr const char* kNames[3] = {"front@bench", "orders@bench", "stock@bench"};
+
+class Zipf {
+ public:
+  explicit Zipf(std::uint32_t n) {
+    double sum = 0;
+    for (std::uint32_t i = 1; i <= n; ++i) up_to_.push_back(sum += 1.0 / i);
+  }
+  std::uint32_t operator()(std::mt19937_64& random) const {
+    const double at = std::uniform_real_distribution<>(0, up_to_.back())(random);
+    return static_cast<std::uint32_t>(std::lower_bound(up_to_.begin(), up_to_.end(), at) - up_to_.begin());
+  }
+
+ private:
+  std::vector<double> up_to_;
+};
+
+class NoControls : public Controls {
+  void status(Reply<StatusInfo> r) override { r(StatusInfo{}); }
+  void start(TraceSpec, std::string, Reply<StartOutcome> r) override { r(StartOutcome{}); }
+  void stop(std::optional<std::uint64_t>, Reply<StopOutcome> r) override { r(StopOutcome{}); }
+  void update_config(std::vector<std::string>, codec::TermView, Reply<std::monostate> r) override {
+    r(std::monostate{});
+  }
+};
+
+class Bench {
+ public:
+  explicit Bench(std::string folder) {
+    store::StoreOptions options;
+    options.path = std::move(folder);
+    auto opened = store::TraceStore::open(options, nullptr);
+    SCOPE_CHECK(opened.has_value());
+    store = *std::move(opened);
+    for (std::uint32_t n = 0; n < 3; ++n) {
+      makers_.emplace_back(kNames[n], 7, n + 1);
+      const auto info = store->incarnation(kNames[n], 7, n + 1);
+      SCOPE_CHECK(info.has_value());
+      incarnation_[n] = info->number;
+      behind_[n] = (n + 1) * 3'600'000 * kMs;
+      store::ClockVersion v;
+      v.incarnation = info->number;
+      v.raw_at = RawTime{store->now().ns - behind_[n]};
+      v.offset_ns = behind_[n];
+      v.lower_ns = behind_[n] - 50'000;
+      v.upper_ns = behind_[n] + 50'000;
+      v.measured_at = store->now();
+      SCOPE_CHECK(store->add_clock(v).has_value());
+    }
+    for (std::uint32_t i = 0; i < kFunctions; ++i) {
+      modules_.push_back(fmt::format("Elixir.Shop.Part{}", i / 10));
+      functions_.push_back(fmt::format("handle_{}", i % 10));
+    }
+  }
+
+  PidParts server(std::uint32_t i) const { return {kNames[i % 3], 100 + i, 0, 7}; }
+  PidParts client(std::uint32_t i) const { return {kNames[i % 3], 10'000 + i, 0, 7}; }
+  std::pair<std::string, std::string> function(std::uint32_t i) const { return {modules_[i], functions_[i]}; }
+
+  void record(std::uint64_t events) {
+    first = store->now().ns - static_cast<std::int64_t>(events) * 100'000 - 1000 * kMs;
+    now_ = first;
+    std::string body(60, 'x');
+    while (recorded < events) {
+      const auto c = client(clients_(random)), s = server(servers_(random));
+      const std::uint32_t ci = node_of(c), si = node_of(s);
+      const auto n = static_cast<std::uint32_t>(recorded);
+      const auto f = functions(random);
+      const codec::Mfa mfa{modules_[f], functions_[f], 2};
+      std::snprintf(body.data(), body.size(), "order %u of customer %u", n, n * 7919);
+      const auto request = gen_call(c, n, body);
+      const auto reply = tup({num(n), atm("ok"), bin(body)});
+      makers_[ci].send(c, s, request, tick(ci));
+      makers_[si].fetch(s, request, tick(si)).take(s, request, tick(si));
+      makers_[si].call(s, mfa, tick(si)).returned(s, mfa, reply, tick(si));
+      makers_[si].state(s, server_state(n, body), tick(si)).send(s, c, reply, tick(si));
+      makers_[ci].fetch(c, reply, tick(ci));
+      recorded += 8;
+      for (std::uint32_t i = 0; i < 3; ++i) ship(i, 1000);
+      if (n % 97 == 0) pairs.emplace_back(c, s);
+    }
+    for (std::uint32_t i = 0; i < 3; ++i) ship(i, 1);
+    SCOPE_CHECK(store->flush(60'000).has_value());
+    last = now_;
+  }
+
+  std::unique_ptr<store::TraceStore> store;
+  std::mt19937_64 random{20261120};
+  std::vector<std::pair<PidParts, PidParts>> pairs;
+  std::uint64_t recorded = 0;
+  std::int64_t first = 0, last = 0;
+  Zipf functions{kFunctions};
+
+ private:
+  static std::uint32_t node_of(const PidParts& p) {
+    for (std::uint32_t n = 0; n < 3; ++n) {
+      if (p.node == kNames[n]) return n;
+    }
+    return 0;
+  }
+  std::int64_t tick(std::uint32_t node) { return (now_ += 100'000) - behind_[node]; }
+  void ship(std::uint32_t node, std::size_t least) {
+    if (makers_[node].events() < least) return;
+    const auto batch = makers_[node].batch(incarnation_[node], ++seq_[node]);
+    while (!store->append(batch)) SCOPE_CHECK(store->flush(60'000).has_value());
+  }
+
+  std::vector<BatchMaker> makers_;
+  Incarnation incarnation_[3] = {};
+  std::int64_t behind_[3] = {};
+  std::uint64_t seq_[3] = {};
+  std::int64_t now_ = 0;
+  std::vector<std::string> modules_, functions_;
+  Zipf clients_{kClients}, servers_{kServers};
+};
+
+Term pid_term(const PidParts& p) {
+  return [p](TermBuilder& b) { b.pid(p); };
+}
+
+struct Figure {
+  double p50 = 0, p99 = 0;
+  std::size_t empty = 0, asked = 0;
+};
+
+// Asks `make()`'s questions one after the other, `rounds` of them or as many as fit into ten seconds.
+template <typename Make>
+Figure measure(Service& service, int rounds, Make make) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> ms;
+  Figure out;
+  const auto end = Clock::now() + std::chrono::seconds(10);
+  for (int i = -rounds / 10; i < rounds && Clock::now() < end; ++i) {  // the first tenth warms up
+    auto made = std::make_shared<Made>(make());
+    std::promise<std::size_t> promise;
+    const auto start = Clock::now();
+    service.handle({made->view, made, "", "", nullptr}, [&](TermBuilder reply) {
+      const auto view = codec::view(reply.bytes());
+      promise.set_value(view && view->is_tuple("ok", 2) ? reply.size() : 0);
+    });
+    const auto size = promise.get_future().get();
+    if (i < 0) continue;
+    ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+    ++out.asked;
+    if (size == 0) ++out.empty;
+  }
+  std::sort(ms.begin(), ms.end());
+  if (ms.empty()) return out;
+  out.p50 = ms[ms.size() / 2];
+  out.p99 = ms[std::min(ms.size() - 1, ms.size() * 99 / 100)];
+  return out;
+}
+
+int run(std::uint64_t events, int rounds) {
+  std::string folder = (std::filesystem::temp_directory_path() / "scope-query-XXXXXX").string();
+  SCOPE_CHECK(mkdtemp(folder.data()) != nullptr);
+  std::string figures;
+  {
+    Bench bench(folder);
+    bench.record(events);
+    NoControls controls;
+    Service service(*bench.store, controls, {1, 1, 256, std::chrono::milliseconds(30'000), "bench", "scope@bench"});
+    auto& random = bench.random;
+    const auto time = [&] {
+      return bench.first + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(bench.last - bench.first));
+    };
+    const std::int64_t window = (bench.last - bench.first) / 100;
+    const auto any_pid = [&] {
+      const auto i = static_cast<std::uint32_t>(random() % 5000);
+      return i < kServers ? bench.server(i) : bench.client(i - kServers);
+    };
+    const auto events_of = [](Pairs filter) { return tup({atm("get_events"), kw(filter)}); };
+    const auto add = [&](const char* name, const Figure& f) {
+      figures += fmt::format("{}\"{}_p50_ms\": {:.3f}, \"{}_p99_ms\": {:.3f}", figures.empty() ? "" : ", ", name, f.p50,
+                             name, f.p99);
+      std::fprintf(stderr, "%-15s p50 %8.3f ms  p99 %8.3f ms  (%zu asked, %zu errors)\n", name, f.p50, f.p99, f.asked,
+                   f.empty);
+    };
+    add("newest_100", measure(service, rounds, [&] { return events_of({}); }));
+    add("pid_100", measure(service, rounds, [&] { return events_of({{"pid", pid_term(any_pid())}}); }));
+    add("pid_type_100", measure(service, rounds, [&] {
+          return events_of({{"pid", pid_term(any_pid())}, {"type", atm("message_send")}});
+        }));
+    add("state_at", measure(service, rounds * 3, [&] {
+          const auto who = bench.server(static_cast<std::uint32_t>(random() % kServers));
+          return tup({atm("get_state_at"), pid_term(who), num(time())});
+        }));
+    add("mfa_window_100", measure(service, rounds, [&] {
+          const auto [m, f] = bench.function(bench.functions(random));
+          const auto from = time();
+          return events_of({{"mfa", tup({atm(m), atm(f), num(2)})}, {"since", num(from)}, {"until", num(from + window)}});
+        }));
+    add("flow_window", measure(service, rounds, [&] {
+          const auto& [c, s] = bench.pairs[random() % bench.pairs.size()];
+          const auto from = time();
+          return tup({atm("get_message_flow"), pid_term(c), pid_term(s),
+                      kw({{"since", num(from)}, {"until", num(from + window)}})});
+        }));
+    figures += fmt::format(", \"events\": {}", bench.recorded);
+  }
+  std::filesystem::remove_all(folder);
+  std::printf("{\"figures\": {%s}, \"limits\": {\"state_at_p99_ms\": \"<= 5\"}}\n", figures.c_str());
+  return 0;
+}
+
+}  // namespace
+}  // namespace scope::node
+
+int main(int argc, char** argv) {
+  std::uint64_t events = 1'000'000;
+  int rounds = 1000;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--quick") == 0) {
+      rounds = 200;
+    } else if (std::strcmp(argv[i], "--events") == 0 && i + 1 < argc) {
+      events = std::strtoull(argv[++i], nullptr, 10);
+    } else {
+      std::fprintf(stderr, "usage: bench_query [--quick] [--events N]\n");
+      return 2;
+    }
+  }
+  return scope::node::run(events, rounds);
+}
