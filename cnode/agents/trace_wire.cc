@@ -95,7 +95,8 @@ std::vector<std::byte> encode_start(std::uint64_t id, const TraceSpec& spec, std
   b.nil();
   b.atom("names");
   atom_list(b, names);
-  b.atom("args").boolean(spec.args.value_or(!spec.modules.empty() || !spec.mfas.empty()));
+  // A whole module's arguments (a server's state in each of its functions) are what overloads a node: only when asked.
+  b.atom("args").boolean(spec.args.value_or(spec.modules.empty() && !spec.mfas.empty()));
   if (everyone) b.atom("all").boolean(true);
   if (has_limit) {
     auto left = std::max<std::int64_t>(1, (meta.expires->ns - now.ns) / 1'000'000);

@@ -64,7 +64,7 @@ with_broker(Config0, Tool, Dir, Json) ->
 
     {ok, _} = rpc(Asker, gen_server, call, [{elixir_scope, maps:get(scope, D)}, {stop, Calls}]),
     {ok, _} = rpc(Asker, gen_server, call, [{elixir_scope, maps:get(scope, D)}, {stop, Messages}]),
-    [_] = [L || L <- [scope_test:await_line(Load, "\"consumed\": *5000", 60000)]],
+    [_] = [L || L <- [scope_test:await_line(Load, "\"received\": *5000", 60000)]],
     assert_eq(0, scope_daemon:stop(D)),
     Out = os:cmd(verify_clean(Config, Rabbits) ++ "; echo status=$?"),
     scope_test:log("~ts", [Out]),
