@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 
 namespace scope::node::cli {
@@ -22,7 +23,8 @@ struct PidText {
 std::optional<PidText> pid_text(std::string_view s) {
   if (s.starts_with("#PID")) s.remove_prefix(4);
   if (s.starts_with('<') != s.ends_with('>') || s.empty()) return std::nullopt;
-  if (s.starts_with('<')) s = s.substr(1, s.size() - 2);
+  const bool bracketed = s.starts_with('<');
+  if (bracketed) s = s.substr(1, s.size() - 2);
   auto last_number = [&s](std::uint32_t& out) {
     const auto dot = s.rfind('.');
     if (dot == std::string_view::npos || dot + 1 == s.size()) return false;
@@ -33,10 +35,9 @@ std::optional<PidText> pid_text(std::string_view s) {
   };
   PidText pid;
   if (!last_number(pid.serial) || !last_number(pid.id) || s.empty()) return std::nullopt;
-  if (s.find('@') == std::string_view::npos &&
-      s.find_first_not_of("0123456789") != std::string_view::npos) {
-    return std::nullopt;
-  }
+  // Without brackets stock@a@10.0.0.1 would look like a pid, too.
+  const bool node = bracketed && std::ranges::count(s, '@') == 1;
+  if (!node && s.find_first_not_of("0123456789") != std::string_view::npos) return std::nullopt;
   pid.owner = s;
   return pid;
 }

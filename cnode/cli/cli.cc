@@ -60,13 +60,15 @@ std::string unknown_flag(const CLI::App& app) {
     if (!given.starts_with('-')) continue;
     const auto flag = given.substr(0, given.find('='));
     std::vector<std::string> known;
-    for (const auto* group : app.get_subcommands([](const CLI::App* a) { return a->get_name().empty(); })) {
+    for (const auto* group :
+         app.get_subcommands([](const CLI::App* a) { return a->get_name().empty(); })) {
       for (const auto* o : group->get_options()) known.push_back("--" + o->get_single_name());
     }
     for (const auto* o : app.get_options()) known.push_back("--" + o->get_single_name());
     const std::vector<std::string_view> names(known.begin(), known.end());
     const auto near = nearest(flag, names);
-    return fmt::format("no such flag: {}{}", printable(flag), near.empty() ? "" : fmt::format("; did you mean {}?", near));
+    return fmt::format("no such flag: {}{}", printable(flag),
+                       near.empty() ? "" : fmt::format("; did you mean {}?", near));
   }
   return {};
 }

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
 #include <exception>
@@ -132,18 +133,20 @@ Status Client::find_daemon() {
     return connect(daemon_);
   }
   ASSIGN_OR_RETURN(const auto names, local_names());
+  // "scope" is what a daemon is called unless it was told otherwise; another name must be the only one of its kind.
   std::vector<std::string> found;
-  std::string others;
   for (const auto& n : names) {
-    if (n == "scope" || (n.starts_with("scope") && !is_command_line(n))) found.push_back(n);
-    others += (others.empty() ? "" : ", ") + n;
+    if (n.starts_with("scope") && !is_command_line(n)) found.push_back(n);
   }
-  if (found.size() > 1) std::erase_if(found, [](const auto& n) { return n != "scope"; });
-  if (found.empty()) {
-    return fail(Code::unknown_node,
-                others.empty() ? "the local epmd knows no node at all"
-                               : fmt::format("the local epmd knows no scope node, only {}", others),
-                "scope");
+  if (std::ranges::find(found, "scope") != found.end()) found = {"scope"};
+  if (found.size() != 1) {
+    return fail(
+        Code::unknown_node,
+        names.empty() ? "the local epmd knows no node at all"
+        : found.empty()
+            ? fmt::format("the local epmd knows no scope node, only {}", fmt::join(names, ", "))
+            : fmt::format("the local epmd knows several scope nodes: {}", fmt::join(found, ", ")),
+        "scope");
   }
   ASSIGN_OR_RETURN(daemon_, connect_local(found.front()));
   return {};

@@ -35,6 +35,36 @@ std::string call_of(const TermView& map, const Screen& screen) {
   return fmt::format("{}({})", text, inside);
 }
 
+// The column of times: whole ones, but on a terminal the date and zone go into the title if all rows share them.
+class TimeColumn {
+ public:
+  TimeColumn(std::string_view title, const std::vector<TermView>& rows, std::string_view key,
+             const Screen& screen)
+      : title_(title), key_(key) {
+    if (screen.out.width == 0) return;
+    for (const auto& row : rows) {
+      const auto whole = when(row, key_, "");
+      if (whole.size() < kDate + kTime) continue;
+      const auto day = whole.substr(0, kDate - 1) + whole.substr(kDate + kTime);
+      if (!day_.empty() && day != day_) {
+        day_.clear();
+        return;
+      }
+      day_ = day;
+    }
+  }
+  Column column() const { return {day_.empty() ? title_ : day_}; }
+  Cell cell(const TermView& row) const {
+    const auto whole = when(row, key_, "");
+    return {day_.empty() || whole.size() < kDate + kTime ? whole : whole.substr(kDate, kTime),
+            Paint::dim};
+  }
+
+ private:
+  static constexpr std::size_t kDate = 11, kTime = 15;  // "2024-05-01T", "12:00:00.000000"
+  std::string title_, key_, day_;
+};
+
 Paint paint_of(std::string_view type) {
   if (type == "function_exception" || type == "process_exit" || type == "gap" ||
       type == "node_down") {
@@ -170,13 +200,14 @@ std::string describe(const TermView& event, const Screen& screen) {
 }
 
 std::string render_events(const TermView& value, const Screen& screen, bool titles) {
-  Table table({{"time"}, {"error"}, {"process"}, {"type"}, {"what", false, true}});
   const auto events = get_list(value, "events");
+  const TimeColumn times("time", events, "time", screen);
+  Table table({times.column(), {"error"}, {"process"}, {"type"}, {"what", false, true}});
   for (const auto& e : events) {
     const auto type = get_text(e, "type");
     const auto pid = get(e, "pid");
     const bool process = pid && pid->pid();
-    table.add({{when(e, "time", ""), Paint::dim},
+    table.add({times.cell(e),
                {format_error(get_integer(e, "time_error")), Paint::dim},
                process ? screen.term(*pid) : get_text(e, "node"),
                {type, paint_of(type)},
@@ -320,20 +351,21 @@ std::string diff_text(const TermView& diff, const Screen& screen) {
 }  // namespace
 
 std::string render_history(const TermView& value, const Screen& screen) {
-  Table table({{"time"},
+  const auto transitions = get_list(value, "transitions");
+  const TimeColumn times("time", transitions, "time", screen);
+  Table table({times.column(),
                {"error"},
                {"certainty"},
                {"from"},
                {"cause", false, true},
                {"change", false, true}});
-  const auto transitions = get_list(value, "transitions");
   for (const auto& t : transitions) {
     const auto cause = get(t, "cause");
     const auto diff = get(t, "diff");
     auto change = diff ? diff_text(*diff, screen) : "";
     if (change.empty()) change = shown(t, "state", screen);
     const auto certainty = get_text(t, "certainty");
-    table.add({{when(t, "time", ""), Paint::dim},
+    table.add({times.cell(t),
                {format_error(get_integer(t, "time_error")), Paint::dim},
                {certainty, certainty == "proven" ? Paint::green : Paint::yellow},
                cause ? shown(*cause, "from", screen) : "?",
@@ -344,7 +376,9 @@ std::string render_history(const TermView& value, const Screen& screen) {
 }
 
 std::string render_flow(const TermView& value, const Screen& screen) {
-  Table table({{"sent"},
+  const auto messages = get_list(value, "messages");
+  const TimeColumn times("sent", messages, "sent", screen);
+  Table table({times.column(),
                {"from"},
                {"to"},
                {"latency", true},
@@ -352,7 +386,6 @@ std::string render_flow(const TermView& value, const Screen& screen) {
                {"error"},
                {"matched"},
                {"message", false, true}});
-  const auto messages = get_list(value, "messages");
   for (const auto& m : messages) {
     const auto matched = get_text(m, "matched");
     table.add(

@@ -17,6 +17,26 @@ std::string flag_of(const Option& option) {
   return flag;
 }
 
+// The value as it may be written: 16M and 7d rather than 16777216 and 604800000.
+std::string value_of(const Config& config, const Option& option) {
+  const auto* field = std::get_if<std::uint64_t Config::*>(&option.field);
+  if (field == nullptr || option.unit == Option::Unit::none) return get_option(config, option);
+  struct Unit {
+    std::uint64_t size;
+    std::string_view name;
+  };
+  static constexpr Unit kBytes[] = {{1ull << 30, "G"}, {1ull << 20, "M"}, {1ull << 10, "K"}};
+  static constexpr Unit kTimes[] = {
+      {86'400'000, "d"}, {3'600'000, "h"}, {60'000, "m"}, {1000, "s"}};
+  const bool bytes = option.unit == Option::Unit::bytes;
+  const auto value = config.*(*field);
+  for (const auto& unit : bytes ? std::span<const Unit>(kBytes) : std::span<const Unit>(kTimes)) {
+    if (value >= unit.size && value % unit.size == 0)
+      return fmt::format("{}{}", value / unit.size, unit.name);
+  }
+  return fmt::format("{}{}", value, bytes || value == 0 ? "" : "ms");
+}
+
 // The table as flags, and what was given as a Config: first the file, then the flags.
 class Settings {
  public:
@@ -26,7 +46,7 @@ class Settings {
       auto& given = given_[std::string(option.key)];
       const bool flag = std::holds_alternative<bool Config::*>(option.field);
       auto help = std::string(option.help);
-      if (auto value = get_option(Config{}, option); !value.empty() && !flag)
+      if (auto value = value_of(Config{}, option); !value.empty() && !flag)
         help += fmt::format(" (default {})", value);
       if (flag) {
         app.add_flag_callback(flag_of(option), [&given] { given = {"true"}; }, help);
@@ -111,13 +131,13 @@ class ConfigCommand : public Command {
     codec::TermBuilder json;
     json.map(static_cast<std::uint32_t>(options().size()));
     for (const auto& option : options()) {
-      const auto value = get_option(config_, option);
-      const bool changed = value != get_option(defaults, option);
+      const auto value = value_of(config_, option);
+      const bool changed = value != value_of(defaults, option);
       table.add({std::string(option.key),
                  {printable(value.empty() ? "-" : value), changed ? Paint::yellow : Paint::none},
                  option.live ? "yes" : "",
                  {std::string(option.help), Paint::dim}});
-      json.atom(option.key).binary(std::string_view(value));
+      json.atom(option.key).binary(std::string_view(get_option(config_, option)));
     }
     if (screen.json) {
       if (const auto view = codec::view(json.bytes())) screen.print_json(*view);

@@ -16,9 +16,8 @@ using codec::TermBuilder;
 using codec::TermView;
 
 constexpr std::string_view kAgentModules[] = {
-    "scope_agent",  "scope_sup",        "scope_guard", "scope_trace",
-    "scope_tracer", "scope_behaviours", "scope_hold",  "scope_cut",
-    "scope_beat",   "scope_match_hash", "scope_budget"};
+    "scope_agent", "scope_sup", "scope_guard", "scope_trace", "scope_tracer", "scope_behaviours",
+    "scope_hold",  "scope_cut", "scope_beat",  "scope_hash",  "scope_budget"};
 constexpr std::size_t kChunk = 4000, kExamples = 3;
 
 std::string text(const TermView& term) { return codec::print(term, codec::Syntax::erlang, 300); }
@@ -258,6 +257,8 @@ class Check {
     std::vector<TermView> mfas;
     mfas.reserve(count);
     for (auto it = *view.list(); !it.done(); it.next()) mfas.push_back(it.item());
+    std::set<const std::byte*>
+        traced;  // of these `meta` says [], which otherwise is a tracer that has died
     for (const std::string_view what : {"traced", "meta", "call_count"}) {
       TermBuilder wanted;
       wanted.atom(what);
@@ -267,9 +268,15 @@ class Check {
             if (info.arity() != 2u) return;
             const auto value = info.element(1);
             if (value.is_atom("false") || value.is_atom("undefined")) return;
-            const auto kind = what == "traced" ? text(value)
-                              : what == "meta" ? fmt::format("meta (tracer {})", owner(value))
-                                               : std::string("call_count");
+            std::string kind(what);
+            if (what == "traced") {
+              traced.insert(mfa.bytes().data());
+              kind = text(value);
+            } else if (what == "meta") {
+              const bool nobody = value.kind() == codec::TermKind::nil;
+              if (nobody && traced.contains(mfa.bytes().data())) return;
+              kind = fmt::format("meta (tracer {})", nobody ? "dead" : owner(value));
+            }
             by_value[kind].add(mfa_text(mfa));
           }));
       for (const auto& [kind, functions] : by_value) {
@@ -286,9 +293,8 @@ class Check {
     if (monitor.term.arity() == 2u)
       owned(Kind::system_monitor, "the system monitor", monitor.term.element(0));
     // seq_trace:get_system_tracer() would load a module.
-    ASSIGN_OR_RETURN(const auto tracer, call("erlang", "system_info", 1, [](TermBuilder& b) {
-                       b.atom("sequential_tracer");
-                     }));
+    ASSIGN_OR_RETURN(const auto tracer, call("erlang", "system_info", 1,
+                                             [](TermBuilder& b) { b.atom("sequential_tracer"); }));
     if (tracer.term.arity() == 2u && !tracer.term.element(1).is_atom("false")) {
       owned(Kind::seq_trace, "the sequential tracer", tracer.term.element(1));
     }
