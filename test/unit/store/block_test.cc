@@ -1,0 +1,238 @@
+// Blocks by themselves: what is encoded is read back, and damaged bytes are an error, whatever they say.
+#include "store/block.h"
+
+#include <gtest/gtest.h>
+#include <xxhash.h>
+
+#include <random>
+
+#include "store/block_format.h"
+#include "test/unit/store/store_fixture.h"
+
+namespace scope::test {
+namespace {
+
+using namespace store::block_format;
+using codec::EventType;
+using codec::Peer;
+using codec::TraceRecord;
+using store::BlockEncoder;
+using store::StoredRow;
+
+// Names in memory for both directions.
+class MemoryNames final : public store::BlockNames, public store::NameSource {
+ public:
+  explicit MemoryNames(Incarnation count) : infos_(count) {
+    for (Incarnation i = 0; i < count; ++i) {
+      infos_[i].number = infos_[i].home = i + 1;
+      infos_[i].node = fmt::format("n{}@host", i);
+      infos_[i].creation = 10 + i;
+    }
+  }
+  store::NameId atom(std::string_view text) override { return table_.atom(text); }
+  store::NameId mfa(const Mfa& mfa) override { return table_.mfa(mfa); }
+  Result<std::string_view> atom(store::NameId id) override { return table_.atom(id); }
+  Result<Mfa> mfa(store::NameId id) override { return table_.mfa(id); }
+  const store::IncarnationInfo& incarnation(Incarnation n) override { return infos_[n - 1]; }
+  Incarnation home_of(std::string_view, std::uint32_t) override { return 0; }
+
+ private:
+  store::NameTable table_;
+  std::vector<store::IncarnationInfo> infos_;
+};
+
+struct Sample {
+  MemoryNames names{5};
+  std::deque<std::vector<std::byte>> payloads;
+  std::vector<StoredRow> rows;  // in arrival order
+};
+
+// Random rows with every field set somewhere, times and ids at their extremes too.
+void fill(Sample& s, std::mt19937_64& random, std::size_t count) {
+  static constexpr std::string_view kNames[] = {"a", "orders", "stock", "ünï", "gen_server"};
+  std::map<std::pair<ProcessId, std::int64_t>, std::uint32_t> ordinals;
+  for (std::size_t i = 0; i < count; ++i) {
+    StoredRow row;
+    const auto odd = random() % 50 == 0;
+    row.process = {static_cast<Incarnation>(1 + random() % 5),
+                   static_cast<std::uint32_t>(odd ? random() : random() % 40),
+                   static_cast<std::uint32_t>(odd ? random() : 0)};
+    auto& r = row.record;
+    r.type = static_cast<EventType>(1 + random() % codec::kMaxEventType);
+    r.flags = static_cast<std::uint16_t>(random() % 1024);
+    r.pid = {row.process.id, row.process.serial};
+    r.time = {odd ? static_cast<std::int64_t>(random())
+                  : static_cast<std::int64_t>(random() % 1000)};
+    r.ordinal = ordinals[{row.process, r.time.ns}]++;
+    if (random() % 2)
+      r.mfa = {kNames[random() % 5], kNames[random() % 5], static_cast<std::uint8_t>(random())};
+    r.peer.kind = static_cast<Peer::Kind>(random() % 6);
+    const auto node = static_cast<Incarnation>(1 + random() % 5);
+    const bool named = r.peer.kind == Peer::Kind::name || r.peer.kind == Peer::Kind::remote_name;
+    if (r.peer.kind != Peer::Kind::none && r.peer.kind != Peer::Kind::name) {
+      r.peer.node = s.names.incarnation(node).node;
+      if (!named) r.peer.creation = s.names.incarnation(node).creation;
+    }
+    if (named) r.peer.name = kNames[random() % 5];
+    if (r.peer.kind == Peer::Kind::pid || r.peer.kind == Peer::Kind::port) {
+      r.peer.id = static_cast<std::uint32_t>(random());
+      r.peer.serial = static_cast<std::uint32_t>(random() % 3);
+    }
+    if (r.peer.kind == Peer::Kind::alias) {
+      r.peer.alias.node = r.peer.node;
+      r.peer.alias.creation = r.peer.creation;
+      r.peer.alias.count = static_cast<std::uint32_t>(1 + random() % 5);
+      for (std::uint32_t k = 0; k < r.peer.alias.count; ++k)
+        r.peer.alias.ids[k] = static_cast<std::uint32_t>(random());
+    }
+    if (r.has(TraceRecord::kHashed)) r.match_hash = random();
+    if (random() % 9 == 0) r.original_bytes = static_cast<std::uint32_t>(random());
+    auto& payload =
+        s.payloads.emplace_back(random() % 400 == 0 ? random() % 100'000 : random() % 90);
+    for (auto& b : payload) b = static_cast<std::byte>(random() % 7);
+    r.payload = payload;
+    s.rows.push_back(row);
+  }
+}
+
+std::vector<std::string> texts(std::span<const StoredRow> rows) {
+  std::vector<std::string> out;
+  for (const auto& row : rows) out.push_back(to_text(row));
+  return out;
+}
+std::vector<std::string> sorted_texts(std::vector<StoredRow> rows) {
+  std::ranges::sort(rows, {}, &StoredRow::id);
+  return texts(rows);
+}
+
+std::vector<std::byte> encode(Sample& s) {
+  std::vector<const StoredRow*> rows;
+  for (const auto& row : s.rows) rows.push_back(&row);
+  return BlockEncoder().encode(rows, 1, 2, s.names).bytes;
+}
+
+TEST(Block, GivesBackWhatWentIn) {
+  for (std::uint64_t seed = 0; seed < 12; ++seed) {
+    std::mt19937_64 random(seed);
+    Sample s;
+    fill(s, random, seed < 3 ? seed + 1 : 1 + random() % 5000);
+    const auto block = encode(s);
+    const auto rows = store::read_block(block, {}, s.names, std::make_shared<store::Arena>());
+    ASSERT_TRUE(rows) << seed << to_string(rows.error());
+    ASSERT_EQ(texts(rows->rows), sorted_texts(s.rows)) << seed;
+
+    for (int i = 0; i < 8; ++i) {  // and by filter
+      std::vector<ProcessId> processes;
+      for (int k = 0; k < 5; ++k) processes.push_back(s.rows[random() % s.rows.size()].process);
+      processes.push_back({2, 999'999, 0});
+      std::ranges::sort(processes);
+      processes.erase(std::ranges::unique(processes).begin(), processes.end());
+      store::RowFilter f;
+      if (random() % 2) f.processes = processes;
+      f.types = static_cast<std::uint32_t>(random() % 2 ? random() : ~0ULL);
+      if (random() % 2) f.until = RawTime{static_cast<std::int64_t>(random() % 1000)};
+      if (random() % 3 == 0) f.from = RawTime{static_cast<std::int64_t>(random() % 500)};
+      f.newest_only = random() % 2;
+      std::map<ProcessId, StoredRow> newest;
+      std::vector<StoredRow> want;
+      for (const auto& row : s.rows) {
+        const auto& r = row.record;
+        if ((f.types >> static_cast<unsigned>(r.type) & 1U) == 0 ||
+            (f.until && r.time > *f.until) || (f.from && r.time < *f.from) ||
+            (!f.processes.empty() && !std::ranges::binary_search(processes, row.process)))
+          continue;
+        want.push_back(row);
+        auto& best = newest.try_emplace(row.process, row).first->second;
+        if (row.id() > best.id()) best = row;
+      }
+      if (f.newest_only) {
+        want.clear();
+        for (const auto& [process, row] : newest) want.push_back(row);
+      }
+      const auto some = store::read_block(block, f, s.names, std::make_shared<store::Arena>());
+      ASSERT_TRUE(some);
+      ASSERT_EQ(texts(some->rows), sorted_texts(want)) << seed;
+    }
+  }
+}
+
+void must_not_crash(std::vector<std::byte> bytes, MemoryNames& names) {
+  // In an allocation of its own size, so that the sanitizer sees a step beyond its end.
+  const auto rows = store::read_block(bytes, {}, names, std::make_shared<store::Arena>());
+  if (!rows) {
+    EXPECT_EQ(rows.error().code, Code::corrupt);
+  }
+}
+
+TEST(Block, EveryTruncationIsCorrupt) {
+  std::mt19937_64 random(1);
+  Sample s;
+  fill(s, random, 60);
+  const auto block = encode(s);
+  for (std::size_t n = 0; n < block.size(); ++n) {
+    const std::vector<std::byte> cut(block.begin(), block.begin() + static_cast<std::ptrdiff_t>(n));
+    EXPECT_FALSE(store::read_block(cut, {}, s.names, std::make_shared<store::Arena>())) << n;
+  }
+}
+
+TEST(Block, EveryFlippedByteIsCorrupt) {
+  std::mt19937_64 random(2);
+  Sample s;
+  fill(s, random, 60);
+  const auto block = encode(s);
+  int unseen = 0;
+  for (std::size_t i = 0; i < block.size(); ++i) {
+    auto bad = block;
+    bad[i] ^= static_cast<std::byte>(1 + random() % 255);
+    if (store::read_block(bad, {}, s.names, std::make_shared<store::Arena>())) ++unseen;
+  }
+  EXPECT_LE(unseen, 2) << "only the two bytes of unused flags may change without notice";
+}
+
+// Makes all hashes right again, so that only the checks of lengths and places stand between a flip and a crash.
+void rehash(std::vector<std::byte>& block) {
+  const auto h = store::load<Header>(block.data());
+  const auto head_end = std::min<std::size_t>(h.head_end, block.size());
+  const auto pieces = [&](std::size_t at) {
+    if (at + sizeof(Piece) > head_end) return;
+    auto p = store::load<Piece>(block.data() + at);
+    if (p.offset > block.size() || p.bytes > block.size() - p.offset) return;
+    p.xxh3 = static_cast<std::uint32_t>(XXH3_64bits(block.data() + p.offset, p.bytes));
+    std::memcpy(block.data() + at, &p, sizeof p);
+  };
+  const auto chunks = std::size_t{h.state_chunks} + h.other_chunks;
+  if (chunks < 1000 && h.frames < 1000 &&
+      chunks * sizeof(Piece) + h.frames * sizeof(FrameEntry) < head_end) {
+    auto at = head_end - chunks * sizeof(Piece) - h.frames * sizeof(FrameEntry);
+    for (std::uint32_t f = 0; f < h.frames; ++f, at += sizeof(FrameEntry)) {
+      for (std::size_t k = 0; k < 3; ++k) pieces(at + k * sizeof(Piece));
+    }
+    for (std::size_t c = 0; c < chunks; ++c, at += sizeof(Piece)) pieces(at);
+  }
+  if (head_end > kHashFrom) {
+    const std::uint64_t hash = XXH3_64bits(block.data() + kHashFrom, head_end - kHashFrom);
+    std::memcpy(block.data() + 8, &hash, sizeof hash);
+  }
+}
+
+TEST(Block, FlipsWithRightHashesNeverCrash) {
+  for (std::uint64_t seed = 0; seed < 4; ++seed) {
+    std::mt19937_64 random(seed);
+    Sample s;
+    fill(s, random, seed == 0 ? 5 : 300 * seed * seed);
+    const auto block = encode(s);
+    const auto head_end = store::load<Header>(block.data()).head_end;
+    for (int i = 0; i < 1200; ++i) {
+      auto bad = block;
+      for (auto flips = 1 + random() % 3; flips > 0; --flips) {
+        const auto within = random() % 3 ? head_end : bad.size();
+        bad[random() % within] = static_cast<std::byte>(random() % 4 ? random() : 255);
+      }
+      rehash(bad);
+      must_not_crash(std::move(bad), s.names);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace scope::test
