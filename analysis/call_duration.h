@@ -12,7 +12,8 @@
 
 namespace scope::analysis {
 
-inline constexpr std::uint32_t kEntryType = 1u << static_cast<unsigned>(codec::EventType::function_entry);
+inline constexpr std::uint32_t kEntryType =
+    1u << static_cast<unsigned>(codec::EventType::function_entry);
 inline constexpr std::uint32_t kExitTypes =
     1u << static_cast<unsigned>(codec::EventType::function_exit) |
     1u << static_cast<unsigned>(codec::EventType::function_exception);
@@ -29,7 +30,8 @@ class CallDuration {
  private:
   struct Found {
     std::optional<RawTime> entry;
-    std::size_t older = 0;  // exits of the same function before this one whose entries, too, are in older units
+    std::size_t older =
+        0;  // exits of the same function before this one whose entries, too, are in older units
   };
   const Context& context_;
   std::uint32_t unit_ = 0;

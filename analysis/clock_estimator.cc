@@ -13,7 +13,9 @@ constexpr std::int64_t kSteadyIntervalNs = 10 * kSecond;
 constexpr std::size_t kMaxWindow = 256;
 
 std::int64_t half(const Ping& p) { return (p.received.ns - p.sent.ns + 1) / 2; }
-std::int64_t offset(const Ping& p) { return p.sent.ns + (p.received.ns - p.sent.ns) / 2 - p.raw.ns; }
+std::int64_t offset(const Ping& p) {
+  return p.sent.ns + (p.received.ns - p.sent.ns) / 2 - p.raw.ns;
+}
 
 std::int64_t part(std::int64_t ppb, std::int64_t distance) {
   return static_cast<std::int64_t>(static_cast<double>(ppb) * static_cast<double>(distance) * 1e-9);
@@ -49,12 +51,15 @@ void ClockEstimator::observe_drift(store::ClockVersion& version, const Ping& pin
   for (const Ping& old : window_) {
     const std::int64_t distance = ping.raw.ns - old.raw.ns;
     if (distance < kObserveNs) break;
-    const double mid = static_cast<double>(offset(ping) - offset(old)) / static_cast<double>(distance);
-    const double unsure = static_cast<double>(half(ping) + half(old)) / static_cast<double>(distance);
+    const double mid =
+        static_cast<double>(offset(ping) - offset(old)) / static_cast<double>(distance);
+    const double unsure =
+        static_cast<double>(half(ping) + half(old)) / static_cast<double>(distance);
     low = std::max(low.value_or(mid - unsure), mid - unsure);
     high = std::min(high.value_or(mid + unsure), mid + unsure);
   }
-  if (!low || *low > *high) return;  // not long enough, or no constant rate explains it: the wide bound stays
+  if (!low || *low > *high)
+    return;  // not long enough, or no constant rate explains it: the wide bound stays
   const double drift = (*low + *high) / 2 * 1e9;
   const double bound = (*high - *low) / 2 * 1e9 + kWanderPpb;
   if (std::abs(drift) + bound > kWideDriftPpb) return;
@@ -64,7 +69,8 @@ void ClockEstimator::observe_drift(store::ClockVersion& version, const Ping& pin
 
 std::vector<store::ClockVersion> ClockEstimator::add(const Ping& ping) {
   if (ping.received < ping.sent) return {};
-  if (!window_.empty() && ping.raw <= window_.back().raw) return {};  // answered out of order: no news
+  if (!window_.empty() && ping.raw <= window_.back().raw)
+    return {};  // answered out of order: no news
   std::vector<store::ClockVersion> out;
   if (!last_) {
     out.push_back(version_of(ping, ping.received));
@@ -88,14 +94,15 @@ std::vector<store::ClockVersion> ClockEstimator::add(const Ping& ping) {
       auto v = version_of(ping, ping.received);
       observe_drift(v, ping);
       // While the rate is unknown, one point a second; but for ever only if that says something new.
-      if (v.drift_bound_ppb < kWideDriftPpb || elapsed >= kSteadyIntervalNs ||
-          window_.empty() || ping.raw.ns - window_.front().raw.ns < kWindowNs / 2) {
+      if (v.drift_bound_ppb < kWideDriftPpb || elapsed >= kSteadyIntervalNs || window_.empty() ||
+          ping.raw.ns - window_.front().raw.ns < kWindowNs / 2) {
         out.push_back(v);
       }
     } else if (ping.received.ns - last_->measured_at.ns >= kSteadyIntervalNs) {
       const Ping* best = &ping;
       for (const Ping& p : window_) {
-        const bool recent = p.raw > last_->raw_at && ping.raw.ns - p.raw.ns <= kSteadyIntervalNs / 2;
+        const bool recent =
+            p.raw > last_->raw_at && ping.raw.ns - p.raw.ns <= kSteadyIntervalNs / 2;
         if (recent && half(p) < half(*best)) best = &p;
       }
       auto v = version_of(*best, ping.received);

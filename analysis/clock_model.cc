@@ -34,9 +34,8 @@ ClockModel::ClockModel(const store::View& view, std::optional<std::int64_t> pinn
   by_incarnation_.resize(largest + 1);
   guessed_offset_.resize(largest + 1, 0);
   for (const auto& info : infos) {
-    const auto first = std::partition_point(clocks.begin(), clocks.end(), [&](const auto& v) {
-      return v.incarnation < info.number;
-    });
+    const auto first = std::partition_point(
+        clocks.begin(), clocks.end(), [&](const auto& v) { return v.incarnation < info.number; });
     const auto last = std::partition_point(
         first, clocks.end(), [&](const auto& v) { return v.incarnation == info.number; });
     auto end = last;
@@ -77,8 +76,8 @@ ClockModel::Offset ClockModel::offset(Incarnation incarnation, std::int64_t raw)
     if (incarnation >= guessed_offset_.size()) return {};
     return {guessed_offset_[incarnation], kUnknownError};
   }
-  const auto after = std::partition_point(all.begin(), all.end(),
-                                          [&](const ClockVersion& v) { return v.raw_at.ns <= raw; });
+  const auto after = std::partition_point(
+      all.begin(), all.end(), [&](const ClockVersion& v) { return v.raw_at.ns <= raw; });
   if (after == all.begin() || after == all.end()) {
     const ClockVersion& v = after == all.begin() ? all.front() : all.back();
     const std::int64_t distance = raw - v.raw_at.ns;
@@ -88,11 +87,11 @@ ClockModel::Offset ClockModel::offset(Incarnation incarnation, std::int64_t raw)
   }
   const ClockVersion& a = *std::prev(after);
   const ClockVersion& b = *after;
-  const std::int64_t span = b.raw_at.ns - a.raw_at.ns;  // > 0, or partition_point would have passed b
+  const std::int64_t span =
+      b.raw_at.ns - a.raw_at.ns;  // > 0, or partition_point would have passed b
   const double share = static_cast<double>(raw - a.raw_at.ns) / static_cast<double>(span);
-  const std::int64_t at =
-      a.offset_ns +
-      static_cast<std::int64_t>(static_cast<double>(b.offset_ns - a.offset_ns) * share);
+  const std::int64_t at = a.offset_ns + static_cast<std::int64_t>(
+                                            static_cast<double>(b.offset_ns - a.offset_ns) * share);
   // A wide bound on one side says that the rate may have changed in this segment: it holds for both cones.
   const std::int64_t bound = std::max(a.drift_bound_ppb, b.drift_bound_ppb);
   const Range from_a = cone(a, raw - a.raw_at.ns, bound);

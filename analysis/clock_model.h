@@ -51,12 +51,14 @@ class ClockModel {
   std::span<const store::ClockVersion> versions(Incarnation incarnation) const;
 
   std::vector<std::span<const store::ClockVersion>> by_incarnation_;
-  std::vector<std::int64_t> guessed_offset_;  // where nothing was measured: first heard of = its first row
+  std::vector<std::int64_t>
+      guessed_offset_;  // where nothing was measured: first heard of = its first row
   std::int64_t version_ = 0;
 };
 
 // The time that a TimeSpec means. Errors: unknown_node, not_recorded ({at, Node, _} of a node whose clock was never
 // measured).
-Result<ClusterTime> resolve_time(const Context& context, const ClockModel& clock, const TimeSpec& time);
+Result<ClusterTime> resolve_time(const Context& context, const ClockModel& clock,
+                                 const TimeSpec& time);
 
 }  // namespace scope::analysis

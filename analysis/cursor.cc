@@ -119,7 +119,8 @@ std::uint64_t hash_of(const Filter& filter, const ProcessSpec* first, const Proc
   }
   h.add_number(filter.modules.size());
   for (const auto& module : filter.modules) h.add(module);
-  h.add_number(filter.min_duration_ns ? static_cast<std::uint64_t>(*filter.min_duration_ns) + 1 : 0);
+  h.add_number(filter.min_duration_ns ? static_cast<std::uint64_t>(*filter.min_duration_ns) + 1
+                                      : 0);
   h.add_number(static_cast<std::uint64_t>(filter.order));
   return h.value();
 }
@@ -154,8 +155,8 @@ Result<Walk> begin_walk(const Context& context, const Filter& filter, Question q
 
 std::string next_cursor(const Walk& walk, Question question, std::int64_t clock_version,
                         const Position& position) {
-  return encode({question, walk.filter_hash, clock_version, walk.upper, walk.since, walk.until,
-                 position});
+  return encode(
+      {question, walk.filter_hash, clock_version, walk.upper, walk.since, walk.until, position});
 }
 
 }  // namespace scope::analysis

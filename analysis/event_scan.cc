@@ -27,16 +27,16 @@ std::vector<Candidate> candidates(const Context& context, const ClockModel& cloc
   for (std::uint32_t i = 0; i < units.size(); ++i) {
     const auto& unit = units[i];
     if ((unit.types & spec.types) == 0 || (spec.upper && unit.first > *spec.upper)) continue;
-    Candidate c{i, std::numeric_limits<std::int64_t>::max(), std::numeric_limits<std::int64_t>::min()};
+    Candidate c{i, std::numeric_limits<std::int64_t>::max(),
+                std::numeric_limits<std::int64_t>::min()};
     for (const auto& range : unit.ranges) {
-      if (!spec.incarnations.empty() && !std::binary_search(spec.incarnations.begin(),
-                                                            spec.incarnations.end(),
-                                                            range.incarnation)) {
+      if (!spec.incarnations.empty() &&
+          !std::binary_search(spec.incarnations.begin(), spec.incarnations.end(),
+                              range.incarnation)) {
         continue;
       }
-      if (some && std::none_of(spec.processes.begin(), spec.processes.end(), [&](const auto& p) {
-            return p.incarnation == range.incarnation;
-          })) {
+      if (some && std::none_of(spec.processes.begin(), spec.processes.end(),
+                               [&](const auto& p) { return p.incarnation == range.incarnation; })) {
         continue;
       }
       // Corrected time keeps the order of raw time within an incarnation, so the ends bound what is between.
@@ -102,8 +102,8 @@ void bound_raw(const ClockModel& clock, const ScanSpec& spec, store::RowFilter& 
   std::optional<ClusterTime> from = spec.since, until = spec.until;
   if (spec.after) {
     auto& end = spec.order == Order::newest_first ? until : from;
-    if (!end || (spec.order == Order::newest_first ? spec.after->time < *end
-                                                   : spec.after->time > *end)) {
+    if (!end ||
+        (spec.order == Order::newest_first ? spec.after->time < *end : spec.after->time > *end)) {
       end = spec.after->time;
     }
   }

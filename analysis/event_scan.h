@@ -59,15 +59,16 @@ struct ScanResult {
   std::optional<Position> resume;  // there is, or may be, more
   std::uint64_t corrupt_blocks = 0;
   std::uint64_t units_read = 0;
-  bool cut = false;                // the budget ended it
+  bool cut = false;  // the budget ended it
 };
 
 ScanResult scan(const Context& context, const ClockModel& clock, const ScanSpec& spec);
 
 struct Loaded {
-  std::vector<Event> events;  // in the order of the hits; fewer when bytes ran out or a block is corrupt
+  std::vector<Event>
+      events;  // in the order of the hits; fewer when bytes ran out or a block is corrupt
   Owners owners;
-  bool size_cut = false;      // hits beyond events.back() were left out
+  bool size_cut = false;  // hits beyond events.back() were left out
   std::uint64_t corrupt_blocks = 0;
   std::uint64_t truncated = 0;
 };

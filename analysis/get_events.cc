@@ -46,7 +46,9 @@ Result<EventsPage> get_events(const Context& context, const Filter& filter) {
     durations.emplace(context);
     types &= kExitTypes;
     spec.types = types | kEntryType | kExitTypes;
-    spec.on_unit = [&](std::uint32_t unit, const store::Rows& rows) { durations->read(unit, rows); };
+    spec.on_unit = [&](std::uint32_t unit, const store::Rows& rows) {
+      durations->read(unit, rows);
+    };
   }
   spec.since = walk.since;
   spec.until = walk.until;
@@ -58,8 +60,8 @@ Result<EventsPage> get_events(const Context& context, const Filter& filter) {
     if ((types & 1u << static_cast<unsigned>(row.record.type)) == 0) return false;
     const auto& mfa = row.record.mfa;
     if (filter.mfa && !matches(*filter.mfa, mfa)) return false;
-    if (!filter.modules.empty() &&
-        std::find(filter.modules.begin(), filter.modules.end(), mfa.module) == filter.modules.end()) {
+    if (!filter.modules.empty() && std::find(filter.modules.begin(), filter.modules.end(),
+                                             mfa.module) == filter.modules.end()) {
       return false;
     }
     if (peer_matcher && peer_matcher->means(row, hit.at.time) != Means::yes) return false;
@@ -90,7 +92,8 @@ Result<EventsPage> get_events(const Context& context, const Filter& filter) {
   if (page.pid) {
     std::vector<Incarnation> own;
     for (const auto& id : page.pid->ids) {
-      if (concerned.empty() || std::binary_search(concerned.begin(), concerned.end(), id.incarnation)) {
+      if (concerned.empty() ||
+          std::binary_search(concerned.begin(), concerned.end(), id.incarnation)) {
         own.push_back(id.incarnation);
       }
     }

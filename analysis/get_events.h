@@ -13,9 +13,9 @@ namespace scope::analysis {
 struct EventsPage {
   std::vector<Event> events;
   Owners owners;
-  std::string next;              // cursor; empty: that was all
-  Completeness completeness;     // of the range that this page covers
-  std::optional<Process> pid;    // what the filter's pid was taken to mean
+  std::string next;            // cursor; empty: that was all
+  Completeness completeness;   // of the range that this page covers
+  std::optional<Process> pid;  // what the filter's pid was taken to mean
 };
 
 // Errors: those of resolve() and resolve_time(), bad_cursor, bad_value.

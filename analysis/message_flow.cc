@@ -60,7 +60,8 @@ void match(const Content& content, std::map<EventId, Match>& out) {
     ++s;
     while (true) {
       // Everything fetched that cannot be after the next send belongs to this cluster.
-      while (f < arrivals.size() && (s == content.sends.size() || arrivals[f].at.time < content.sends[s].at.time)) {
+      while (f < arrivals.size() &&
+             (s == content.sends.size() || arrivals[f].at.time < content.sends[s].at.time)) {
         ++f;
       }
       if (s == content.sends.size()) break;
@@ -85,8 +86,8 @@ void match(const Content& content, std::map<EventId, Match>& out) {
   std::map<EventId, Hit> taking;
   std::size_t t = 0;
   for (const auto& fetch : content.fetches) {
-    while (t < content.takes.size() &&
-           std::tie(content.takes[t].at.time, content.takes[t].id) < std::tie(fetch.at.time, fetch.id)) {
+    while (t < content.takes.size() && std::tie(content.takes[t].at.time, content.takes[t].id) <
+                                           std::tie(fetch.at.time, fetch.id)) {
       ++t;
     }
     if (t < content.takes.size()) taking.emplace(fetch.id, content.takes[t++]);
@@ -103,10 +104,14 @@ void match(const Content& content, std::map<EventId, Match>& out) {
 
 std::string_view name(Matched matched) {
   switch (matched) {
-    case Matched::exact: return "exact";
-    case Matched::unique: return "unique";
-    case Matched::ambiguous: return "ambiguous";
-    case Matched::unknown: return "unknown";
+    case Matched::exact:
+      return "exact";
+    case Matched::unique:
+      return "unique";
+    case Matched::ambiguous:
+      return "ambiguous";
+    case Matched::unknown:
+      return "unknown";
   }
   return "unknown";
 }
@@ -232,8 +237,8 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
         message.error_ns = slack(sent, *m.take);
       }
       message.candidates = m.candidates;
-      const bool sure = m.candidates == 1 && !context_cut &&
-                        !event.row.record.has(TraceRecord::kHashBounded);
+      const bool sure =
+          m.candidates == 1 && !context_cut && !event.row.record.has(TraceRecord::kHashBounded);
       message.matched = sure ? Matched::unique : Matched::ambiguous;
     }
     out.messages.push_back(std::move(message));

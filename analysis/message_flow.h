@@ -29,9 +29,9 @@ struct FlowMessage {
   Event send;
   std::optional<FlowPoint> fetch, take;
   std::optional<std::int64_t> latency_ns, queue_ns;  // fetched - sent; taken - sent
-  std::optional<std::int64_t> error_ns;              // of both; 0 on one node, whose clock cancels out
+  std::optional<std::int64_t> error_ns;  // of both; 0 on one node, whose clock cancels out
   Matched matched = Matched::unknown;
-  std::uint32_t candidates = 0;                      // sends or fetches in question, whichever are more
+  std::uint32_t candidates = 0;  // sends or fetches in question, whichever are more
 };
 
 struct MessageFlow {

@@ -67,15 +67,15 @@ inline constexpr std::size_t kMaxAnswerBytes = 8u << 20;  // payload bytes of on
 
 struct Filter {
   std::optional<ProcessSpec> pid, peer;
-  std::vector<std::string> nodes;    // empty: all
-  std::uint32_t types = ~0u;         // bits 1 << EventType
+  std::vector<std::string> nodes;  // empty: all
+  std::uint32_t types = ~0u;       // bits 1 << EventType
   std::optional<MfaSpec> mfa;
   std::vector<std::string> modules;  // empty: all
   std::optional<TimeSpec> since, until;
   std::optional<std::int64_t> min_duration_ns;  // only exits of calls that lasted at least so long
   std::uint32_t limit = kDefaultLimit;
   Order order = Order::newest_first;
-  std::string cursor;                // opaque bytes of an earlier answer; empty: from the start
+  std::string cursor;  // opaque bytes of an earlier answer; empty: from the start
 };
 
 // ---- how long, and whether still wanted -----------------------------------------------------------------------------
@@ -117,14 +117,14 @@ struct Coverage {
 inline constexpr std::size_t kMaxGapsListed = 200;
 
 struct Completeness {
-  std::vector<Missing> gaps;        // at most kMaxGapsListed, newest first
+  std::vector<Missing> gaps;  // at most kMaxGapsListed, newest first
   std::uint64_t gaps_not_listed = 0;
   std::vector<NotTraced> not_traced;
   std::vector<Sampled> sampled;
-  std::uint64_t truncated = 0;      // rows of the answer whose term was captured only in part
+  std::uint64_t truncated = 0;  // rows of the answer whose term was captured only in part
   std::uint64_t corrupt_blocks = 0;
-  bool deadline_cut = false;        // the deadline ended the search; `next` goes on from there
-  bool size_cut = false;            // the answer would have been too large; `next` goes on from there
+  bool deadline_cut = false;  // the deadline ended the search; `next` goes on from there
+  bool size_cut = false;      // the answer would have been too large; `next` goes on from there
 
   bool complete() const {
     return gaps.empty() && gaps_not_listed == 0 && not_traced.empty() && sampled.empty() &&

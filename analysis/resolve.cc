@@ -57,8 +57,8 @@ Result<std::vector<Candidate>> by_name(const Context& context, const ClockModel&
   std::vector<store::NameSpell> spells;
   ASSIGN_OR_RETURN(spells, context.view->name_spells(spec.node, spec.name, owner));
   for (const auto& spell : spells) {
-    out.push_back({process_of(*context.view, spell.process),
-                   name_spell(*context.view, clock, spell)});
+    out.push_back(
+        {process_of(*context.view, spell.process), name_spell(*context.view, clock, spell)});
   }
   return out;
 }
@@ -106,18 +106,17 @@ Result<Process> choose(std::vector<Candidate> candidates, ClusterTime from, Clus
     if (found.empty()) continue;
     std::string list;
     for (std::size_t i = 0; i < found.size() && i < 20; ++i) {
-      list += fmt::format("{}{} on {} (creation {})", i == 0 ? "" : ", ",
-                          pid_text(found[i]->id, found[i]->serial), found[i]->node,
-                          found[i]->creation);
+      list +=
+          fmt::format("{}{} on {} (creation {})", i == 0 ? "" : ", ",
+                      pid_text(found[i]->id, found[i]->serial), found[i]->node, found[i]->creation);
     }
     return fail(Code::ambiguous_process,
                 fmt::format("{} processes match: {}; name the node, the pid or a narrower time",
                             found.size(), list),
                 std::string(field), given);
   }
-  return fail(Code::no_such_process,
-              "it was recorded, but at another time than the one asked for", std::string(field),
-              given);
+  return fail(Code::no_such_process, "it was recorded, but at another time than the one asked for",
+              std::string(field), given);
 }
 
 Status check_node(const store::View& view, const std::string& node, std::string_view field) {
@@ -140,8 +139,8 @@ bool Process::holds(const ProcessId& process) const {
 
 const IncarnationInfo* info_of(const store::View& view, Incarnation incarnation) {
   const auto all = view.incarnations();
-  const auto at = std::partition_point(
-      all.begin(), all.end(), [&](const auto& info) { return info.number < incarnation; });
+  const auto at = std::partition_point(all.begin(), all.end(),
+                                       [&](const auto& info) { return info.number < incarnation; });
   return at != all.end() && at->number == incarnation ? &*at : nullptr;
 }
 
@@ -205,8 +204,7 @@ Result<Process> resolve(const Context& context, const ClockModel& clock, const P
                         ClusterTime from, ClusterTime until, std::string_view field) {
   if (const auto* pid = std::get_if<PidSpec>(&spec)) {
     RETURN_IF_ERROR(check_node(*context.view, pid->node, field));
-    auto found =
-        process_of(*context.view, pid->node, pid->creation, pid->id, pid->serial);
+    auto found = process_of(*context.view, pid->node, pid->creation, pid->id, pid->serial);
     if (found) return *std::move(found);
     return fail(Code::no_such_process, "that incarnation of the node was never recorded",
                 std::string(field),

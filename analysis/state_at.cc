@@ -59,22 +59,32 @@ std::string age(std::int64_t ns) { return fmt::format("{:.3f} s", static_cast<do
 
 std::string_view name(Doubt doubt) {
   switch (doubt) {
-    case Doubt::gap: return "gap";
-    case Doubt::clock: return "clock";
-    case Doubt::not_final: return "not_final";
-    case Doubt::checkpoint: return "checkpoint";
-    case Doubt::sampled: return "sampled";
-    case Doubt::corrupt: return "corrupt";
-    case Doubt::deadline: return "deadline";
+    case Doubt::gap:
+      return "gap";
+    case Doubt::clock:
+      return "clock";
+    case Doubt::not_final:
+      return "not_final";
+    case Doubt::checkpoint:
+      return "checkpoint";
+    case Doubt::sampled:
+      return "sampled";
+    case Doubt::corrupt:
+      return "corrupt";
+    case Doubt::deadline:
+      return "deadline";
   }
   return "unknown";
 }
 
 std::string_view name(Certainty certainty) {
   switch (certainty) {
-    case Certainty::proven: return "proven";
-    case Certainty::inferred: return "inferred";
-    case Certainty::truncated: return "truncated";
+    case Certainty::proven:
+      return "proven";
+    case Certainty::inferred:
+      return "inferred";
+    case Certainty::truncated:
+      return "truncated";
   }
   return "unknown";
 }
@@ -146,8 +156,7 @@ Result<StateAt> state_at(const Context& context, const ProcessSpec& spec, const 
   }
   out.asked = std::min(out.asked, context.now);
   ASSIGN_OR_RETURN(out.process, resolve(context, clock, spec, out.asked, out.asked, "pid"));
-  const std::string who =
-      pid_text(out.process.id, out.process.serial) + " on " + out.process.node;
+  const std::string who = pid_text(out.process.id, out.process.serial) + " on " + out.process.node;
 
   Lifetime life;
   ASSIGN_OR_RETURN(life, lifetime(context, clock, out.process));
@@ -173,8 +182,8 @@ Result<StateAt> state_at(const Context& context, const ProcessSpec& spec, const 
       return fail(Code::no_such_process, "nothing was ever recorded of that process", "pid", who);
     }
     return fail(Code::not_recorded,
-                "no state of that process was captured before that time: is its state traced?", "pid",
-                who);
+                "no state of that process was captured before that time: is its state traced?",
+                "pid", who);
   }
   out.state = *found.event;
   out.owners = std::move(found.owners);

@@ -18,25 +18,25 @@ enum class Certainty : std::uint8_t {
 
 // Why a state is not proven. Names are sent as atoms.
 enum class Doubt : std::uint8_t {
-  gap,          // something was dropped or not captured on that node between the state and the time asked
-  clock,        // a state change lies nearer to the time asked than the clocks can tell
-  not_final,    // nothing of that node is recorded past the time asked: more may be on its way, or tracing had ended
-  checkpoint,   // asked of the process (sys:get_state), not captured at a change
-  sampled,      // the node is traced by samples
-  corrupt,      // a block could not be read
-  deadline,     // the search was cut
+  gap,    // something was dropped or not captured on that node between the state and the time asked
+  clock,  // a state change lies nearer to the time asked than the clocks can tell
+  not_final,  // nothing of that node is recorded past the time asked: more may be on its way, or tracing had ended
+  checkpoint,  // asked of the process (sys:get_state), not captured at a change
+  sampled,     // the node is traced by samples
+  corrupt,     // a block could not be read
+  deadline,    // the search was cut
 };
 std::string_view name(Doubt doubt);
 std::string_view name(Certainty certainty);
 
 struct StateAt {
-  Event state;                 // type state_change; payload is the state
+  Event state;  // type state_change; payload is the state
   Owners owners;
   Process process;
   ClusterTime asked;
   Certainty certainty = Certainty::proven;
-  std::vector<Doubt> why;      // empty when proven
-  Completeness completeness;   // between the state and the time asked
+  std::vector<Doubt> why;     // empty when proven
+  Completeness completeness;  // between the state and the time asked
 };
 
 // Errors: those of resolve() and resolve_time(); time_in_future (beyond kFutureSlackNs; nearer means now); not_recorded

@@ -18,7 +18,8 @@ using codec::TermView;
 using codec::TraceRecord;
 
 constexpr std::uint32_t bit(EventType type) { return 1u << static_cast<unsigned>(type); }
-constexpr std::int64_t kSearchNs = 10'000'000'000;  // how long before its taking a message's send is looked for
+constexpr std::int64_t kSearchNs =
+    10'000'000'000;  // how long before its taking a message's send is looked for
 
 std::optional<TermView> payload(const Event& event) {
   if (event.row.record.payload.empty()) return std::nullopt;
@@ -104,8 +105,11 @@ void find_senders(const Context& context, const ClockModel& clock, const Process
       const auto [first, last] = sends.equal_range(cause.row.record.match_hash);
       for (auto it = first; it != last; ++it) {
         const bool same_clock = it->second.from.incarnation == cause.row.process.incarnation;
-        const bool unsure = cause.at.error_ns == kUnknownError || it->second.at.error_ns == kUnknownError;
-        const std::int64_t slack = same_clock ? 0 : unsure ? kSearchNs : cause.at.error_ns + it->second.at.error_ns;
+        const bool unsure =
+            cause.at.error_ns == kUnknownError || it->second.at.error_ns == kUnknownError;
+        const std::int64_t slack = same_clock ? 0
+                                   : unsure   ? kSearchNs
+                                              : cause.at.error_ns + it->second.at.error_ns;
         if (it->second.at.time.ns <= cause.at.time.ns + slack) senders.insert(it->second.from);
       }
       if (senders.size() == 1) takes[i]->sender = process_of(*context.view, *senders.begin());
@@ -126,7 +130,8 @@ Status check_only_range(const Filter& filter) {
   if (!filter.modules.empty()) extra = "module";
   if (filter.min_duration_ns) extra = "min_duration";
   if (extra.empty()) return {};
-  return fail(Code::bad_value, "this request takes only since, until, limit, order, cursor, deadline",
+  return fail(Code::bad_value,
+              "this request takes only since, until, limit, order, cursor, deadline",
               std::string(extra));
 }
 
@@ -137,10 +142,11 @@ Result<StateHistory> state_history(const Context& context, const ProcessSpec& sp
   Walk walk;
   ASSIGN_OR_RETURN(walk, begin_walk(context, filter, Question::get_state_history, &spec));
   const ClockModel clock(*context.view, walk.clock_version);
-  ASSIGN_OR_RETURN(out.process,
-                   resolve(context, clock, spec,
-                           walk.since.value_or(ClusterTime{std::numeric_limits<std::int64_t>::min()}),
-                           walk.until.value_or(context.now), "pid"));
+  ASSIGN_OR_RETURN(
+      out.process,
+      resolve(context, clock, spec,
+              walk.since.value_or(ClusterTime{std::numeric_limits<std::int64_t>::min()}),
+              walk.until.value_or(context.now), "pid"));
 
   ScanSpec states;
   states.processes = out.process.ids;
@@ -213,15 +219,19 @@ Result<StateHistory> state_history(const Context& context, const ProcessSpec& sp
   std::vector<Hit> causes;
   std::vector<std::optional<std::size_t>> cause_of(events.size());
   std::vector<std::size_t> taken_between(events.size(), 0);
-  const auto earlier = [](const Corrected& a, const EventId& a_id, const Corrected& b, const EventId& b_id) {
+  const auto earlier = [](const Corrected& a, const EventId& a_id, const Corrected& b,
+                          const EventId& b_id) {
     return std::tie(a.time, a_id) < std::tie(b.time, b_id);
   };
   std::size_t t = 0;
   if (before_first) {
-    while (t < takes.size() && earlier(takes[t].at, takes[t].id, before_first->at, before_first->row.id())) ++t;
+    while (t < takes.size() &&
+           earlier(takes[t].at, takes[t].id, before_first->at, before_first->row.id()))
+      ++t;
   }
   for (std::size_t i = 0; i < events.size(); ++i) {
-    for (; t < takes.size() && earlier(takes[t].at, takes[t].id, events[i].at, events[i].row.id()); ++t) {
+    for (; t < takes.size() && earlier(takes[t].at, takes[t].id, events[i].at, events[i].row.id());
+         ++t) {
       ++taken_between[i];
       if (taken_between[i] == 1) {
         cause_of[i] = causes.size();
@@ -258,10 +268,12 @@ Result<StateHistory> state_history(const Context& context, const ProcessSpec& sp
     const bool whole = !record.has(TraceRecord::kTruncated) && previous &&
                        !previous->row.record.has(TraceRecord::kTruncated);
     if (whole && now && then) next.diff = codec::diff(*then, *now);
-    const auto since = previous ? previous->at.time : ClusterTime{std::numeric_limits<std::int64_t>::min()};
-    const bool gap = out.completeness.gaps_not_listed > 0 ||
-                     std::any_of(out.completeness.gaps.begin(), out.completeness.gaps.end(),
-                                 [&](const Missing& m) { return m.until >= since && m.from <= event.at.time; });
+    const auto since =
+        previous ? previous->at.time : ClusterTime{std::numeric_limits<std::int64_t>::min()};
+    const bool gap =
+        out.completeness.gaps_not_listed > 0 ||
+        std::any_of(out.completeness.gaps.begin(), out.completeness.gaps.end(),
+                    [&](const Missing& m) { return m.until >= since && m.from <= event.at.time; });
     if (record.has(TraceRecord::kTruncated)) {
       next.certainty = Certainty::truncated;
       ++out.completeness.truncated;

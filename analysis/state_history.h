@@ -13,12 +13,15 @@
 namespace scope::analysis {
 
 struct Transition {
-  Event state;                       // type state_change
-  std::optional<Event> cause;        // the message_take between the state before and this one; the last, if several
-  std::optional<Process> sender;     // of the cause: from the message itself (a call), or the only sender whose send has
-                                     // the same content; its `ids` are empty if its VM was never heard of
-  std::string callback;              // handle_call, handle_cast, handle_info, terminate; empty: unknown
-  std::optional<codec::TermDiff> diff;  // against the state before; empty where there is none, or either is truncated
+  Event state;  // type state_change
+  std::optional<Event>
+      cause;  // the message_take between the state before and this one; the last, if several
+  std::optional<Process>
+      sender;  // of the cause: from the message itself (a call), or the only sender whose send has
+               // the same content; its `ids` are empty if its VM was never heard of
+  std::string callback;  // handle_call, handle_cast, handle_info, terminate; empty: unknown
+  std::optional<codec::TermDiff>
+      diff;  // against the state before; empty where there is none, or either is truncated
   Certainty certainty = Certainty::proven;
 };
 

@@ -19,14 +19,26 @@ struct Unit {
   std::int64_t ns;
 };
 constexpr std::int64_t kSecond = 1'000'000'000;
-constexpr Unit kUnits[] = {
-    {"nanosecond", 1},        {"microsecond", 1000},       {"millisecond", 1'000'000},
-    {"second", kSecond},      {"minute", 60 * kSecond},    {"hour", 3600 * kSecond},
-    {"day", 86'400 * kSecond}, {"nanoseconds", 1},         {"microseconds", 1000},
-    {"milliseconds", 1'000'000}, {"seconds", kSecond},     {"minutes", 60 * kSecond},
-    {"hours", 3600 * kSecond}, {"days", 86'400 * kSecond}, {"ns", 1},
-    {"us", 1000},             {"ms", 1'000'000},           {"s", kSecond},
-    {"min", 60 * kSecond},    {"h", 3600 * kSecond}};
+constexpr Unit kUnits[] = {{"nanosecond", 1},
+                           {"microsecond", 1000},
+                           {"millisecond", 1'000'000},
+                           {"second", kSecond},
+                           {"minute", 60 * kSecond},
+                           {"hour", 3600 * kSecond},
+                           {"day", 86'400 * kSecond},
+                           {"nanoseconds", 1},
+                           {"microseconds", 1000},
+                           {"milliseconds", 1'000'000},
+                           {"seconds", kSecond},
+                           {"minutes", 60 * kSecond},
+                           {"hours", 3600 * kSecond},
+                           {"days", 86'400 * kSecond},
+                           {"ns", 1},
+                           {"us", 1000},
+                           {"ms", 1'000'000},
+                           {"s", kSecond},
+                           {"min", 60 * kSecond},
+                           {"h", 3600 * kSecond}};
 
 constexpr std::size_t kMaxPairs = 64;
 constexpr std::size_t kMaxValues = 1000;
@@ -62,9 +74,7 @@ std::optional<std::string> string_of(const TermView& value) {
 
 }  // namespace
 
-std::string printed(const TermView& term) {
-  return codec::print(term, codec::Syntax::erlang, 200);
-}
+std::string printed(const TermView& term) { return codec::print(term, codec::Syntax::erlang, 200); }
 
 std::string_view nearest(std::string_view given, std::span<const std::string_view> known) {
   given = given.substr(0, 64);
@@ -88,14 +98,15 @@ Error unknown_key(std::string_view key, std::span<const std::string_view> known)
   return Error{Code::unknown_key,
                near.empty() ? fmt::format("known keys: {}", all)
                             : fmt::format("did you mean {}? known keys: {}", near, all),
-               std::string(key), {}};
+               std::string(key),
+               {}};
 }
 
 Result<std::vector<KeyValue>> read_pairs(const TermView& options) {
   std::vector<KeyValue> out;
   const auto wrong = [&](const TermView& got) {
-    return fail(Code::bad_request, "options are a keyword list or a map with atoms as keys", "options",
-                printed(got));
+    return fail(Code::bad_request, "options are a keyword list or a map with atoms as keys",
+                "options", printed(got));
   };
   if (const auto map = options.map()) {
     if (map->left() > kMaxPairs) return fail(Code::too_large, "too many options", "options");
@@ -198,7 +209,8 @@ Result<analysis::MfaSpec> read_mfa(const TermView& value, std::string_view field
       return out;
     }
   }
-  return bad_value(field, value, "must be {Module, Function, Arity}; Arity and Function may be '_'");
+  return bad_value(field, value,
+                   "must be {Module, Function, Arity}; Arity and Function may be '_'");
 }
 
 std::optional<std::int64_t> parse_iso8601(std::string_view text) {
@@ -278,9 +290,10 @@ Result<analysis::TimeSpec> read_time(const TermView& value, std::string_view fie
   if (const auto text = string_of(value)) {
     if (const auto ns = parse_iso8601(*text)) return ClusterTime{*ns};
   }
-  return bad_value(field, value,
-                   "a time is nanoseconds since 1970, now, {ago, N, second}, {at, Node, SystemNs} or "
-                   "an ISO 8601 text like 2026-11-20T14:02:11.5Z");
+  return bad_value(
+      field, value,
+      "a time is nanoseconds since 1970, now, {ago, N, second}, {at, Node, SystemNs} or "
+      "an ISO 8601 text like 2026-11-20T14:02:11.5Z");
 }
 
 std::optional<analysis::TextSpec> parse_pid_text(std::string_view text) {
@@ -303,7 +316,8 @@ Result<analysis::ProcessSpec> read_process(const TermView& value, std::string_vi
   if (const auto pid = value.pid()) {
     return analysis::PidSpec{std::string(pid->node), pid->creation, pid->id, pid->serial};
   }
-  if (value.arity() == 2u && value.element(1).atom() && value.element(0).kind() != TermKind::tuple) {
+  if (value.arity() == 2u && value.element(1).atom() &&
+      value.element(0).kind() != TermKind::tuple) {
     return read_process(value.element(0), field, *value.element(1).atom());
   }
   if (const auto text = string_of(value)) {
@@ -313,7 +327,8 @@ Result<analysis::ProcessSpec> read_process(const TermView& value, std::string_vi
     }
     if (!text->empty() && text->front() != '<') return analysis::NameSpec{*text, std::string(node)};
   }
-  if (const auto name = value.atom()) return analysis::NameSpec{std::string(*name), std::string(node)};
+  if (const auto name = value.atom())
+    return analysis::NameSpec{std::string(*name), std::string(node)};
   return bad_value(field, value,
                    "a process is a pid, a registered name, {Name, Node}, or {\"<0.123.0>\", Node}");
 }

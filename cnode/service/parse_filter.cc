@@ -15,7 +15,8 @@ struct Building {
 };
 
 Status not_yet(Building&, const TermView&, std::string_view field) {
-  return fail(Code::not_available, "this filter key comes with a later version", std::string(field));
+  return fail(Code::not_available, "this filter key comes with a later version",
+              std::string(field));
 }
 
 Status read_types(Building& b, const TermView& value, std::string_view field) {
@@ -37,8 +38,9 @@ Status read_types(Building& b, const TermView& value, std::string_view field) {
       }
       const auto near = nearest(name, names);
       return bad_value(field, item,
-                       near.empty() ? "not an event type; for example message_send or function_entry"
-                                    : fmt::format("not an event type; did you mean {}?", near));
+                       near.empty()
+                           ? "not an event type; for example message_send or function_entry"
+                           : fmt::format("not an event type; did you mean {}?", near));
     }
     b.out.filter.types |= bits;
   }
@@ -58,11 +60,11 @@ Status read_names(std::vector<std::string>& out, const TermView& value, std::str
 
 constexpr Option<Building> kFilterOptions[] = {
     {"pid",
-     [](Building& b, const TermView& v, std::string_view) -> Status { return b.pid = v, Status{}; }},
-    {"node",
-     [](Building& b, const TermView& v, std::string_view f) {
-       return read_names(b.out.filter.nodes, v, f);
+     [](Building& b, const TermView& v, std::string_view) -> Status {
+       return b.pid = v, Status{};
      }},
+    {"node", [](Building& b, const TermView& v,
+                std::string_view f) { return read_names(b.out.filter.nodes, v, f); }},
     {"type", read_types},
     {"event_type", read_types},
     {"mfa",
@@ -70,12 +72,12 @@ constexpr Option<Building> kFilterOptions[] = {
        ASSIGN_OR_RETURN(b.out.filter.mfa, read_mfa(v, f));
        return {};
      }},
-    {"module",
-     [](Building& b, const TermView& v, std::string_view f) {
-       return read_names(b.out.filter.modules, v, f);
-     }},
+    {"module", [](Building& b, const TermView& v,
+                  std::string_view f) { return read_names(b.out.filter.modules, v, f); }},
     {"peer",
-     [](Building& b, const TermView& v, std::string_view) -> Status { return b.peer = v, Status{}; }},
+     [](Building& b, const TermView& v, std::string_view) -> Status {
+       return b.peer = v, Status{};
+     }},
     {"since",
      [](Building& b, const TermView& v, std::string_view f) -> Status {
        ASSIGN_OR_RETURN(b.out.filter.since, read_time(v, f));
@@ -108,7 +110,8 @@ constexpr Option<Building> kFilterOptions[] = {
      [](Building& b, const TermView& v, std::string_view f) -> Status {
        if (v.is_atom("none") || v.is_atom("nil") || v.is_atom("undefined")) return {};
        const auto bytes = v.binary_text();
-       if (!bytes || bytes->empty()) return bad_value(f, v, "must be `next` of an answer, unchanged");
+       if (!bytes || bytes->empty())
+         return bad_value(f, v, "must be `next` of an answer, unchanged");
        b.out.filter.cursor = *bytes;
        return {};
      }},

@@ -227,7 +227,8 @@ void write_completeness(TermBuilder& out, const analysis::Completeness& c) {
       text_or_unknown(m.key("node"), gap.node);
       m.key("from").integer(gap.from.ns);
       m.key("until").integer(gap.until.ns);
-      gap.dropped ? void(m.key("dropped").unsigned_integer(*gap.dropped)) : unknown(m.key("dropped"));
+      gap.dropped ? void(m.key("dropped").unsigned_integer(*gap.dropped))
+                  : unknown(m.key("dropped"));
       text_or_unknown(m.key("reason"), gap.reason);
     });
   }
@@ -263,8 +264,8 @@ void write_error(TermBuilder& out, const Error& error) {
   out.atom("field").atom(error.field.empty() ? "none" : error.field);
   out.atom("got");
   error.got.empty() ? out.atom("none") : out.binary(std::string_view(error.got));
-  out.atom("hint").binary(
-      error.message.empty() ? code_text(error.code) : std::string_view(error.message));
+  out.atom("hint").binary(error.message.empty() ? code_text(error.code)
+                                                : std::string_view(error.message));
 }
 
 std::size_t count_atoms(codec::Bytes term, std::size_t limit) {
@@ -279,29 +280,67 @@ std::size_t count_atoms(codec::Bytes term, std::size_t limit) {
   };
   while (p < end && seen.size() <= limit) {
     switch (*p) {
-      case 119: case 115:  // SMALL_ATOM_UTF8, SMALL_ATOM
+      case 119:
+      case 115:  // SMALL_ATOM_UTF8, SMALL_ATOM
         seen.emplace(reinterpret_cast<const char*>(p + 2), p[1]);
         p += 2 + p[1];
         break;
-      case 118: case 100:  // ATOM_UTF8, ATOM
+      case 118:
+      case 100:  // ATOM_UTF8, ATOM
         seen.emplace(reinterpret_cast<const char*>(p + 3), be(p + 1, 2));
         p += 3 + be(p + 1, 2);
         break;
-      case 97: p += 2; break;                     // SMALL_INTEGER
-      case 98: p += 5; break;                     // INTEGER
-      case 70: p += 9; break;                     // NEW_FLOAT
-      case 99: p += 32; break;                    // FLOAT
-      case 104: p += 2; break;                    // SMALL_TUPLE
-      case 105: case 108: case 116: p += 5; break;  // LARGE_TUPLE, LIST, MAP
-      case 106: case 113: p += 1; break;          // NIL, EXPORT (three terms follow)
-      case 107: p += 3 + be(p + 1, 2); break;     // STRING
-      case 109: p += 5 + be(p + 1, 4); break;     // BINARY
-      case 77: p += 6 + be(p + 1, 4); break;      // BIT_BINARY
-      case 110: p += 3 + p[1]; break;             // SMALL_BIG
-      case 111: p += 6 + be(p + 1, 4); break;     // LARGE_BIG
-      case 112: p += 30; break;                   // NEW_FUN: module, old index, old uniq, pid, free variables follow
+      case 97:
+        p += 2;
+        break;  // SMALL_INTEGER
+      case 98:
+        p += 5;
+        break;  // INTEGER
+      case 70:
+        p += 9;
+        break;  // NEW_FLOAT
+      case 99:
+        p += 32;
+        break;  // FLOAT
+      case 104:
+        p += 2;
+        break;  // SMALL_TUPLE
+      case 105:
+      case 108:
+      case 116:
+        p += 5;
+        break;  // LARGE_TUPLE, LIST, MAP
+      case 106:
+      case 113:
+        p += 1;
+        break;  // NIL, EXPORT (three terms follow)
+      case 107:
+        p += 3 + be(p + 1, 2);
+        break;  // STRING
+      case 109:
+        p += 5 + be(p + 1, 4);
+        break;  // BINARY
+      case 77:
+        p += 6 + be(p + 1, 4);
+        break;  // BIT_BINARY
+      case 110:
+        p += 3 + p[1];
+        break;  // SMALL_BIG
+      case 111:
+        p += 6 + be(p + 1, 4);
+        break;  // LARGE_BIG
+      case 112:
+        p += 30;
+        break;  // NEW_FUN: module, old index, old uniq, pid, free variables follow
       // Identifiers begin with their node's atom; their numbers come after it.
-      case 88: case 103: case 89: case 102: case 120: case 101: case 90: case 114: {
+      case 88:
+      case 103:
+      case 89:
+      case 102:
+      case 120:
+      case 101:
+      case 90:
+      case 114: {
         const unsigned tag = *p;
         std::size_t words = 0;
         ++p;
@@ -314,13 +353,28 @@ std::size_t count_atoms(codec::Bytes term, std::size_t limit) {
         seen.emplace(reinterpret_cast<const char*>(p + 1 + width), length);
         p += 1 + width + length;
         switch (tag) {
-          case 88: p += 12; break;
-          case 103: p += 9; break;
-          case 89: p += 8; break;
-          case 102: case 101: p += 5; break;
-          case 120: p += 12; break;
-          case 90: p += 4 + 4 * words; break;
-          default: p += 1 + 4 * words; break;
+          case 88:
+            p += 12;
+            break;
+          case 103:
+            p += 9;
+            break;
+          case 89:
+            p += 8;
+            break;
+          case 102:
+          case 101:
+            p += 5;
+            break;
+          case 120:
+            p += 12;
+            break;
+          case 90:
+            p += 4 + 4 * words;
+            break;
+          default:
+            p += 1 + 4 * words;
+            break;
         }
         break;
       }

@@ -186,7 +186,8 @@ Status get_message_flow(const TermView& request, Env& env, TermBuilder& out) {
 }
 
 // The clock of one node as people ask for it: how far its system clock is ahead of the cluster's.
-void write_clock(TermBuilder& out, const ClockModel& clock, Incarnation incarnation, ClusterTime now) {
+void write_clock(TermBuilder& out, const ClockModel& clock, Incarnation incarnation,
+                 ClusterTime now) {
   const auto* version = clock.newest(incarnation);
   if (version == nullptr) return unknown(out);
   const auto raw = clock.raw(incarnation, now);
@@ -239,7 +240,8 @@ constexpr RequestDef kRequests[] = {
     {"get_snapshot_at", 3, Lane::scans, nullptr, false, "{get_snapshot_at, Time, Filter}"},
     {"get_supervision_tree_at", 3, Lane::scans, nullptr, false,
      "{get_supervision_tree_at, Node, Time}"},
-    {"get_supervision_diff", 4, Lane::scans, nullptr, false, "{get_supervision_diff, Node, T1, T2}"},
+    {"get_supervision_diff", 4, Lane::scans, nullptr, false,
+     "{get_supervision_diff, Node, T1, T2}"},
     {"get_traces", 2, Lane::scans, nullptr, false, "{get_traces, Filter}"},
     {"get_trace", 2, Lane::scans, nullptr, false, "{get_trace, Id}"},
     {"explain_state", 4, Lane::scans, nullptr, false, "{explain_state, Pid, Path, Time}"},
@@ -262,8 +264,8 @@ Result<const RequestDef*> find_request(const TermView& request) {
   }
   if (!name) {
     return fail(Code::bad_request,
-                "a request is an atom or a tuple that begins with one, for example hello", "request",
-                printed(request));
+                "a request is an atom or a tuple that begins with one, for example hello",
+                "request", printed(request));
   }
   std::vector<std::string_view> names;
   for (const auto& def : kRequests) {

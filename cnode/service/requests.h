@@ -24,7 +24,7 @@ struct Env {
 
 struct RequestDef {
   std::string_view name;
-  std::uint32_t arity;   // of the tuple, the name counted; 1: the bare atom
+  std::uint32_t arity;  // of the tuple, the name counted; 1: the bare atom
   Lane lane;
   // Writes the value of {ok, Value}. Null: control (service.cc passes it to Controls), or a later version (not available).
   Status (*run)(const codec::TermView& request, Env& env, codec::TermBuilder& out);

@@ -26,8 +26,8 @@ TermBuilder ok_reply() {
 // What a caller's atom table can bear.
 TermBuilder checked(TermBuilder reply) {
   if (count_atoms(reply.bytes()) <= kMaxAtoms) return reply;
-  return error_reply({Code::too_many_atoms, "narrow the filter: a smaller limit or a shorter time",
-                      "filter", {}});
+  return error_reply(
+      {Code::too_many_atoms, "narrow the filter: a smaller limit or a shorter time", "filter", {}});
 }
 
 void write_nodes(TermBuilder& out, const std::vector<NodeOutcome>& nodes) {
@@ -54,7 +54,8 @@ Result<std::vector<std::string>> read_path(const TermView& value) {
       begin = end + 1;
     }
   }
-  if (path.empty()) return bad_value("path", value, "must name a setting, for example [store, retain_bytes]");
+  if (path.empty())
+    return bad_value("path", value, "must name a setting, for example [store, retain_bytes]");
   return path;
 }
 
@@ -161,7 +162,9 @@ TermBuilder Service::Impl::answer(const RequestDef& def, const Request& request,
     ++cancelled;
     return failed({Code::closed, "the caller went away", {}, {}});
   }
-  Env env{{store.snapshot(), store.now(), {at + options.deadline, request.cancelled.get()},
+  Env env{{store.snapshot(),
+           store.now(),
+           {at + options.deadline, request.cancelled.get()},
            coverage.load()},
           store,
           options,
@@ -218,27 +221,28 @@ void Service::Impl::control(const RequestDef& def, const Request& request, Reply
     if (!term.element(1).is_atom("all")) {
       id = term.element(1).unsigned_integer();
       if (!id) {
-        return reply(failed(
-            bad_value("id", term.element(1), "must be the id that start returned, or all").error()));
+        return reply(
+            failed(bad_value("id", term.element(1), "must be the id that start returned, or all")
+                       .error()));
       }
     }
-    return controls.stop(
-        id, outcome.operator()<StopOutcome>(
-                std::move(reply), [](TermBuilder& out, const StopOutcome& result) {
-                  MapWriter map;
-                  auto& ids = map.key("stopped").list(static_cast<std::uint32_t>(result.ids.size()));
-                  for (const auto n : result.ids) ids.unsigned_integer(n);
-                  ids.nil();
-                  write_nodes(map.key("nodes"), result.nodes);
-                  map.write(out);
-                }));
+    return controls.stop(id, outcome.operator()<StopOutcome>(
+                                 std::move(reply), [](TermBuilder& out, const StopOutcome& result) {
+                                   MapWriter map;
+                                   auto& ids = map.key("stopped").list(
+                                       static_cast<std::uint32_t>(result.ids.size()));
+                                   for (const auto n : result.ids) ids.unsigned_integer(n);
+                                   ids.nil();
+                                   write_nodes(map.key("nodes"), result.nodes);
+                                   map.write(out);
+                                 }));
   }
   auto path = read_path(term.element(1));
   if (!path) return reply(failed(path.error()));
-  controls.update_config(*std::move(path), term.element(2),
-                         outcome.operator()<std::monostate>(
-                             std::move(reply),
-                             [](TermBuilder& out, std::monostate) { out.atom("ok"); }));
+  controls.update_config(
+      *std::move(path), term.element(2),
+      outcome.operator()<std::monostate>(std::move(reply),
+                                         [](TermBuilder& out, std::monostate) { out.atom("ok"); }));
 }
 
 Service::Service(store::TraceStore& store, Controls& controls, ServiceOptions options)

@@ -35,20 +35,20 @@ namespace scope::node {
 // What `status` says of one node; the service adds its clock from the store.
 struct NodeStatus {
   std::string node;
-  std::string state;                       // an atom: connecting | connected | tracing | down | refused | ...
-  std::string detail;                      // why, for people; may be empty
-  std::string otp, arch;                   // empty: unknown
-  std::uint64_t agent_id = 0;              // 0: none
-  std::string capture;                     // an atom: erlang | native | none
+  std::string state;           // an atom: connecting | connected | tracing | down | refused | ...
+  std::string detail;          // why, for people; may be empty
+  std::string otp, arch;       // empty: unknown
+  std::uint64_t agent_id = 0;  // 0: none
+  std::string capture;         // an atom: erlang | native | none
   std::optional<double> budget_percent, spent_percent;
-  std::optional<std::uint64_t> dropped;    // events that the agent counted as dropped
-  std::optional<double> hold_seconds;      // of hold at the present rate
+  std::optional<std::uint64_t> dropped;      // events that the agent counted as dropped
+  std::optional<double> hold_seconds;        // of hold at the present rate
   Incarnation incarnation = kNoIncarnation;  // the current one, for its clock
 };
 
 struct TracingStatus {
   std::uint64_t id = 0;
-  std::string by;                          // who asked: a pid's text and node
+  std::string by;  // who asked: a pid's text and node
   TraceSpec spec;
   std::optional<ClusterTime> expires;
 };
@@ -62,12 +62,12 @@ struct StatusInfo {
   std::int64_t uptime_ms = 0;
   std::vector<NodeStatus> nodes;
   std::vector<TracingStatus> tracing;
-  std::vector<CounterStatus> counters;     // the daemon's own, data loss first
+  std::vector<CounterStatus> counters;  // the daemon's own, data loss first
 };
 
 struct NodeOutcome {
   std::string node;
-  std::optional<Error> error;              // nullopt: ok
+  std::optional<Error> error;  // nullopt: ok
 };
 
 struct StartOutcome {
@@ -77,7 +77,7 @@ struct StartOutcome {
 };
 
 struct StopOutcome {
-  std::vector<std::uint64_t> ids;          // those that were stopped
+  std::vector<std::uint64_t> ids;  // those that were stopped
   std::vector<NodeOutcome> nodes;
 };
 
@@ -100,16 +100,16 @@ class Controls {
 
 struct ServiceOptions {
   unsigned point_threads = 1, scan_threads = 1;
-  std::size_t max_queue = 256;             // waiting requests per lane
+  std::size_t max_queue = 256;  // waiting requests per lane
   std::chrono::milliseconds deadline{4000};
-  std::string version;                     // of the daemon, for hello and status
-  std::string node;                        // our own name
+  std::string version;  // of the daemon, for hello and status
+  std::string node;     // our own name
 };
 
 struct Request {
-  codec::TermView term;                    // validated; inside what `owner` keeps
+  codec::TermView term;  // validated; inside what `owner` keeps
   std::shared_ptr<const void> owner;
-  std::string caller;                      // "<0.123.0>" for the record of who asked
+  std::string caller;  // "<0.123.0>" for the record of who asked
   std::string caller_node;
   std::shared_ptr<const std::atomic<bool>> cancelled;  // set when the caller went away; may be null
 };

@@ -24,8 +24,8 @@ struct Group {
 constexpr Group kGroups[] = {
     {"calls", bit(EventType::function_entry) | bit(EventType::function_exit) |
                   bit(EventType::function_exception)},
-    {"messages", bit(EventType::message_send) | bit(EventType::message_fetch) |
-                     bit(EventType::message_take)},
+    {"messages",
+     bit(EventType::message_send) | bit(EventType::message_fetch) | bit(EventType::message_take)},
     {"state", bit(EventType::state_change)},
     {"lifecycle", bit(EventType::process_spawn) | bit(EventType::process_exit)},
     {"links", bit(EventType::process_link) | bit(EventType::process_unlink)},
@@ -101,10 +101,11 @@ Status read_events(TraceSpec& out, const TermView& value, std::string_view field
         names.push_back(codec::event_type_name(static_cast<EventType>(i)));
       }
       const auto near = nearest(name, names);
-      return bad_value(field, item,
-                       fmt::format("{}groups: calls, messages, state, lifecycle, links, names; or an "
-                                   "event type like message_send",
-                                   near.empty() ? "" : fmt::format("did you mean {}? ", near)));
+      return bad_value(
+          field, item,
+          fmt::format("{}groups: calls, messages, state, lifecycle, links, names; or an "
+                      "event type like message_send",
+                      near.empty() ? "" : fmt::format("did you mean {}? ", near)));
     }
     out.events |= bits;
   }
@@ -148,10 +149,8 @@ Status read_caps(TraceSpec& out, const TermView& value, std::string_view field) 
 constexpr Option<TraceSpec> kTraceOptions[] = {
     {"profile", read_profile},
     {"nodes", read_nodes},
-    {"modules",
-     [](TraceSpec& out, const TermView& v, std::string_view f) {
-       return read_list(out.modules, v, f);
-     }},
+    {"modules", [](TraceSpec& out, const TermView& v,
+                   std::string_view f) { return read_list(out.modules, v, f); }},
     {"mfas", read_mfas},
     {"pids", read_processes},
     {"names", read_processes},
@@ -168,7 +167,8 @@ constexpr Option<TraceSpec> kTraceOptions[] = {
      [](TraceSpec& out, const TermView& v, std::string_view f) -> Status {
        ASSIGN_OR_RETURN(out.budget_percent, read_number(v, f));
        if (*out.budget_percent <= 0 || *out.budget_percent > 100) {
-         return bad_value(f, v, "must be per cent of the node's schedulers, over 0 and at most 100");
+         return bad_value(f, v,
+                          "must be per cent of the node's schedulers, over 0 and at most 100");
        }
        return {};
      }},

@@ -36,17 +36,17 @@ struct CaptureCaps {  // bytes; nullopt: the profile's
 };
 
 struct TraceSpec {
-  std::string profile;                         // "": balanced
-  std::vector<std::string> nodes;              // empty: every node, also those that join later
+  std::string profile;             // "": balanced
+  std::vector<std::string> nodes;  // empty: every node, also those that join later
   std::vector<std::string> modules;
   std::vector<analysis::MfaSpec> mfas;
   std::vector<analysis::PidSpec> pids;
-  std::vector<analysis::NameSpec> names;       // node empty: on every node
-  std::uint32_t events = 0;                    // bits 1 << EventType; 0: the profile's
+  std::vector<analysis::NameSpec> names;  // node empty: on every node
+  std::uint32_t events = 0;               // bits 1 << EventType; 0: the profile's
   double sample = 1.0;
   std::optional<double> budget_percent;
-  std::optional<std::int64_t> for_ms;          // nullopt: not said
-  bool forever = false;                        // for => infinity
+  std::optional<std::int64_t> for_ms;  // nullopt: not said
+  bool forever = false;                // for => infinity
   std::optional<bool> args;
   CaptureCaps caps;
   bool all = false;

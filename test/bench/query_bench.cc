@@ -40,7 +40,8 @@ class Zipf {
   }
   std::uint32_t operator()(std::mt19937_64& random) const {
     const double at = std::uniform_real_distribution<>(0, up_to_.back())(random);
-    return static_cast<std::uint32_t>(std::lower_bound(up_to_.begin(), up_to_.end(), at) - up_to_.begin());
+    return static_cast<std::uint32_t>(std::lower_bound(up_to_.begin(), up_to_.end(), at) -
+                                      up_to_.begin());
   }
 
  private:
@@ -87,7 +88,9 @@ class Bench {
 
   PidParts server(std::uint32_t i) const { return {kNames[i % 3], 100 + i, 0, 7}; }
   PidParts client(std::uint32_t i) const { return {kNames[i % 3], 10'000 + i, 0, 7}; }
-  std::pair<std::string, std::string> function(std::uint32_t i) const { return {modules_[i], functions_[i]}; }
+  std::pair<std::string, std::string> function(std::uint32_t i) const {
+    return {modules_[i], functions_[i]};
+  }
 
   void record(std::uint64_t events) {
     first = store->now().ns - static_cast<std::int64_t>(events) * 100'000 - 1000 * kMs;
@@ -191,10 +194,12 @@ int run(std::uint64_t events, int rounds) {
     Bench bench(folder);
     bench.record(events);
     NoControls controls;
-    Service service(*bench.store, controls, {1, 1, 256, std::chrono::milliseconds(30'000), "bench", "scope@bench"});
+    Service service(*bench.store, controls,
+                    {1, 1, 256, std::chrono::milliseconds(30'000), "bench", "scope@bench"});
     auto& random = bench.random;
     const auto time = [&] {
-      return bench.first + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(bench.last - bench.first));
+      return bench.first + static_cast<std::int64_t>(
+                               random() % static_cast<std::uint64_t>(bench.last - bench.first));
     };
     const std::int64_t window = (bench.last - bench.first) / 100;
     const auto any_pid = [&] {
@@ -203,13 +208,14 @@ int run(std::uint64_t events, int rounds) {
     };
     const auto events_of = [](Pairs filter) { return tup({atm("get_events"), kw(filter)}); };
     const auto add = [&](const char* name, const Figure& f) {
-      figures += fmt::format("{}\"{}_p50_ms\": {:.3f}, \"{}_p99_ms\": {:.3f}", figures.empty() ? "" : ", ", name, f.p50,
-                             name, f.p99);
-      std::fprintf(stderr, "%-15s p50 %8.3f ms  p99 %8.3f ms  (%zu asked, %zu errors)\n", name, f.p50, f.p99, f.asked,
-                   f.empty);
+      figures += fmt::format("{}\"{}_p50_ms\": {:.3f}, \"{}_p99_ms\": {:.3f}",
+                             figures.empty() ? "" : ", ", name, f.p50, name, f.p99);
+      std::fprintf(stderr, "%-15s p50 %8.3f ms  p99 %8.3f ms  (%zu asked, %zu errors)\n", name,
+                   f.p50, f.p99, f.asked, f.empty);
     };
     add("newest_100", measure(service, rounds, [&] { return events_of({}); }));
-    add("pid_100", measure(service, rounds, [&] { return events_of({{"pid", pid_term(any_pid())}}); }));
+    add("pid_100",
+        measure(service, rounds, [&] { return events_of({{"pid", pid_term(any_pid())}}); }));
     add("pid_type_100", measure(service, rounds, [&] {
           return events_of({{"pid", pid_term(any_pid())}, {"type", atm("message_send")}});
         }));
@@ -220,7 +226,9 @@ int run(std::uint64_t events, int rounds) {
     add("mfa_window_100", measure(service, rounds, [&] {
           const auto [m, f] = bench.function(bench.functions(random));
           const auto from = time();
-          return events_of({{"mfa", tup({atm(m), atm(f), num(2)})}, {"since", num(from)}, {"until", num(from + window)}});
+          return events_of({{"mfa", tup({atm(m), atm(f), num(2)})},
+                            {"since", num(from)},
+                            {"until", num(from + window)}});
         }));
     add("flow_window", measure(service, rounds, [&] {
           const auto& [c, s] = bench.pairs[random() % bench.pairs.size()];
@@ -231,7 +239,8 @@ int run(std::uint64_t events, int rounds) {
     figures += fmt::format(", \"events\": {}", bench.recorded);
   }
   std::filesystem::remove_all(folder);
-  std::printf("{\"figures\": {%s}, \"limits\": {\"state_at_p99_ms\": \"<= 5\"}}\n", figures.c_str());
+  std::printf("{\"figures\": {%s}, \"limits\": {\"state_at_p99_ms\": \"<= 5\"}}\n",
+              figures.c_str());
   return 0;
 }
 

@@ -25,7 +25,9 @@ class Clocks : public store::View {
   store::Lsn upper() const override { return 0; }
   std::span<const store::IncarnationInfo> incarnations() const override { return infos_; }
   std::span<const store::ClockVersion> clocks() const override { return versions_; }
-  Result<store::Rows> read(const store::Unit&, const store::RowFilter&) const override { return {}; }
+  Result<store::Rows> read(const store::Unit&, const store::RowFilter&) const override {
+    return {};
+  }
   Result<std::vector<store::Life>> lives(ProcessId, std::shared_ptr<const void>&) const override {
     return {};
   }
@@ -138,8 +140,8 @@ TEST(ClockEstimator, AStepIsFollowedAtOnceAndTheModelStaysHonest) {
   std::vector<store::ClockVersion> versions;
   for (std::int64_t i = 1; i <= 60; ++i) {
     const std::int64_t offset = i <= 40 ? 0 : 3 * kSecond;  // the virtual machine was suspended
-    Ping ping{ClusterTime{i * kSecond + offset - 50'000}, ClusterTime{i * kSecond + offset + 50'000},
-              RawTime{i * kSecond}, 0};
+    Ping ping{ClusterTime{i * kSecond + offset - 50'000},
+              ClusterTime{i * kSecond + offset + 50'000}, RawTime{i * kSecond}, 0};
     const auto out = estimator.add(ping);
     EXPECT_TRUE(i != 41 || out.size() == 3);
     versions.insert(versions.end(), out.begin(), out.end());

@@ -46,8 +46,9 @@ TEST_F(FlowTest, ACallAndItsReplyThroughAnAlias) {
   there.fetch(b, request, at_b(103)).take(b, request, at_b(108));
   there.send_to(b, [ref](codec::TermBuilder& out) { out.reference(ref); }, reply, at_b(110));
   // Another process of that VM gets a reply as well.
-  there.send_to(b, [](codec::TermBuilder& out) { out.reference({"a@h", 1, 3, {7, 7, 7}}); },
-                int_term(99), at_b(111));
+  there.send_to(
+      b, [](codec::TermBuilder& out) { out.reference({"a@h", 1, 3, {7, 7, 7}}); }, int_term(99),
+      at_b(111));
   here.fetch(a, reply, at_a(112));
   append();
   Filter filter;
@@ -130,7 +131,9 @@ TEST_F(FlowTest, NamesAreResolvedByTheirOwnerAtThatTime) {
   append();
   const auto got = flow();
   ASSERT_EQ(got.messages.size(), 1u);
-  EXPECT_EQ(codec::print(*codec::view(got.messages[0].send.row.record.payload), codec::Syntax::erlang), "2");
+  EXPECT_EQ(
+      codec::print(*codec::view(got.messages[0].send.row.record.payload), codec::Syntax::erlang),
+      "2");
   EXPECT_EQ(got.messages[0].matched, Matched::unique);
 }
 

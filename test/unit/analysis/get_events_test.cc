@@ -53,7 +53,13 @@ class Recording {
       const std::int64_t raw = clock_[n] - behind_[n];
       const std::string module = "m" + std::to_string(random_() % 3);
       const std::int64_t number = static_cast<std::int64_t>(facts.size());
-      Fact fact{std::string(who.node), who, clock_[n], codec::EventType::function_exit, module, {}, number};
+      Fact fact{std::string(who.node),
+                who,
+                clock_[n],
+                codec::EventType::function_exit,
+                module,
+                {},
+                number};
       switch (random_() % 4) {
         case 0:
           events.returned(who, {module, "f", 1}, int_term(number), raw);
@@ -110,17 +116,25 @@ TEST(GetEvents, EveryFilterGivesWhatAPlainListGives) {
       if (some(2)) filter.pid = test::spec(*(pid = r.pids_[random() % 12]));
       if (some(4)) filter.peer = test::spec(*(peer = r.pids_[random() % 12]));
       if (some(3)) filter.nodes = {some(2) ? "a@h" : "b@h"};
-      if (some(3)) filter.types = bit(codec::EventType::message_send) | bit(codec::EventType::state_change);
+      if (some(3))
+        filter.types = bit(codec::EventType::message_send) | bit(codec::EventType::state_change);
       if (some(4)) filter.modules = {"m1"};
-      if (some(6)) filter.mfa = MfaSpec{"m0", some(2) ? "f" : "", some(2) ? std::optional<std::uint8_t>(1) : std::nullopt};
+      if (some(6))
+        filter.mfa = MfaSpec{"m0", some(2) ? "f" : "",
+                             some(2) ? std::optional<std::uint8_t>(1) : std::nullopt};
       const auto width = r.now() - r.begin();
-      const auto at = [&] { return ClusterTime{r.begin() + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(width))}; };
+      const auto at = [&] {
+        return ClusterTime{r.begin() +
+                           static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(width))};
+      };
       if (some(2)) filter.since = at();
       if (some(2)) filter.until = at();
       filter.limit = 1 + static_cast<std::uint32_t>(random() % 200);
       filter.order = some(2) ? Order::newest_first : Order::oldest_first;
       const auto page = get_events(context, filter);
-      const auto time = [](const std::optional<TimeSpec>& t) { return std::get<ClusterTime>(*t).ns; };
+      const auto time = [](const std::optional<TimeSpec>& t) {
+        return std::get<ClusterTime>(*t).ns;
+      };
       if (filter.since && filter.until && time(filter.since) > time(filter.until)) {
         ASSERT_FALSE(page);
         continue;
@@ -182,7 +196,8 @@ TEST(GetEvents, AWalkWhileDataArrivesGivesEachRowOfItsBeginningExactlyOnce) {
       ASSERT_TRUE(page) << to_string(page.error());
       for (const auto& event : page->events) {
         seen.insert(number_of(event));
-        ASSERT_TRUE(order == Order::newest_first ? event.at.time.ns <= last : event.at.time.ns >= last);
+        ASSERT_TRUE(order == Order::newest_first ? event.at.time.ns <= last
+                                                 : event.at.time.ns >= last);
         last = event.at.time.ns;
       }
       filter.cursor = page->next;

@@ -20,7 +20,8 @@ TEST(ParseTime, EveryForm) {
   const auto shown = [](const analysis::TimeSpec& time) -> std::string {
     if (const auto* at = std::get_if<ClusterTime>(&time)) return std::to_string(at->ns);
     if (std::holds_alternative<analysis::Now>(time)) return "now";
-    if (const auto* ago = std::get_if<analysis::Ago>(&time)) return "ago " + std::to_string(ago->ns);
+    if (const auto* ago = std::get_if<analysis::Ago>(&time))
+      return "ago " + std::to_string(ago->ns);
     const auto& at = std::get<analysis::AtNode>(time);
     return at.node + " " + std::to_string(at.system_ns);
   };
@@ -60,7 +61,8 @@ TEST(ParseProcess, EveryForm) {
   };
   const auto shown = [](const analysis::ProcessSpec& spec) -> std::string {
     if (const auto* pid = std::get_if<analysis::PidSpec>(&spec)) {
-      return "pid " + pid->node + " " + std::to_string(pid->creation) + " " + std::to_string(pid->id);
+      return "pid " + pid->node + " " + std::to_string(pid->creation) + " " +
+             std::to_string(pid->id);
     }
     if (const auto* name = std::get_if<analysis::NameSpec>(&spec)) {
       return "name " + name->name + " " + name->node;
@@ -134,7 +136,9 @@ TEST(ParseFilter, FaultsAreNamed) {
     Code code;
     std::string field, hint;
   };
-  const auto one = [](std::string key, Term value) { return kw({{std::move(key), std::move(value)}}); };
+  const auto one = [](std::string key, Term value) {
+    return kw({{std::move(key), std::move(value)}});
+  };
   const Case cases[] = {
       {one("modul", atm("m")), Code::unknown_key, "modul", "did you mean module?"},
       {one("form", atm("m")), Code::unknown_key, "form", "known keys: pid, node"},
@@ -167,19 +171,20 @@ TEST(ParseFilter, FaultsAreNamed) {
 }
 
 TEST(ParseTraceSpec, EverythingOfApiMd) {
-  const Made term(kw({{"profile", atm("balanced")},
-                      {"nodes", lst({atm("a@h"), atm("b@h")})},
-                      {"modules", atm("shop")},
-                      {"mfas", lst({tup({atm("m"), atm("f"), num(2)}), tup({atm("m"), atm("_"), atm("_")})})},
-                      {"pids", lst({proc("a@h", 7, 5), tup({bin("<0.6.0>"), atm("b@h")})})},
-                      {"names", lst({atm("srv"), tup({atm("x"), atm("b@h")})})},
-                      {"events", lst({atm("calls"), atm("state_change")})},
-                      {"sample", real(0.25)},
-                      {"budget", num(2)},
-                      {"for", tup({num(5), atm("minute")})},
-                      {"args", atm("true")},
-                      {"caps", mp({{"state", num(4096)}})},
-                      {"all", atm("false")}}));
+  const Made term(
+      kw({{"profile", atm("balanced")},
+          {"nodes", lst({atm("a@h"), atm("b@h")})},
+          {"modules", atm("shop")},
+          {"mfas", lst({tup({atm("m"), atm("f"), num(2)}), tup({atm("m"), atm("_"), atm("_")})})},
+          {"pids", lst({proc("a@h", 7, 5), tup({bin("<0.6.0>"), atm("b@h")})})},
+          {"names", lst({atm("srv"), tup({atm("x"), atm("b@h")})})},
+          {"events", lst({atm("calls"), atm("state_change")})},
+          {"sample", real(0.25)},
+          {"budget", num(2)},
+          {"for", tup({num(5), atm("minute")})},
+          {"args", atm("true")},
+          {"caps", mp({{"state", num(4096)}})},
+          {"all", atm("false")}}));
   const auto got = parse_trace_spec(term.view);
   ASSERT_TRUE(got) << to_string(got.error());
   EXPECT_EQ(got->profile, "balanced");
@@ -199,18 +204,24 @@ TEST(ParseTraceSpec, EverythingOfApiMd) {
   codec::TermBuilder out;
   encode(out, *got);
   const auto again = parse_trace_spec(*codec::view(out.bytes()));
-  ASSERT_TRUE(again) << "what status shows can be given to start again: " << to_string(again.error());
+  ASSERT_TRUE(again) << "what status shows can be given to start again: "
+                     << to_string(again.error());
   EXPECT_EQ(again->events, got->events);
   EXPECT_EQ(again->pids.size(), 2u);
 }
 
 TEST(ParseTraceSpec, FaultsAreNamed) {
   const std::tuple<std::string, Term, Code> cases[] = {
-      {"profil", atm("x"), Code::unknown_key},   {"profile", atm("fast"), Code::bad_value},
-      {"sample", num(0), Code::bad_value},       {"sample", real(1.5), Code::bad_value},
-      {"budget", num(101), Code::bad_value},     {"for", num(0), Code::bad_value},
-      {"for", num(-1), Code::bad_value},         {"events", atm("foo"), Code::bad_value},
-      {"pids", bin("<0.1.0>"), Code::bad_value}, {"all", num(1), Code::bad_value},
+      {"profil", atm("x"), Code::unknown_key},
+      {"profile", atm("fast"), Code::bad_value},
+      {"sample", num(0), Code::bad_value},
+      {"sample", real(1.5), Code::bad_value},
+      {"budget", num(101), Code::bad_value},
+      {"for", num(0), Code::bad_value},
+      {"for", num(-1), Code::bad_value},
+      {"events", atm("foo"), Code::bad_value},
+      {"pids", bin("<0.1.0>"), Code::bad_value},
+      {"all", num(1), Code::bad_value},
       {"caps", kw({{"stat", num(1)}}), Code::unknown_key},
   };
   for (const auto& [key, value, code] : cases) {

@@ -102,7 +102,8 @@ class ServiceTest : public testing::Test {
   codec::PidParts p = node.own(5), q = node.own(6);
   std::int64_t base = 0;
   FakeDaemon daemon;
-  Service service{*world.store, daemon, {1, 1, 256, std::chrono::milliseconds(4000), "0.1.0", "scope@h"}};
+  Service service{
+      *world.store, daemon, {1, 1, 256, std::chrono::milliseconds(4000), "0.1.0", "scope@h"}};
   TermBuilder bytes;
   TermView reply;
 };
@@ -116,7 +117,8 @@ TEST_F(ServiceTest, Hello) {
 }
 
 TEST_F(ServiceTest, GetEventsGivesEventMapsAndACursor) {
-  ask(tup({atm("get_events"), kw({{"pid", proc("a@h", 7, 5)}, {"limit", num(2)}, {"type", atm("message_send")}})}));
+  ask(tup({atm("get_events"),
+           kw({{"pid", proc("a@h", 7, 5)}, {"limit", num(2)}, {"type", atm("message_send")}})}));
   ASSERT_TRUE(reply.is_tuple("ok", 2));
   const TermView events = *reply.element(1).map()->find("events");
   auto it = *events.list();
@@ -154,15 +156,17 @@ TEST_F(ServiceTest, GetStateAtByPidNameAndText) {
 
 TEST_F(ServiceTest, HistoryFlowAndClocksHaveTheirShapes) {
   ask(tup({atm("get_state_history"), proc("a@h", 7, 5), mp({})}));
-  for (const char* key : {"event", "time", "time_error", "callback", "cause", "state", "diff", "certainty"}) {
-    EXPECT_TRUE(reply.element(1).map()->find("transitions")->list()->item().map()->find(key)) << key;
+  for (const char* key :
+       {"event", "time", "time_error", "callback", "cause", "state", "diff", "certainty"}) {
+    EXPECT_TRUE(reply.element(1).map()->find("transitions")->list()->item().map()->find(key))
+        << key;
   }
   ask(tup({atm("get_message_flow"), proc("a@h", 7, 5), proc("a@h", 7, 6), mp({})}));
   const auto messages = *reply.element(1).map()->find("messages")->list();
   EXPECT_EQ(messages.left(), 10u);
   const auto first = *messages.item().map();
-  for (const char* key : {"from", "to", "message", "sent", "fetched", "taken", "latency_ns", "queue_ns",
-                          "error_ns", "matched", "events"}) {
+  for (const char* key : {"from", "to", "message", "sent", "fetched", "taken", "latency_ns",
+                          "queue_ns", "error_ns", "matched", "events"}) {
     EXPECT_TRUE(first.find(key)) << key;
   }
   EXPECT_TRUE(first.find("matched")->is_atom("unique"));
@@ -188,7 +192,8 @@ TEST_F(ServiceTest, ControlRequestsReachTheDaemon) {
   EXPECT_EQ(value({"counters", "links_refused"}), "5");
   EXPECT_EQ(ask(tup({atm("stop"), num(9)})).substr(0, 21), "{error,{no_such_trace");
   EXPECT_EQ(ask(tup({atm("stop"), atm("all")})), "{ok,#{stopped => [3],nodes => #{a@h => ok}}}");
-  EXPECT_EQ(ask(tup({atm("update_config"), lst({atm("store"), atm("retain_bytes")}), num(5)})), "{ok,ok}");
+  EXPECT_EQ(ask(tup({atm("update_config"), lst({atm("store"), atm("retain_bytes")}), num(5)})),
+            "{ok,ok}");
   EXPECT_EQ(daemon.last_path, (std::vector<std::string>{"store", "retain_bytes"}));
   ask(tup({atm("update_config"), bin("store.retain_bytes"), num(6)}));
   EXPECT_EQ(daemon.last_path, (std::vector<std::string>{"store", "retain_bytes"}));
@@ -197,7 +202,8 @@ TEST_F(ServiceTest, ControlRequestsReachTheDaemon) {
 
 TEST_F(ServiceTest, FaultsAnswerWithCodeFieldGotAndHint) {
   EXPECT_EQ(ask(tup({atm("get_events"), kw({{"limit", num(0)}})})),
-            "{error,{bad_value,#{field => limit,got => <<\"0\">>,hint => <<\"must be an integer from 1 to "
+            "{error,{bad_value,#{field => limit,got => <<\"0\">>,hint => <<\"must be an integer "
+            "from 1 to "
             "10000\">>}}}");
   EXPECT_EQ(ask(atm("get_trace")).substr(0, 21), "{error,{not_available");
   EXPECT_EQ(ask(num(1)).substr(0, 19), "{error,{bad_request");
@@ -205,13 +211,16 @@ TEST_F(ServiceTest, FaultsAnswerWithCodeFieldGotAndHint) {
 
 TEST_F(ServiceTest, EveryRequestOfRandomBytesIsAnswered) {
   // Every request name with wrong arguments of every kind, in every place.
-  const Term junk[] = {num(-1), atm("x"), bin("\xff\xfe"), lst({num(1), num(2)}), mp({}), tup({}), real(1e300),
-                       proc("z@z", 0, 0), str("abc")};
-  for (const auto* name : {"hello", "status", "start", "stop", "update_config", "get_events", "get_state_at",
-                           "get_state_history", "get_message_flow", "clocks", "get_trace", "nonsense"}) {
+  const Term junk[] = {num(-1),   atm("x"), bin("\xff\xfe"), lst({num(1), num(2)}),
+                       mp({}),    tup({}),  real(1e300),     proc("z@z", 0, 0),
+                       str("abc")};
+  for (const auto* name :
+       {"hello", "status", "start", "stop", "update_config", "get_events", "get_state_at",
+        "get_state_history", "get_message_flow", "clocks", "get_trace", "nonsense"}) {
     for (const auto& a : junk) {
       for (const auto& b : junk) {
-        for (const auto& request : {tup({atm(name), a}), tup({atm(name), a, b}), tup({atm(name), a, b, a})}) {
+        for (const auto& request :
+             {tup({atm(name), a}), tup({atm(name), a, b}), tup({atm(name), a, b, a})}) {
           const auto text = ask(request);
           ASSERT_TRUE(text.starts_with("{ok,") || text.starts_with("{error,{")) << text;
         }
@@ -226,7 +235,8 @@ TEST_F(ServiceTest, TooManyAtomsIsAnError) {
   }
   world.append(node);
   ASSERT_TRUE(world.store->flush(5000));
-  EXPECT_EQ(ask(tup({atm("get_events"), kw({{"limit", num(10'000)}})})).substr(0, 22), "{error,{too_many_atoms");
+  EXPECT_EQ(ask(tup({atm("get_events"), kw({{"limit", num(10'000)}})})).substr(0, 22),
+            "{error,{too_many_atoms");
   EXPECT_EQ(ask(tup({atm("get_events"), kw({{"limit", num(4000)}})})).substr(0, 4), "{ok,");
 }
 
@@ -293,7 +303,14 @@ TEST(CountAtoms, CountsDistinctAtomsOfEveryKindOfTerm) {
   TermBuilder b;
   b.tuple(7).atom("a").atom("b").atom("a");
   b.pid({"n@h", 1, 2, 3}).reference({"n@h", 1, 3, {1, 2, 3}}).port({"m@h", 5, 6});
-  b.map(2).atom("k").binary(std::string_view("text")).integer(1).list(2).real(1.5).integer(1LL << 60).nil();
+  b.map(2)
+      .atom("k")
+      .binary(std::string_view("text"))
+      .integer(1)
+      .list(2)
+      .real(1.5)
+      .integer(1LL << 60)
+      .nil();
   EXPECT_EQ(count_atoms(b.bytes()), 5u);
   EXPECT_EQ(count_atoms(b.bytes(), 2), 3u);
 }
