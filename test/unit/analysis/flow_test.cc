@@ -103,6 +103,16 @@ TEST_F(FlowTest, EqualContentFarApartIsUniqueAndCloseTogetherAmbiguous) {
   EXPECT_LT(got.messages[3].fetch->id, got.messages[4].fetch->id) << "in order";
 }
 
+TEST_F(FlowTest, AFetchNearerToTheNextSendThanTheClocksCanTellIsAmbiguous) {
+  here.send(a, b, int_term(7), at_a(100)).send(a, b, int_term(7), at_a(102));
+  there.fetch(b, int_term(7), at_b(101.9)).fetch(b, int_term(7), at_b(104));
+  append();
+  for (const auto& message : flow().messages) {
+    EXPECT_EQ(message.matched, Matched::ambiguous) << "the errors of both clocks are 0.4 ms";
+    EXPECT_EQ(message.candidates, 2u);
+  }
+}
+
 TEST_F(FlowTest, ASendThatWasNeverFetchedSaysUnknown) {
   here.send(a, b, int_term(1), at_a(100));
   here.send(a, here.own(77), int_term(2), at_a(101));  // to somebody else
