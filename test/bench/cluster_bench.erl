@@ -55,7 +55,7 @@ ingest(Config) ->
     %% Parked until the trace is on, so that every call is traced.
     Gates = [rpc(N, ?MODULE, workers, [8]) || N <- Nodes],
     #{id := _} = ask(A, D, {start, #{pids => [rpc(A, erlang, whereis, [probe]) | lists:append(Gates)],
-                                     mfas => [{?MODULE, work, 1}, {?MODULE, beat, 1}], events => [calls], for => 120000}}),
+                                     mfas => [{?MODULE, work, 1}, {?MODULE, beat, 1}], events => [function_entry], for => 120000}}),
     Before = stored(A, D),
     Cpu0 = cpu_us(D),
     T0 = erlang:monotonic_time(millisecond),
@@ -94,14 +94,15 @@ probe_once(A, D, X) ->
         Ref = make_ref(),
         Probe ! {beat, X, self(), Ref},
         receive Ref -> ok end,
-        seen(Probe, X, maps:get(scope, D)),
+        seen(Probe, X, maps:get(scope, D), 3000),
         (erlang:monotonic_time(microsecond) - T0) / 1000
     end, []]).
 
-seen(Probe, X, Scope) ->
+seen(Probe, X, Scope, Tries) ->
     case gen_server:call({elixir_scope, Scope}, {get_events, #{pid => Probe, limit => 1}}) of
         {ok, #{events := [#{args := [X]}]}} -> ok;
-        _ -> receive after 1 -> seen(Probe, X, Scope) end
+        Other when Tries =:= 0 -> error({not_seen, X, Other});
+        _ -> receive after 1 -> seen(Probe, X, Scope, Tries - 1) end
     end.
 
 stored(A, D) -> maps:get(events, maps:get(store, ask(A, D, status))).
