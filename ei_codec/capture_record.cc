@@ -70,87 +70,90 @@ Name name_of(const NameText (&names)[N], std::string_view text) {
   return Name::unknown;
 }
 
-// Reads one event. Each reader moves at_ past what it reads and answers false where the grammar is broken.
+// Reads one event, whose elements' places are known from the validation, so that no term is walked to find the next.
+// The readers answer false where the grammar is broken. There are no local atoms in this payload.
 class EventReader {
  public:
-  EventReader(const DecodeContext& context, const StringTable* strings)
-      : context_(context), strings_(strings) {}
+  explicit EventReader(const DecodeContext& context) : context_(context) {}
 
-  // Reads the event at `at`; the record is whole only if it answers true.
-  bool read(const std::byte* at, TraceRecord& out);
-  const std::byte* end() const { return at_; }
+  // The record is whole only if it answers true.
+  bool read(const std::byte* begin, std::uint32_t event, std::span<const std::uint32_t> elements,
+            TraceRecord& out);
 
  private:
   bool trace(TraceRecord& out);
   bool scope(TraceRecord& out);
   bool call(TraceRecord& out);
-
-  bool tuple(std::uint32_t arity);
-  bool atom(std::string_view& text) {
-    const std::byte* next = read_atom(at_, strings_, text);
-    if (!next) return false;
-    at_ = next;
-    return true;
+  bool pid(unsigned index, LocalPid& out) const;
+  bool peer_pid(const std::byte* at, Peer& out) const;
+  bool peer(const std::byte* at, Peer& out) const;
+  bool spawn_mfa(unsigned index, TraceRecord& out);
+  bool time(TraceRecord& out) const;  // always the last element
+  bool atom(unsigned index, std::string_view& text) const {
+    return read_atom(at(index), nullptr, text) != nullptr;
   }
-  bool pid(LocalPid& out);
-  bool peer_pid(Peer& out);
-  bool peer(Peer& out);
-  bool mfa(Mfa& out);
-  bool spawn_mfa(TraceRecord& out);
-  bool time(TraceRecord& out);
-  bool integer(std::int64_t& out);
-  bool payload(TraceRecord& out);
-  void message(TraceRecord& out, bool received);
-  TermView here() const { return TermView::unchecked(at_, strings_); }
+  bool payload(unsigned index, TraceRecord& out) { return payload(at(index), at(index + 1), out); }
+  bool payload(const std::byte* start, const std::byte* end, TraceRecord& out);
+  void message(TraceRecord& out, bool received) const;
+
+  unsigned arity() const { return static_cast<unsigned>(elements_.size()); }
+  const std::byte* at(unsigned index) const { return begin_ + elements_[index]; }
 
   const DecodeContext& context_;
-  const StringTable* strings_;
-  const std::byte* at_ = nullptr;
-  std::uint32_t arity_ = 0;                  // of the event
+  const std::byte* begin_ = nullptr;
+  std::span<const std::uint32_t> elements_;  // offsets from begin_
   std::optional<std::uint64_t> given_hash_;  // by the last cut payload
 };
 
-bool EventReader::tuple(std::uint32_t arity) {
-  if (u8(at_) != kSmallTuple || u8(at_ + 1) != arity) return false;
-  at_ += 2;
-  return true;
+// Past the head of a tuple of that size; nullptr if it is none.
+const std::byte* enter_tuple(const std::byte* at, std::uint8_t arity) {
+  return u8(at) == kSmallTuple && u8(at + 1) == arity ? at + 2 : nullptr;
 }
 
-bool EventReader::integer(std::int64_t& out) {
-  const auto value = here().integer();
-  if (!value) return false;
+const std::byte* read_integer(const std::byte* at, std::int64_t& out) {
+  const auto value = TermView::unchecked(at, nullptr).integer();
+  if (!value) return nullptr;
   out = *value;
-  at_ += term_length(at_);
+  return at + term_length(at);
+}
+
+// {M, F, and what comes third.
+const std::byte* read_module_function(const std::byte* at, Mfa& out) {
+  at = enter_tuple(at, 3);
+  if (at) at = read_atom(at, nullptr, out.module);
+  return at ? read_atom(at, nullptr, out.function) : nullptr;
+}
+
+bool read_mfa(const std::byte* at, Mfa& out) {
+  at = read_module_function(at, out);
+  if (!at || u8(at) != kSmallInteger) return false;
+  out.arity = u8(at + 1);
   return true;
 }
 
-bool EventReader::time(TraceRecord& out) {
-  // Monotonic nanoseconds: a big of 8 bytes on most systems.
-  if (u8(at_) == kSmallBig && u8(at_ + 1) == 8) {
+bool EventReader::time(TraceRecord& out) const {
+  const std::byte* const p = at(arity() - 1);
+  if (u8(p) == kSmallBig && u8(p + 1) == 8) {  // what monotonic nanoseconds are on most systems
     std::uint64_t value;
-    std::memcpy(&value, at_ + 3, 8);
+    std::memcpy(&value, p + 3, 8);
     if (value >> 63) return false;
-    out.time.ns = static_cast<std::int64_t>(u8(at_ + 2) ? 0 - value : value);
-    at_ += 11;
+    out.time.ns = static_cast<std::int64_t>(u8(p + 2) ? 0 - value : value);
     return true;
   }
-  return integer(out.time.ns);
+  return read_integer(p, out.time.ns) != nullptr;
 }
 
-bool EventReader::pid(LocalPid& out) {
+bool EventReader::pid(unsigned index, LocalPid& out) const {
   PidParts parts;
-  const std::byte* next = read_pid(at_, strings_, parts);
-  if (!next || parts.creation != context_.creation || parts.node != context_.node) return false;
+  if (!read_pid(at(index), nullptr, parts)) return false;
+  if (parts.creation != context_.creation || parts.node != context_.node) return false;
   out = {parts.id, parts.serial};
-  at_ = next;
   return true;
 }
 
-bool EventReader::peer_pid(Peer& out) {
+bool EventReader::peer_pid(const std::byte* at, Peer& out) const {
   PidParts parts;
-  const std::byte* next = read_pid(at_, strings_, parts);
-  if (!next) return false;
-  at_ = next;
+  if (!read_pid(at, nullptr, parts)) return false;
   out.kind = Peer::Kind::pid;
   if (parts.creation != context_.creation || parts.node != context_.node) out.node = parts.node;
   out.creation = parts.creation;
@@ -159,18 +162,18 @@ bool EventReader::peer_pid(Peer& out) {
   return true;
 }
 
-bool EventReader::peer(Peer& out) {
-  if (peer_pid(out)) return true;
-  if (atom(out.name)) {
+bool EventReader::peer(const std::byte* at, Peer& out) const {
+  if (peer_pid(at, out)) return true;
+  if (read_atom(at, nullptr, out.name)) {
     out.kind = Peer::Kind::name;
     return true;
   }
-  if (tuple(2)) {
+  if (const std::byte* p = enter_tuple(at, 2)) {
     out.kind = Peer::Kind::remote_name;
-    return atom(out.name) && atom(out.node);
+    p = read_atom(p, nullptr, out.name);
+    return p && read_atom(p, nullptr, out.node);
   }
-  const TermView term = here();
-  at_ += term_length(at_);
+  const TermView term = TermView::unchecked(at, nullptr);
   if (const auto ref = term.reference()) {
     out.kind = Peer::Kind::alias;
     out.alias = *ref;
@@ -188,85 +191,66 @@ bool EventReader::peer(Peer& out) {
   return true;
 }
 
-bool EventReader::mfa(Mfa& out) {
-  if (!tuple(3) || !atom(out.module) || !atom(out.function)) return false;
-  if (u8(at_) != kSmallInteger) return false;
-  out.arity = u8(at_ + 1);
-  at_ += 2;
-  return true;
-}
-
 // {M, F, Args | Arity}; the arguments, whole or cut, are the payload.
-bool EventReader::spawn_mfa(TraceRecord& out) {
-  if (!tuple(3) || !atom(out.mfa.module) || !atom(out.mfa.function)) return false;
-  if (u8(at_) == kSmallInteger) {
-    out.mfa.arity = u8(at_ + 1);
-    at_ += 2;
+bool EventReader::spawn_mfa(unsigned index, TraceRecord& out) {
+  const std::byte* const p = read_module_function(at(index), out.mfa);
+  if (!p) return false;
+  if (u8(p) == kSmallInteger) {
+    out.mfa.arity = u8(p + 1);
     return true;
   }
-  if (!payload(out)) return false;
-  auto items = TermView::unchecked(out.payload.data(), strings_).list();
+  if (!payload(p, at(index + 1), out)) return false;
+  auto items = TermView::unchecked(out.payload.data(), nullptr).list();
   if (!items) return true;  // a cut form that is no list: its arity is not known
-  std::uint32_t arity = 0;
-  for (; !items->done() && arity < 255; items->next()) ++arity;
-  out.mfa.arity = static_cast<std::uint8_t>(arity);
+  std::uint32_t count = 0;
+  for (; !items->done() && count < 255; items->next()) ++count;
+  out.mfa.arity = static_cast<std::uint8_t>(count);
   return true;
 }
 
 // Any term, or {'$scope_cut', OriginalBytes, Bounded, Hash}.
-bool EventReader::payload(TraceRecord& out) {
-  const std::byte* const start = at_;
+bool EventReader::payload(const std::byte* start, const std::byte* end, TraceRecord& out) {
+  out.payload = Bytes(start, end);
   std::string_view tag;
-  if (tuple(4) && atom(tag) && tag == kCutTag) {
-    std::int64_t original = 0;
-    if (!integer(original) || original < 0) return false;
-    out.payload = here().bytes();
-    at_ += out.payload.size();
-    if (static_cast<std::uint64_t>(original) > out.payload.size()) {
-      constexpr std::int64_t kMost = std::numeric_limits<std::uint32_t>::max();
-      out.original_bytes = static_cast<std::uint32_t>(std::min(original, kMost));
-      out.flags |= TraceRecord::kTruncated;
-    }
-    const TermView hash = here();
-    at_ += term_length(at_);
-    given_hash_ = hash.unsigned_integer();
-    return given_hash_ || hash.is_atom("none");
+  const std::byte* p = enter_tuple(start, 4);
+  if (!p || !(p = read_atom(p, nullptr, tag)) || tag != kCutTag) return true;
+  std::int64_t original = 0;
+  p = read_integer(p, original);
+  if (!p || original < 0) return false;
+  out.payload = Bytes(p, term_length(p));
+  if (static_cast<std::uint64_t>(original) > out.payload.size()) {
+    constexpr std::int64_t kMost = std::numeric_limits<std::uint32_t>::max();
+    out.original_bytes = static_cast<std::uint32_t>(std::min(original, kMost));
+    out.flags |= TraceRecord::kTruncated;
   }
-  at_ = start + term_length(start);
-  out.payload = Bytes(start, at_);
-  return true;
+  const TermView hash = TermView::unchecked(p + out.payload.size(), nullptr);
+  given_hash_ = hash.unsigned_integer();
+  return given_hash_ || hash.is_atom("none");
 }
 
-// Is it one of the messages that the runtime system itself makes?
-bool from_runtime(const TermView& message) {
-  const auto arity = message.arity();
-  if (!arity || *arity < 2 || *arity > 5) return false;
-  auto it = *message.elements();
-  const TermView first = it.item();
-  it.next();
-  const TermKind second = it.item().kind();
-  if (first.kind() == TermKind::port) return *arity == 2;
-  const auto tag = first.atom();
-  if (!tag) return false;
-  const bool from_port = second == TermKind::port;
-  switch (*arity) {
+// Is it one of the messages that the runtime system itself makes? `tag` is the first of the tuple's elements, if that
+// is an atom; `second` the element after it.
+bool from_runtime(std::uint8_t arity, std::string_view tag, TermKind second) {
+  const bool port = second == TermKind::port, ref = second == TermKind::reference;
+  switch (arity) {
     case 2:
-      return from_port && (*tag == "tcp_closed" || *tag == "tcp_passive" || *tag == "udp_passive");
+      return port && (tag == "tcp_closed" || tag == "tcp_passive" || tag == "udp_passive");
     case 3:
-      return (*tag == "EXIT" && (second == TermKind::pid || from_port)) ||
-             (*tag == "timeout" && second == TermKind::reference) ||
-             (from_port && (*tag == "tcp" || *tag == "tcp_error" || *tag == "udp_error"));
+      return (tag == "EXIT" && (second == TermKind::pid || port)) || (tag == "timeout" && ref) ||
+             (port && (tag == "tcp" || tag == "tcp_error" || tag == "udp_error"));
     case 4:
-      return *tag == "spawn_reply" && second == TermKind::reference;
+      return tag == "spawn_reply" && ref;
+    case 5:
+      return (tag == "DOWN" && ref) || (tag == "udp" && port);
     default:
-      return (*tag == "DOWN" && second == TermKind::reference) || (*tag == "udp" && from_port);
+      return false;
   }
 }
 
-void EventReader::message(TraceRecord& out, bool received) {
-  const TermView term = TermView::unchecked(out.payload.data(), strings_);
+void EventReader::message(TraceRecord& out, bool received) const {
+  const std::byte* const term = out.payload.data();
   if (!out.has(TraceRecord::kTruncated)) {
-    const MatchHash hash = match_hash(term, context_.hash_key);
+    const MatchHash hash = match_hash(TermView::unchecked(term, nullptr), context_.hash_key);
     out.match_hash = hash.value;
     out.flags |= TraceRecord::kHashed;
     if (hash.bounded) out.flags |= TraceRecord::kHashBounded;
@@ -274,16 +258,29 @@ void EventReader::message(TraceRecord& out, bool received) {
     out.match_hash = *given_hash_;
     out.flags |= TraceRecord::kHashed | TraceRecord::kHashBounded;
   }
-  if (term.is_tuple("system", 3)) out.flags |= TraceRecord::kSystemMessage;
-  if (received && from_runtime(term)) out.flags |= TraceRecord::kSystem;
+  if (u8(term) != kSmallTuple || u8(term + 1) < 2) return;
+  const std::uint8_t arity = u8(term + 1);
+  std::string_view tag;
+  const std::byte* const second = read_atom(term + 2, nullptr, tag);
+  if (!second) {
+    const bool port = TermView::unchecked(term + 2, nullptr).kind() == TermKind::port;
+    if (received && port && arity == 2) out.flags |= TraceRecord::kSystem;  // {Port, What}
+    return;
+  }
+  if (arity == 3 && tag == "system") out.flags |= TraceRecord::kSystemMessage;
+  if (received && from_runtime(arity, tag, TermView::unchecked(second, nullptr).kind())) {
+    out.flags |= TraceRecord::kSystem;
+  }
 }
 
 bool EventReader::call(TraceRecord& out) {
-  if (!mfa(out.mfa)) return false;
+  if (!read_mfa(at(3), out.mfa)) return false;
   out.type = EventType::function_entry;
-  if (arity_ == 5) return true;
+  if (arity() == 5) return true;
   std::string_view role;
-  if (arity_ != 6 || !tuple(2) || !atom(role) || !payload(out)) return false;
+  const std::byte* p = enter_tuple(at(4), 2);
+  if (p) p = read_atom(p, nullptr, role);
+  if (!p || !payload(p, at(5), out)) return false;
   if (role == "args") return true;
   if (role == "take") {
     out.type = EventType::message_take;
@@ -295,112 +292,104 @@ bool EventReader::call(TraceRecord& out) {
   return role == "state" || role == "final";
 }
 
+// {trace_ts, Pid, Name, ..., Ts}, of 5 or 6.
 bool EventReader::trace(TraceRecord& out) {
   std::string_view text;
-  if (!pid(out.pid) || !atom(text)) return false;
+  if (!pid(1, out.pid) || !atom(2, text) || !time(out)) return false;
   const Name name = name_of(kTraceNames, text);
+  const bool six = arity() == 6;
   switch (name) {
     case Name::call:
-      return call(out) && time(out);
+      return call(out);
     case Name::return_from:
-      out.type = EventType::function_exit;
-      return arity_ == 6 && mfa(out.mfa) && payload(out) && time(out);
     case Name::exception_from:
-      out.type = EventType::function_exception;
-      return arity_ == 6 && mfa(out.mfa) && payload(out) && time(out);
+      out.type =
+          name == Name::return_from ? EventType::function_exit : EventType::function_exception;
+      return six && read_mfa(at(3), out.mfa) && payload(4, out);
     case Name::send:
     case Name::send_to_dead:
       out.type = EventType::message_send;
       if (name == Name::send_to_dead) out.flags |= TraceRecord::kDeadReceiver;
-      if (arity_ != 6 || !payload(out) || !peer(out.peer)) return false;
+      if (!six || !payload(3, out) || !peer(at(4), out.peer)) return false;
       message(out, false);
-      return time(out);
+      return true;
     case Name::receive:
       out.type = EventType::message_fetch;
-      if (arity_ != 5 || !payload(out)) return false;
+      if (six || !payload(3, out)) return false;
       message(out, true);
-      if (TermView::unchecked(out.payload.data(), strings_).is_atom("timeout")) {
+      if (TermView::unchecked(out.payload.data(), nullptr).is_atom("timeout")) {
         out.flags |= TraceRecord::kTimeoutNotMessage;
       }
-      return time(out);
+      return true;
     case Name::spawn:
     case Name::spawned:
       out.type = EventType::process_spawn;
       if (name == Name::spawned) out.flags |= TraceRecord::kChildSide;
-      return arity_ == 6 && peer_pid(out.peer) && spawn_mfa(out) && time(out);
+      return six && peer_pid(at(3), out.peer) && spawn_mfa(4, out);
     case Name::exit:
       out.type = EventType::process_exit;
-      return arity_ == 5 && payload(out) && time(out);
+      return !six && payload(3, out);
     case Name::link:
     case Name::unlink:
       out.type = name == Name::link ? EventType::process_link : EventType::process_unlink;
-      return arity_ == 5 && peer(out.peer) && time(out);
+      return !six && peer(at(3), out.peer);
     case Name::reg:
     case Name::unreg: {
       out.type = name == Name::reg ? EventType::process_register : EventType::process_unregister;
       std::string_view registered;
-      const std::byte* const start = at_;
-      if (arity_ != 5 || !atom(registered)) return false;
-      out.payload = Bytes(start, at_);
-      return time(out);
+      out.payload = Bytes(at(3), at(4));
+      return !six && atom(3, registered);
     }
     default:
       return false;
   }
 }
 
+// {scope, Name, ..., Ts}
 bool EventReader::scope(TraceRecord& out) {
   std::string_view text;
-  if (!atom(text)) return false;
-  const Name name = name_of(kScopeNames, text);
-  switch (name) {
+  if (!atom(1, text) || !time(out)) return false;
+  switch (const Name name = name_of(kScopeNames, text)) {
     case Name::alive: {
       out.type = EventType::process_alive;
       out.flags |= TraceRecord::kInferred;
-      if (arity_ != 5 || !pid(out.pid) || u8(at_) != kMap || !payload(out)) return false;
-      const MapView facts = *TermView::unchecked(out.payload.data(), strings_).map();
-      const std::byte* const after = at_;
-      if (const auto parent = facts.find("parent")) {
-        at_ = parent->start();
-        if (!peer_pid(out.peer)) return false;
-      }
-      if (const auto initial = facts.find("initial_call")) {
-        at_ = initial->start();
-        if (!mfa(out.mfa)) return false;
-      }
-      at_ = after;
-      return time(out);
+      if (arity() != 5 || !pid(2, out.pid) || u8(at(3)) != kMap) return false;
+      out.payload = Bytes(at(3), at(4));
+      const MapView facts = *TermView::unchecked(at(3), nullptr).map();
+      const auto parent = facts.find("parent"), initial = facts.find("initial_call");
+      return (!parent || peer_pid(parent->start(), out.peer)) &&
+             (!initial || read_mfa(initial->start(), out.mfa));
     }
     case Name::checkpoint:
       out.type = EventType::state_change;
       out.flags |= TraceRecord::kInferred;
-      return arity_ == 6 && pid(out.pid) && mfa(out.mfa) && payload(out) && time(out);
+      return arity() == 6 && pid(2, out.pid) && read_mfa(at(3), out.mfa) && payload(4, out);
     case Name::code_load:
       out.type = EventType::code_load;
-      return arity_ == 5 && atom(out.mfa.module) && payload(out) && time(out);
+      return arity() == 5 && atom(2, out.mfa.module) && payload(3, out);
     case Name::node_up:
     case Name::node_down: {
       out.type = name == Name::node_up ? EventType::node_up : EventType::node_down;
       std::string_view node;
-      const std::byte* const start = at_;
-      if (arity_ != 4 || !atom(node)) return false;
-      out.payload = Bytes(start, at_);
-      return time(out);
+      out.payload = Bytes(at(2), at(3));
+      return arity() == 4 && atom(2, node);
     }
     default:
       return false;
   }
 }
 
-bool EventReader::read(const std::byte* at, TraceRecord& out) {
-  at_ = at;
+bool EventReader::read(const std::byte* begin, std::uint32_t event,
+                       std::span<const std::uint32_t> elements, TraceRecord& out) {
   out = TraceRecord{};
-  if (u8(at_) != kSmallTuple) return false;
-  arity_ = u8(at_ + 1);
-  at_ += 2;
+  begin_ = begin;
+  elements_ = elements;
+  const auto count = elements.size();
+  if (count < 4 || count > 6) return false;
+  if (!enter_tuple(begin + event, static_cast<std::uint8_t>(count))) return false;
   std::string_view tag;
-  if (arity_ < 4 || !atom(tag)) return false;
-  if (tag == "trace_ts") return arity_ >= 5 && trace(out);
+  if (!atom(0, tag)) return false;
+  if (tag == "trace_ts") return count >= 5 && trace(out);
   return tag == "scope" && scope(out);
 }
 
@@ -501,36 +490,35 @@ DecodeStats decode_records(const BatchHeader& batch, const DecodeContext& contex
     deliver(record);
   }
 
-  // The list's cells by hand: an event that was read tells where the next one begins, so no event is walked twice.
-  // They are validated here, on the writer's thread, not with the message on the network's.
-  const auto whole = view_message(*batch.payload.element(2).binary());
-  if (!whole || !whole->list()) {
+  // Validated here, on the writer's thread, not with the message on the network's.
+  const Bytes encoded = *batch.payload.element(2).binary();
+  const Bytes list = encoded.empty() ? encoded : encoded.subspan(1);
+  ItemMarks marks;
+  const auto length = validate_items(list, {}, marks);
+  if (!length || *length != list.size() || u8(encoded.data()) != kVersionMagic ||
+      !TermView::unchecked(list.data(), nullptr).list()) {
     ++stats.malformed;
     stats.unreadable = true;
     return stats;
   }
-  const TermView events = *whole;
-  if (events.kind() == TermKind::nil) return stats;
-  if (events.kind() != TermKind::list) {  // a string: bytes are no events
-    for (ListView it = *events.list(); !it.done(); it.next()) ++stats.malformed;
+  if (u8(list.data()) == kString) {
+    stats.malformed += be16(list.data() + 1);  // bytes are no events
     return stats;
   }
-  EventReader reader(context, events.strings());
-  const std::byte* at = events.start();
-  while (u8(at) == kList) {
-    const std::uint32_t count = be32(at + 1);
-    at += 5;
-    for (std::uint32_t i = 0; i < count; ++i) {
-      if (reader.read(at, record)) {
-        deliver(record);
-        at = reader.end();
-      } else {
-        ++stats.malformed;
-        at += term_length(at);
-      }
+  EventReader reader(context);
+  const std::span<const std::uint32_t> offsets(marks.offsets);
+  for (std::size_t i = 0; i < offsets.size();) {
+    std::size_t next = i + 1;
+    while (next < offsets.size() && offsets[next] < ItemMarks::kItem) ++next;
+    if (reader.read(list.data(), offsets[i] & ~ItemMarks::kItem,
+                    offsets.subspan(i + 1, next - i - 1), record)) {
+      deliver(record);
+    } else {
+      ++stats.malformed;
     }
+    i = next;
   }
-  if (u8(at) != kNil) ++stats.malformed;  // an improper list's tail
+  if (!marks.proper) ++stats.malformed;
   return stats;
 }
 

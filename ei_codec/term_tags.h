@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cstring>
+#include <vector>
 
 #include "ei_codec/term_view.h"
 
@@ -114,6 +115,15 @@ inline const std::byte* read_pid(const std::byte* at, const StringTable* strings
   pid.creation = tag == kNewPid ? be32(p + 8) : u8(p + 8);
   return p + (tag == kNewPid ? 12 : 9);
 }
+
+// validate() for a list whose items are to be read at once: where each item begins, and each item's own elements.
+struct ItemMarks {
+  static constexpr std::uint32_t kItem =
+      1u << 31;                        // set on the offset of an item, not on those of its elements
+  std::vector<std::uint32_t> offsets;  // in the order of the bytes
+  bool proper = true;                  // false: the root has a tail other than []
+};
+Result<std::size_t> validate_items(Bytes bytes, const ValidateLimits& limits, ItemMarks& marks);
 
 // The end of the term at `at`; nullptr if it has more than `nodes` terms in it. What was used is taken off `nodes`.
 const std::byte* skip_within(const std::byte* at, std::size_t& nodes);

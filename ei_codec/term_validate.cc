@@ -11,19 +11,32 @@ namespace {
 
 using namespace etf;
 
-// Is every byte of [p, p + n) below 128?
-bool ascii(const std::byte* p, std::size_t n) {
-  std::uint64_t seen = 0, word = 0;
-  for (; n >= 8; n -= 8, p += 8) {
-    std::memcpy(&word, p, 8);
-    seen |= word;
-  }
-  for (; n > 0; --n, ++p) seen |= u8(p);
-  return (seen & 0x8080808080808080ULL) == 0;
+std::uint64_t word(const std::byte* p) {
+  std::uint64_t v;
+  std::memcpy(&v, p, 8);
+  return v;
 }
 
+// Is every byte of [p, p + n) below 128? Overlapping words, because atoms are short and many.
+inline bool ascii(const std::byte* p, std::size_t n) {
+  constexpr std::uint64_t kHigh = 0x8080808080808080ULL;
+  std::uint64_t seen = 0;
+  if (n >= 8) {
+    seen = word(p) | word(p + n - 8);
+    for (std::size_t i = 8; i + 8 < n; i += 8) seen |= word(p + i);
+  } else if (n >= 4) {
+    std::uint32_t first, last;
+    std::memcpy(&first, p, 4);
+    std::memcpy(&last, p + n - 4, 4);
+    seen = first | last;
+  } else if (n > 0) {
+    seen = static_cast<std::uint64_t>(u8(p) | u8(p + n / 2) | u8(p + n - 1));
+  }
+  return (seen & kHigh) == 0;
+}
+
+// REQUIRES that it is not ascii().
 bool utf8_atom(const std::byte* p, std::size_t n) {
-  if (ascii(p, n)) return n <= kMaxAtomChars;
   std::string_view text(chars(p), n);
   std::size_t count = 0;
   for (; !text.empty(); ++count) {
@@ -34,12 +47,9 @@ bool utf8_atom(const std::byte* p, std::size_t n) {
   return count <= kMaxAtomChars;
 }
 
-// A frame of the walk: how many terms are still to come in this container.
-struct Frame {
-  std::size_t left;
-  const std::byte* fun_end;  // where a fun says that it ends; nullptr for other containers
-  bool list;
-};
+// An open container on the stack: how many terms it still awaits, and what is to be done after the last of them.
+constexpr std::uint64_t kListFrame = 1ULL << 63, kFunFrame = 1ULL << 62, kLeft = kFunFrame - 1;
+constexpr const char* kCutOff = "cut off";
 
 class Validator {
  public:
@@ -50,7 +60,9 @@ class Validator {
         limits_(limits),
         strings_(strings) {}
 
-  Result<std::size_t> run();
+  // `marks` is used by the form with kMarks only.
+  template <bool kMarks>
+  Result<std::size_t> run(ItemMarks* marks);
 
  private:
   std::size_t room() const { return static_cast<std::size_t>(end_ - at_); }
@@ -59,16 +71,17 @@ class Validator {
     return false;
   }
   bool skip(std::size_t n) {
-    if (room() < n) return fail("cut off");
+    if (room() < n) return fail(kCutOff);
     at_ += n;
     return true;
   }
   bool atom();
   bool atom_then(std::size_t n) { return atom() && skip(n); }
   bool reference(std::size_t creation_bytes);
-  bool fun(std::size_t& free, const std::byte*& fun_end);
+  bool fun(std::uint64_t& free, const std::byte*& fun_end);
   bool small_or_plain_integer();
   bool old_float();
+  bool leaf();
 
   const std::byte* begin_;
   const std::byte* at_;
@@ -79,27 +92,28 @@ class Validator {
 };
 
 bool Validator::atom() {
-  if (room() < 2) return fail("cut off");
+  if (room() < 2) return fail(kCutOff);
   const std::uint8_t tag = u8(at_);
   if (tag == kSmallAtomUtf8 || tag == kSmallAtom) [[likely]] {
     const std::size_t length = u8(at_ + 1);
-    if (room() - 2 < length) return fail("cut off");
-    const bool good = tag == kSmallAtomUtf8 ? utf8_atom(at_ + 2, length) : ascii(at_ + 2, length);
+    if (room() - 2 < length) return fail(kCutOff);
+    const bool good =
+        ascii(at_ + 2, length) || (tag == kSmallAtomUtf8 && utf8_atom(at_ + 2, length));
     at_ += 2 + length;
     return good || fail("an atom's text");
   }
   if (tag == kAtomUtf8 || tag == kAtom) {
-    if (room() < 3) return fail("cut off");
+    if (room() < 3) return fail(kCutOff);
     const std::size_t length = be16(at_ + 1);
-    if (room() - 3 < length) return fail("cut off");
-    if (tag == kAtom && !ascii(at_ + 3, length)) return fail("an atom's text");
-    const bool good = utf8_atom(at_ + 3, length);
+    if (room() - 3 < length) return fail(kCutOff);
+    const bool good = ascii(at_ + 3, length) ? length <= kMaxAtomChars
+                                             : tag == kAtomUtf8 && utf8_atom(at_ + 3, length);
     at_ += 3 + length;
     return good || fail("an atom's text");
   }
   if (tag == kLocalAtom) {
     if (!limits_.local_atoms) return fail("a local atom where none is allowed");
-    if (room() < 5) return fail("cut off");
+    if (room() < 5) return fail(kCutOff);
     if (strings_ && !strings_->atom(be32(at_ + 1))) return fail("a local atom without its text");
     at_ += 5;
     return true;
@@ -108,7 +122,7 @@ bool Validator::atom() {
 }
 
 bool Validator::reference(std::size_t creation_bytes) {
-  if (room() < 3) return fail("cut off");
+  if (room() < 3) return fail(kCutOff);
   const std::size_t words = be16(at_ + 1);
   if (words < 1 || words > 5) return fail("a reference's length");
   at_ += 3;
@@ -116,22 +130,22 @@ bool Validator::reference(std::size_t creation_bytes) {
 }
 
 bool Validator::small_or_plain_integer() {
-  if (room() < 1) return fail("cut off");
+  if (room() < 1) return fail(kCutOff);
   if (u8(at_) == kSmallInteger) return skip(2);
   if (u8(at_) == kInteger) return skip(5);
   return fail("an integer was expected");
 }
 
 // Everything of a fun up to its free variables, which the caller walks.
-bool Validator::fun(std::size_t& free, const std::byte*& fun_end) {
-  if (room() < kFunHeader) return fail("cut off");
+bool Validator::fun(std::uint64_t& free, const std::byte*& fun_end) {
+  if (room() < kFunHeader) return fail(kCutOff);
   const std::size_t size = be32(at_ + 1);
   if (size < kFunHeader - 1 || room() - 1 < size) return fail("a fun's size");
   fun_end = at_ + 1 + size;
   free = be32(at_ + kFunHeader - 4);
   at_ += kFunHeader;
   if (!atom() || !small_or_plain_integer() || !small_or_plain_integer()) return false;
-  if (room() < 1) return fail("cut off");
+  if (room() < 1) return fail(kCutOff);
   const std::uint8_t tag = u8(at_++);
   if (tag != kNewPid && tag != kPid) return fail("a fun's pid");
   if (!atom_then(tag == kNewPid ? 12 : 9)) return false;
@@ -140,7 +154,7 @@ bool Validator::fun(std::size_t& free, const std::byte*& fun_end) {
 }
 
 bool Validator::old_float() {
-  if (room() < 1 + kFloatText) return fail("cut off");
+  if (room() < 1 + kFloatText) return fail(kCutOff);
   const char* text = chars(at_ + 1);
   double value = 0;
   const auto [stop, error] = std::from_chars(text, text + kFloatText, value);
@@ -152,181 +166,236 @@ bool Validator::old_float() {
   return true;
 }
 
-Result<std::size_t> Validator::run() {
-  Frame stack[kMaxDepth];
+// Runs for every term of every batch: plain locals and gotos, because with lambdas or members in their place the
+// compiler kept `at` and `left` in memory, at more than twice the instructions.
+template <bool kMarks>
+Result<std::size_t> Validator::run(ItemMarks* marks) {
+  std::uint64_t stack[kMaxDepth];
   std::size_t depth = 0;
-  Frame top{1, nullptr, false};
-  std::size_t nodes = limits_.max_nodes;
-  bool good = true;
+  std::uint64_t left = 1, kind = 0;  // the innermost container's
+  std::uint64_t nodes = limits_.max_nodes;
+  std::vector<const std::byte*> fun_ends;  // where the open funs say that they end
+  const std::byte* at = at_;
+  const std::byte* const end = end_;
+  const char* why = kCutOff;
+  std::uint64_t entered = 0, frame = 0;  // the container whose head was just read
+  std::size_t length = 0;
+  [[maybe_unused]] bool tail = false;
 
-  // Enters a container of n terms; each takes a byte at least, so a false count fails before it costs anything.
-  const auto enter = [&](std::size_t header, std::size_t n, const std::byte* fun_end, bool list) {
-    at_ += header;
-    if (n > room()) return fail("cut off");
-    if (depth == kMaxDepth) return fail("nested too deeply");
-    stack[depth++] = top;
-    top = {n, fun_end, list};
-    return true;
-  };
-
-  while (good) {
-    if (top.left == 0) {
-      if (top.fun_end && top.fun_end != at_) {
-        fail("a fun's size");
+  if (nodes-- == 0) goto too_many;
+  while (true) {
+    while (left == 0) [[unlikely]] {
+      if (depth == 0) return static_cast<std::size_t>(at - begin_);
+      const std::uint64_t closed = kind;
+      left = stack[--depth] & kLeft;
+      kind = stack[depth] & ~kLeft;
+      if (closed == 0) continue;
+      if (closed == kListFrame) {  // its tail is one more term, at the list's own level
+        ++left;
+        if (nodes-- == 0) goto too_many;
+        if constexpr (kMarks) tail = true;
         break;
       }
-      if (depth == 0) return static_cast<std::size_t>(at_ - begin_);
-      top = stack[--depth];
-      continue;
+      if (fun_ends.back() != at) {
+        why = "a fun's size";
+        goto failed;
+      }
+      fun_ends.pop_back();
     }
-    --top.left;
-    if (top.left == 0 && top.list)
-      top = stack[--depth];  // what follows is the tail, at the list's own level
-    if (at_ == end_) {
-      fail("cut off");
-      break;
+    --left;
+    if (at == end) goto failed;
+    if constexpr (kMarks) {
+      if (tail) {
+        if (depth == 0) marks->proper = u8(at) == kNil || u8(at) == kList;
+        tail = false;
+      } else if (depth - 1 <= 1) {  // 1 or 2
+        const auto offset = static_cast<std::uint32_t>(at - begin_);
+        marks->offsets.push_back(depth == 1 ? offset | ItemMarks::kItem : offset);
+      }
     }
-    if (nodes-- == 0) {
-      fail("too many terms");
-      break;
-    }
-    switch (u8(at_)) {
-      case kSmallInteger:
-        good = skip(2);
-        break;
-      case kInteger:
-        good = skip(5);
-        break;
-      case kNil:
-        ++at_;
-        break;
+    frame = 0;
+    switch (u8(at)) {
       case kSmallAtomUtf8:
-      case kAtomUtf8:
-      case kSmallAtom:
-      case kAtom:
-      case kLocalAtom:
-        good = atom();
-        break;
+        if (end - at < 2) goto failed;
+        length = u8(at + 1);
+        at += 2;
+        goto atom_text;
+      case kSmallInteger:
+        if (end - at < 2) goto failed;
+        at += 2;
+        continue;
+      case kInteger:
+        if (end - at < 5) goto failed;
+        at += 5;
+        continue;
+      case kNil:
+        ++at;
+        continue;
       case kSmallTuple:
-        good = room() < 2 ? fail("cut off") : enter(2, u8(at_ + 1), nullptr, false);
+        if (end - at < 2) goto failed;
+        entered = u8(at + 1);
+        at += 2;
         break;
       case kLargeTuple:
-        good = room() < 5 ? fail("cut off") : enter(5, be32(at_ + 1), nullptr, false);
-        break;
-      case kList:
-        if (room() < 5) {
-          good = fail("cut off");
-        } else {
-          const std::size_t length =
-              be32(at_ + 1);  // of 0 the term would be its tail: no node sends it
-          good = length > 0 ? enter(5, length + 1, nullptr, true) : fail("a list of no items");
-        }
-        break;
       case kMap:
-        good =
-            room() < 5 ? fail("cut off") : enter(5, std::size_t{be32(at_ + 1)} * 2, nullptr, false);
+      case kList:
+        if (end - at < 5) goto failed;
+        entered = be32(at + 1);
+        if (u8(at) == kMap) entered *= 2;
+        if (u8(at) == kList) {
+          frame = kListFrame;
+          if (entered == 0) {  // no node sends it: the term would be its tail
+            why = "a list of no items";
+            goto failed;
+          }
+        }
+        at += 5;
         break;
       case kBinary:
-        good = room() < 5 ? fail("cut off") : skip(std::size_t{5} + be32(at_ + 1));
-        break;
+        if (end - at < 5) goto failed;
+        length = be32(at + 1);
+        at += 5;
+        goto whole_bytes;
       case kString:
-        good = room() < 3 ? fail("cut off") : skip(std::size_t{3} + be16(at_ + 1));
-        break;
-      case kNewPid:
-        ++at_;
-        good = atom_then(12);
-        break;
-      case kPid:
-        ++at_;
-        good = atom_then(9);
-        break;
-      case kNewerReference:
-        good = reference(4);
-        break;
-      case kNewReference:
-        good = reference(1);
-        break;
-      case kReference:
-        ++at_;
-        good = atom_then(5);
-        break;
+        if (end - at < 3) goto failed;
+        length = be16(at + 1);
+        at += 3;
+        goto whole_bytes;
       case kSmallBig:
-        good = room() < 3 ? fail("cut off") : skip(std::size_t{3} + u8(at_ + 1));
-        break;
-      case kLargeBig:
-        good = room() < 6 ? fail("cut off") : skip(std::size_t{6} + be32(at_ + 1));
-        break;
-      case kNewFloat:
-        if (room() < 9) {
-          good = fail("cut off");
-        } else {
-          good = (be64(at_ + 1) >> 52 & 0x7FF) != 0x7FF ? skip(9) : fail("a float");
-        }
-        break;
-      case kFloat:
-        good = old_float();
-        break;
-      case kBitBinary:
-        if (room() < 6) {
-          good = fail("cut off");
-        } else {
-          const std::size_t length = be32(at_ + 1);
-          const unsigned bits = u8(at_ + 5);
-          good = (length == 0 ? bits == 0 : bits >= 1 && bits <= 8) ? skip(6 + length)
-                                                                    : fail("a bitstring");
-        }
-        break;
-      case kV4Port:
-        ++at_;
-        good = atom_then(12);
-        break;
-      case kNewPort:
-        ++at_;
-        good = atom_then(8);
-        break;
-      case kPort:
-        ++at_;
-        good = atom_then(5);
-        break;
-      case kExport:
-        ++at_;
-        good = atom() && atom();
-        if (good) {
-          good = room() >= 2 && u8(at_) == kSmallInteger ? skip(2) : fail("an export's arity");
-        }
-        break;
+        if (end - at < 3) goto failed;
+        length = u8(at + 1);
+        at += 3;
+        goto whole_bytes;
       case kNewFun: {
-        std::size_t free = 0;
+        at_ = at;
         const std::byte* fun_end = nullptr;
-        good = fun(free, fun_end) && enter(0, free, fun_end, false);
+        const bool sound = fun(entered, fun_end);
+        at = at_;
+        if (!sound) goto failed_there;
+        fun_ends.push_back(fun_end);
+        frame = kFunFrame;
         break;
       }
-      case kCompressed:
-        good = fail("compressed terms are refused");
-        break;
-      case kAtomCacheRef:
-        good = fail("an atom cache reference; the link negotiates no atom cache");
-        break;
-      default:
-        good = fail("an unknown tag");
-        break;
+      default: {
+        at_ = at;
+        const bool sound = leaf();
+        at = at_;
+        if (!sound) goto failed_there;
+        continue;
+      }
     }
+
+    // A container. A false count needs no check against the bytes that are left: terms will be missing.
+    if (entered > nodes) goto too_many;
+    if (depth == kMaxDepth) {
+      why = "nested too deeply";
+      goto failed;
+    }
+    nodes -= entered;
+    stack[depth++] = left | kind;
+    left = entered;
+    kind = frame;
+    continue;
+
+  atom_text:
+    if (static_cast<std::size_t>(end - at) < length) goto failed;
+    if (!ascii(at, length) && !utf8_atom(at, length)) {
+      why = "an atom's text";
+      goto failed;
+    }
+    at += length;
+    continue;
+
+  whole_bytes:
+    if (static_cast<std::size_t>(end - at) < length) goto failed;
+    at += length;
   }
-  return scope::fail(Code::malformed, fmt::format("bad term at byte {} of {}: {}", at_ - begin_,
-                                                  end_ - begin_, why_));
+
+too_many:
+  why = "too many terms";
+  goto failed;
+failed_there:
+  why = why_;
+failed:
+  return scope::fail(Code::malformed,
+                     fmt::format("bad term at byte {} of {}: {}", at - begin_, end - begin_, why));
+}
+
+// The less common terms that hold no others.
+bool Validator::leaf() {
+  switch (u8(at_)) {
+    case kNewPid:
+      ++at_;
+      return atom_then(12);
+    case kPid:
+      ++at_;
+      return atom_then(9);
+    case kNewerReference:
+      return reference(4);
+    case kNewReference:
+      return reference(1);
+    case kReference:
+      ++at_;
+      return atom_then(5);
+    case kAtomUtf8:
+    case kSmallAtom:
+    case kAtom:
+    case kLocalAtom:
+      return atom();
+    case kLargeBig:
+      return room() < 6 ? fail(kCutOff) : skip(std::size_t{6} + be32(at_ + 1));
+    case kNewFloat:
+      if (room() < 9) return fail(kCutOff);
+      return (be64(at_ + 1) >> 52 & 0x7FF) != 0x7FF ? skip(9) : fail("a float");
+    case kFloat:
+      return old_float();
+    case kBitBinary: {
+      if (room() < 6) return fail(kCutOff);
+      const std::size_t length = be32(at_ + 1);
+      const unsigned bits = u8(at_ + 5);
+      const bool sound = length == 0 ? bits == 0 : bits >= 1 && bits <= 8;
+      return sound ? skip(6 + length) : fail("a bitstring");
+    }
+    case kV4Port:
+      ++at_;
+      return atom_then(12);
+    case kNewPort:
+      ++at_;
+      return atom_then(8);
+    case kPort:
+      ++at_;
+      return atom_then(5);
+    case kExport:
+      ++at_;
+      if (!atom() || !atom()) return false;
+      return room() >= 2 && u8(at_) == kSmallInteger ? skip(2) : fail("an export's arity");
+    case kCompressed:
+      return fail("compressed terms are refused");
+    case kAtomCacheRef:
+      return fail("an atom cache reference; the link negotiates no atom cache");
+    default:
+      return fail("an unknown tag");
+  }
 }
 
 }  // namespace
 
 Result<std::size_t> validate(Bytes bytes, const ValidateLimits& limits) {
-  return Validator(bytes, limits, nullptr).run();
+  return Validator(bytes, limits, nullptr).run<false>(nullptr);
+}
+
+Result<std::size_t> etf::validate_items(Bytes bytes, const ValidateLimits& limits,
+                                        ItemMarks& marks) {
+  if (bytes.size() >= ItemMarks::kItem) return fail(Code::too_large, "a list of over 2 GB");
+  marks.offsets.reserve(bytes.size() / 24);
+  return Validator(bytes, limits, nullptr).run<true>(&marks);
 }
 
 Result<TermView> view(Bytes bytes, const ValidateLimits& limits, const StringTable* strings) {
   if (limits.local_atoms && !strings) {
     return fail(Code::internal, "a view with local atoms needs their string table");
   }
-  RETURN_IF_ERROR(Validator(bytes, limits, strings).run());
+  RETURN_IF_ERROR(Validator(bytes, limits, strings).run<false>(nullptr));
   return TermView::unchecked(bytes.data(), strings);
 }
 

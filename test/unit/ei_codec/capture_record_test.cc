@@ -22,13 +22,14 @@ std::string text(Bytes term) { return term.empty() ? "" : print(*view(term), Syn
 // A batch whose events are put into `b` one by one; its node is "n" with creation 1.
 struct Batch {
   TermBuilder b = TermBuilder::with_version();
+  TermBuilder message;  // what was read last; the records point into it
   Batch() = default;
   explicit Batch(std::uint32_t events) { b.list(events); }
   TermBuilder& trace(std::uint32_t arity, std::string_view kind) {
     return b.tuple(arity).atom("trace_ts").pid({"n", 1, 2, 1}).atom(kind);
   }
   Collect read(DecodeStats* stats = nullptr) {
-    TermBuilder message = head();
+    message = head();
     message.nil().integer(5).tuple(3).atom("etf").integer(1).binary(b.bytes());
     Collect out;
     const auto header = read_batch_header(*view_message(message.bytes()));
@@ -214,6 +215,26 @@ TEST(CaptureRecord, TraceesOfOtherNodesAreMalformed) {
   EXPECT_EQ(out.records[0].time.ns, -7);
   EXPECT_EQ(out.records[0].pid, (LocalPid{1, 2}));
   EXPECT_EQ(stats.newest.ns, -7);
+}
+
+TEST(CaptureRecord, PayloadsOfEveryShape) {
+  Batch batch(6);
+  batch.trace(5, "receive").list(2).integer(1000).list(1).integer(1).nil().nil().integer(1);
+  batch.trace(5, "receive").list(1).atom("a").atom("tail").integer(1);
+  batch.trace(5, "receive").map(1).nil().tuple(0).integer(1);
+  batch.trace(5, "receive").charlist("text").integer(1);
+  batch.b.list(1).atom("no_event").nil();
+  batch.trace(5, "receive").list_cons().integer(1000).list_cons().integer(2000).nil().integer(1);
+  batch.b.nil();
+  DecodeStats stats;
+  const auto out = batch.read(&stats);
+  EXPECT_EQ(stats.malformed, 1u);
+  ASSERT_EQ(out.records.size(), 5u);
+  EXPECT_EQ(text(out.records[0].payload), "[1000,[1]]");
+  EXPECT_EQ(text(out.records[1].payload), "[a|tail]");
+  EXPECT_EQ(text(out.records[2].payload), "#{[] => {}}");
+  EXPECT_EQ(text(out.records[3].payload), "\"text\"");
+  EXPECT_EQ(text(out.records[4].payload), "[1000,2000]");
 }
 
 TEST(CaptureRecord, EventsThatAreBytesOrImproperAreCounted) {
