@@ -291,7 +291,7 @@ std::string render_started(const TermView& value, const Screen& screen) {
 }
 
 std::string render_stopped(const TermView& value, const Screen& screen) {
-  const auto ids = get_list(value, "ids");
+  const auto ids = get_list(value, "stopped");
   std::string out = ids.empty() ? "stopped\n" : fmt::format("stopped {}\n", join(ids, screen));
   Table table({{"node"}, {"answer"}, {"why", false, true}});
   if (const auto nodes = get(value, "nodes")) add_outcomes(*nodes, table, screen);

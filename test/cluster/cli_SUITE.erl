@@ -97,7 +97,8 @@ trace_and_untrace(Config) ->
     has(Out, "^tracing with id 3, until 2024-05-01T10:00:01.000000Z$"),
     has(Out, "shop1@localhost'? +ok"),
     has(Out, "shop2@localhost'? +error +owned_by: traced by dbg"),
-    {0, _} = scope(Config, ["untrace", "3"]),
+    {0, Stopped} = scope(Config, ["untrace", "3"]),
+    has(Stopped, "^stopped 3$"),
     scope_test:assert_eq({stop, 3}, last_request(D)),
     {0, _} = scope(Config, ["untrace", "all"]),
     scope_test:assert_eq({stop, all}, last_request(D)),
@@ -520,7 +521,7 @@ answer({start, _}) ->
     {ok, #{id => 3, nodes => #{'shop1@localhost' => ok,
                                'shop2@localhost' => {error, {owned_by, #{field => none, got => none, hint => <<"traced by dbg">>}}}},
            expires => ?SECOND + 1000000000}};
-answer({stop, _}) -> {ok, #{ids => [3], nodes => #{'shop1@localhost' => ok}}};
+answer({stop, _}) -> {ok, #{stopped => [3], nodes => #{'shop1@localhost' => ok}}};
 answer({get_events, Filter}) ->
     Page = case lists:keyfind(cursor, 1, Filter) of {cursor, <<N>>} -> N + 1; _ -> 1 end,
     {ok, #{events => [#{id => <<0:192>>, node => node(), pid => self(), type => message_send, time => ?SECOND, time_error => 12000,
