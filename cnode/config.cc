@@ -1,11 +1,11 @@
 #include "cnode/config.h"
 
+#include <fmt/format.h>
+#include <toml++/toml.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <toml++/toml.h>
-
-#include <fmt/format.h>
 
 #include "ei_codec/base/nearest.h"
 
@@ -21,15 +21,19 @@ const Option kOptions[] = {
     {"name", &Config::name, none, 0, 255, false, false,
      "this node's name, name@host (default scope@localhost, or scope@<fqdn> with --longnames)"},
     {"cookie", &Config::cookie, none, 0, 255, false, true,
-     "the cluster's cookie; prefer --cookie-file, which other users cannot see in the process list"},
+     "the cluster's cookie; prefer --cookie-file, which other users cannot see in the process "
+     "list"},
     {"cookie_file", &Config::cookie_file, none, 0, ~0ull, false, false,
      "a file that holds the cookie (default ~/.erlang.cookie)"},
-    {"longnames", &Config::longnames, none, 0, 1, false, false, "the cluster uses long names (-name)"},
+    {"longnames", &Config::longnames, none, 0, 1, false, false,
+     "the cluster uses long names (-name)"},
     {"node", &Config::nodes, none, 0, ~0ull, false, false,
-     "a node to join, name@host; may be given several times; the rest of the cluster is found from it"},
+     "a node to join, name@host; may be given several times; the rest of the cluster is found from "
+     "it"},
     {"db", &Config::db, none, 1, ~0ull, false, false, "the folder of the store; made if absent"},
     {"listen", &Config::listen, none, 0, ~0ull, false, false, "the address to accept peers on"},
-    {"port", &Config::port, none, 0, 65535, false, false, "the port to accept peers on (0: any free one)"},
+    {"port", &Config::port, none, 0, 65535, false, false,
+     "the port to accept peers on (0: any free one)"},
     {"max_packet_bytes", &Config::max_packet_bytes, bytes, 64 * kKiB, 2 * kGiB, false, false,
      "a peer that announces a larger packet loses its link"},
     {"link_queue_bytes", &Config::link_queue_bytes, bytes, kMiB, kGiB, false, false,
@@ -52,7 +56,8 @@ const Option kOptions[] = {
      "partitions older than this are dropped (0: never)"},
     {"store_queue_bytes", &Config::store_queue_bytes, bytes, kMiB, kGiB, false, false,
      "bytes of batches that may wait for the writer; beyond, agents get no credit"},
-    {"query_threads", &Config::query_threads, none, 1, 64, false, false, "threads that answer questions"},
+    {"query_threads", &Config::query_threads, none, 1, 64, false, false,
+     "threads that answer questions"},
     {"query_deadline_ms", &Config::query_deadline_ms, milliseconds, 100, 60 * kSecond, true, false,
      "a question is answered, in part if need be, within this time"},
     {"capture", &Config::capture, none, 0, ~0ull, false, false,
@@ -98,16 +103,25 @@ Result<std::uint64_t> parse_quantity(std::string_view text, Option::Unit unit) {
   if (ec != std::errc{} || number < 0 || !std::isfinite(number)) return bad("a number, 0 or more");
   double factor = 1;
   if (unit == bytes) {
-    if (suffix == "K" || suffix == "KB" || suffix == "KiB") factor = double(kKiB);
-    else if (suffix == "M" || suffix == "MB" || suffix == "MiB") factor = double(kMiB);
-    else if (suffix == "G" || suffix == "GB" || suffix == "GiB") factor = double(kGiB);
-    else if (!suffix.empty() && suffix != "B") return bad("bytes, such as 4096, 16M or 1.5G");
+    if (suffix == "K" || suffix == "KB" || suffix == "KiB")
+      factor = double(kKiB);
+    else if (suffix == "M" || suffix == "MB" || suffix == "MiB")
+      factor = double(kMiB);
+    else if (suffix == "G" || suffix == "GB" || suffix == "GiB")
+      factor = double(kGiB);
+    else if (!suffix.empty() && suffix != "B")
+      return bad("bytes, such as 4096, 16M or 1.5G");
   } else if (unit == milliseconds) {
-    if (suffix == "s") factor = 1000;
-    else if (suffix == "m") factor = 60e3;
-    else if (suffix == "h") factor = 3600e3;
-    else if (suffix == "d") factor = double(kDay);
-    else if (!suffix.empty() && suffix != "ms") return bad("a time, such as 500ms, 2s, 10m or 7d");
+    if (suffix == "s")
+      factor = 1000;
+    else if (suffix == "m")
+      factor = 60e3;
+    else if (suffix == "h")
+      factor = 3600e3;
+    else if (suffix == "d")
+      factor = double(kDay);
+    else if (!suffix.empty() && suffix != "ms")
+      return bad("a time, such as 500ms, 2s, 10m or 7d");
   } else if (!suffix.empty()) {
     return bad("a whole number");
   }
@@ -141,7 +155,8 @@ Status set_option(Config& config, std::string_view key, std::string_view text) {
       return fail(Code::bad_value, value.error().message, std::string(key), std::string(text));
     }
     if (*value < option->min || *value > option->max) {
-      return fail(Code::bad_value, fmt::format("must lie between {} and {}", option->min, option->max),
+      return fail(Code::bad_value,
+                  fmt::format("must lie between {} and {}", option->min, option->max),
                   std::string(key), std::string(text));
     }
     config.*std::get<std::uint64_t Config::*>(option->field) = *value;
@@ -172,10 +187,15 @@ Status load_config_file(Config& config, const std::string& path) {
   for (const auto& [key, node] : table) {
     auto set = [&](const toml::node& value) -> Status {
       std::string text;
-      if (auto s = value.value<std::string>()) text = *s;
-      else if (auto i = value.value<std::int64_t>(); i && value.is_integer()) text = std::to_string(*i);
-      else if (auto b = value.value<bool>()) text = *b ? "true" : "false";
-      else return fail(Code::bad_value, "expected text, a whole number or true/false", std::string(key.str()));
+      if (auto s = value.value<std::string>())
+        text = *s;
+      else if (auto i = value.value<std::int64_t>(); i && value.is_integer())
+        text = std::to_string(*i);
+      else if (auto b = value.value<bool>())
+        text = *b ? "true" : "false";
+      else
+        return fail(Code::bad_value, "expected text, a whole number or true/false",
+                    std::string(key.str()));
       return set_option(config, key.str(), text);
     };
     if (const auto* array = node.as_array()) {

@@ -17,7 +17,7 @@
 namespace scope::node {
 
 struct Config {
-  std::string name;                   // empty: scope@localhost, or scope@<fqdn> with longnames
+  std::string name;  // empty: scope@localhost, or scope@<fqdn> with longnames
   std::string cookie, cookie_file;
   bool longnames = false;
   std::vector<std::string> nodes;
@@ -45,12 +45,12 @@ struct Option {
   enum class Unit { none, bytes, milliseconds };
   using Field = std::variant<std::string Config::*, std::uint64_t Config::*, bool Config::*,
                              std::vector<std::string> Config::*>;
-  std::string_view key;    // TOML key and update_config path; the flag is "--" + key with '-' for '_'
+  std::string_view key;  // TOML key and update_config path; the flag is "--" + key with '-' for '_'
   Field field;
   Unit unit = Unit::none;
   std::uint64_t min = 0, max = ~0ull;
   bool live = false;
-  bool secret = false;     // never printed
+  bool secret = false;  // never printed
   std::string_view help;
 };
 

@@ -1,13 +1,12 @@
 #include "cnode/daemon.h"
 
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <map>
-
-#include <fmt/format.h>
 
 #include "cnode/agents/agents.h"
 #include "cnode/agents/signal.h"
@@ -33,7 +32,8 @@ store::StoreOptions store_options(const Config& c) {
   o.partition_bytes = c.partition_bytes;
   o.retain_bytes = c.retain_bytes;
   o.retain_age_ns = static_cast<std::int64_t>(c.retain_ms) * 1'000'000;
-  if (o.retain_age_ns > 0) o.partition_age_ns = std::max<std::int64_t>(60'000'000'000, o.retain_age_ns / 20);
+  if (o.retain_age_ns > 0)
+    o.partition_age_ns = std::max<std::int64_t>(60'000'000'000, o.retain_age_ns / 20);
   o.queue_bytes = c.store_queue_bytes;
   return o;
 }
@@ -45,7 +45,8 @@ Result<NodeOptions> node_options(const Config& c) {
   if (!c.cookie.empty()) {
     o.cookie = Cookie(c.cookie);
   } else {
-    ASSIGN_OR_RETURN(o.cookie, c.cookie_file.empty() ? Cookie::from_home() : Cookie::from_file(c.cookie_file));
+    ASSIGN_OR_RETURN(
+        o.cookie, c.cookie_file.empty() ? Cookie::from_home() : Cookie::from_file(c.cookie_file));
   }
   o.listen_address = c.listen;
   o.listen_port_min = o.listen_port_max = static_cast<std::uint16_t>(c.port);
@@ -102,8 +103,10 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     CO_RETURN_IF_ERROR(co_await node_->start());
     ServiceOptions service;
     service.deadline = Millis(config_.query_deadline_ms);
-    service.scan_threads = static_cast<unsigned>(std::max<std::uint64_t>(1, config_.query_threads / 2));
-    service.point_threads = static_cast<unsigned>(std::max<std::uint64_t>(1, config_.query_threads - service.scan_threads));
+    service.scan_threads =
+        static_cast<unsigned>(std::max<std::uint64_t>(1, config_.query_threads / 2));
+    service.point_threads = static_cast<unsigned>(
+        std::max<std::uint64_t>(1, config_.query_threads - service.scan_threads));
     service.version = kVersion;
     service.node = node_->name();
     service_ = std::make_unique<Service>(*store_, *this, service);
@@ -114,8 +117,8 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     service_->set_coverage(agents_->coverage());
     agents_->start();
     auto stats = store_->stats();
-    spdlog::info("{} is up, port {}, store {} ({} events)", node_->name(), node_->port(), config_.db,
-                 stats.events_stored);
+    spdlog::info("{} is up, port {}, store {} ({} events)", node_->name(), node_->port(),
+                 config_.db, stats.events_stored);
     co_return Status{};
   }
 
@@ -126,11 +129,13 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     auto cancelled = std::make_shared<std::atomic<bool>>(false);
     if (call->from.monitor) callers_[call->from.monitor] = cancelled;
     Request request{call->request.term, message.packet.data,
-                    fmt::format("<{}.{}>", call->from.pid.id, call->from.pid.serial), call->from.pid.node, cancelled};
+                    fmt::format("<{}.{}>", call->from.pid.id, call->from.pid.serial),
+                    call->from.pid.node, cancelled};
     auto reply = [this, from = call->from](TermBuilder answer) mutable {
       boost::asio::post(io_, [this, from = std::move(from), answer = std::move(answer)] {
         callers_.erase(from.monitor);
-        if (auto sent = node_->reply(from, answer.bytes()); !sent && sent.error().code == Code::busy) {
+        if (auto sent = node_->reply(from, answer.bytes());
+            !sent && sent.error().code == Code::busy) {
           // The peer does not read. A short word instead of the answer, if even that fits.
           (void)node_->reply(from, error_reply(sent.error()).bytes());
         }
@@ -146,14 +151,16 @@ class Daemon : public Process, public Controls, public store::StoreListener {
   // --- Controls (on the io thread: handle() is called there) ---
   void status(Reply<StatusInfo> reply) override {
     StatusInfo info;
-    info.uptime_ms = std::chrono::duration_cast<Millis>(std::chrono::steady_clock::now() - since_).count();
+    info.uptime_ms =
+        std::chrono::duration_cast<Millis>(std::chrono::steady_clock::now() - since_).count();
     info.nodes = agents_->node_status();
     info.tracing = agents_->tracing();
     for (std::size_t i = 0; i < kAgentCounterInfo.size(); ++i) {
       info.counters.push_back({std::string(kAgentCounterInfo[i].name), agents_->counters()[i]});
     }
     for (std::size_t i = 0; i < kDistCounterInfo.size(); ++i) {
-      info.counters.push_back({std::string(kDistCounterInfo[i].name), node_->counters().get(static_cast<DistCounter>(i))});
+      info.counters.push_back({std::string(kDistCounterInfo[i].name),
+                               node_->counters().get(static_cast<DistCounter>(i))});
     }
     reply(std::move(info));
   }
@@ -174,7 +181,8 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     reply(std::move(outcome));
   }
 
-  void update_config(std::vector<std::string> path, TermView value, Reply<std::monostate> reply) override {
+  void update_config(std::vector<std::string> path, TermView value,
+                     Reply<std::monostate> reply) override {
     std::string key = path.empty() ? "" : path.back();
     const Option* option = path.size() == 1 ? find_option(key) : nullptr;
     std::string text;
@@ -184,7 +192,9 @@ class Daemon : public Process, public Controls, public store::StoreListener {
       text = value.text().value_or("");
     }
     if (option && !option->live) {
-      return reply(fail(Code::refused, "this setting is fixed while the daemon runs; restart it with the new value", key));
+      return reply(
+          fail(Code::refused,
+               "this setting is fixed while the daemon runs; restart it with the new value", key));
     }
     auto set = set_option(config_, option ? key : fmt::format("{}", fmt::join(path, ".")), text);
     if (!set) return reply(std::unexpected(set.error()));
@@ -199,7 +209,8 @@ class Daemon : public Process, public Controls, public store::StoreListener {
       if (agents_ready_) agents_->committed(incarnation, seq);
     });
   }
-  void on_out_of_order(Incarnation incarnation, std::uint64_t expected, std::uint64_t got) override {
+  void on_out_of_order(Incarnation incarnation, std::uint64_t expected,
+                       std::uint64_t got) override {
     boost::asio::post(io_, [this, incarnation, expected, got] {
       if (agents_ready_) agents_->out_of_order(incarnation, expected, got);
     });

@@ -1,10 +1,10 @@
 #include "cnode/agents/agent_session.h"
 
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
-#include <fmt/format.h>
 
 #include "cnode/agents/agent_beams.h"
 #include "cnode/agents/agents.h"
@@ -53,14 +53,22 @@ std::uint64_t number_of(const TermView& map, std::string_view key, std::uint64_t
 
 std::string_view state_name(AgentState state) {
   switch (state) {
-    case AgentState::connecting: return "connecting";
-    case AgentState::down: return "down";
-    case AgentState::probing: return "probing";
-    case AgentState::deploying: return "deploying";
-    case AgentState::attaching: return "attaching";
-    case AgentState::live: return "live";
-    case AgentState::refused: return "refused";
-    case AgentState::closed: return "closed";
+    case AgentState::connecting:
+      return "connecting";
+    case AgentState::down:
+      return "down";
+    case AgentState::probing:
+      return "probing";
+    case AgentState::deploying:
+      return "deploying";
+    case AgentState::attaching:
+      return "attaching";
+    case AgentState::live:
+      return "live";
+    case AgentState::refused:
+      return "refused";
+    case AgentState::closed:
+      return "closed";
   }
   return "closed";
 }
@@ -79,8 +87,14 @@ std::string_view agent_version() {
 AgentSession::AgentSession(boost::asio::io_context& io, Node& node, store::TraceStore& store,
                            Agents& agents, const Config& config, std::uint64_t daemon_id,
                            std::string peer)
-    : io_(io), node_(node), store_(store), agents_(agents), config_(config), daemon_id_(daemon_id),
-      peer_(std::move(peer)), signal_(std::make_unique<Signal>(io)) {
+    : io_(io),
+      node_(node),
+      store_(store),
+      agents_(agents),
+      config_(config),
+      daemon_id_(daemon_id),
+      peer_(std::move(peer)),
+      signal_(std::make_unique<Signal>(io)) {
   self_pid_ = node_.spawn_process(this);
 }
 
@@ -96,7 +110,10 @@ void AgentSession::set_state(AgentState state, std::string reason) {
   agents_.changed();
 }
 
-void AgentSession::close() { set_state(AgentState::closed, "stopped"); }
+void AgentSession::close() {
+  closing_ = true;
+  set_state(AgentState::closed, "stopped");
+}
 
 void AgentSession::wake() {
   if (state_ == AgentState::down || state_ == AgentState::refused) {
@@ -107,13 +124,12 @@ void AgentSession::wake() {
 
 Awaitable<void> AgentSession::run(std::shared_ptr<AgentSession> self) {
   Millis backoff = kFirstBackoff;
-  while (self->state_ != AgentState::closed) {
+  while (!self->closing_) {
     Status up = co_await self->establish();
-    if (self->state_ == AgentState::closed) break;
+    if (self->closing_) break;
     if (up) {
       backoff = kFirstBackoff;
       while (self->state_ == AgentState::live) co_await self->signal_->wait_for(1h);
-      if (self->state_ == AgentState::closed) break;
       // lost: try again at once, then slower.
     } else {
       bool refused = up.error().code == Code::owned_by || up.error().code == Code::refused ||
@@ -122,7 +138,7 @@ Awaitable<void> AgentSession::run(std::shared_ptr<AgentSession> self) {
       auto until = std::chrono::steady_clock::now() + (refused ? kRefusedRetry : backoff);
       backoff = std::min(backoff * 2, kLastBackoff);
       self->wake_ = false;
-      while (self->state_ != AgentState::closed && !self->wake_) {
+      while (!self->closing_ && !self->wake_) {
         auto left = std::chrono::ceil<Millis>(until - std::chrono::steady_clock::now());
         if (left <= 0ms) break;
         co_await self->signal_->wait_for(left);
@@ -142,7 +158,11 @@ Awaitable<Status> AgentSession::establish() {
   CO_ASSIGN_OR_RETURN(auto there, co_await find_agent());
   if (!there) {
     set_state(AgentState::deploying);
-    CO_RETURN_IF_ERROR(co_await deploy());
+    auto deployed = co_await deploy();
+    if (!deployed) {
+      co_await remove_code();
+      co_return deployed;
+    }
   } else {
     TermBuilder attach;
     attach.tuple(3).atom("attach").pid(self_pid_.parts()).raw(attach_options());
@@ -171,8 +191,8 @@ Awaitable<Status> AgentSession::establish() {
 Awaitable<Result<std::optional<Pid>>> AgentSession::find_agent() {
   TermBuilder args;
   args.list(1).atom("scope_agent").nil();
-  CO_ASSIGN_OR_RETURN(auto found,
-                      co_await node_.rpc_call(peer_, "erlang", "whereis", owned(args), kRpcTimeout));
+  CO_ASSIGN_OR_RETURN(
+      auto found, co_await node_.rpc_call(peer_, "erlang", "whereis", owned(args), kRpcTimeout));
   std::optional<Pid> pid;
   if (auto p = found.term.pid()) pid = Pid(*p);
   co_return pid;
@@ -181,23 +201,40 @@ Awaitable<Result<std::optional<Pid>>> AgentSession::find_agent() {
 Awaitable<Status> AgentSession::deploy() {
   for (const auto& beam : agent_beams()) {
     TermBuilder args;
-    args.list(3).atom(beam.module).charlist(fmt::format("{}.beam", beam.module)).binary(beam.bytes).nil();
+    args.list(3)
+        .atom(beam.module)
+        .charlist(fmt::format("{}.beam", beam.module))
+        .binary(beam.bytes)
+        .nil();
     CO_ASSIGN_OR_RETURN(auto loaded, co_await node_.rpc_call(peer_, "code", "load_binary",
                                                              owned(args), kRpcTimeout));
     if (!loaded.term.is_tuple("module", 2)) {
-      co_return fail(Code::refused, fmt::format("{} does not load {}: {}", peer_, beam.module,
-                                                codec::print(loaded.term, codec::Syntax::erlang, 200)));
+      co_return fail(Code::refused,
+                     fmt::format("{} does not load {}: {}", peer_, beam.module,
+                                 codec::print(loaded.term, codec::Syntax::erlang, 200)));
     }
   }
   TermBuilder args;
   args.list(2).pid(self_pid_.parts()).raw(attach_options()).nil();
-  CO_ASSIGN_OR_RETURN(auto started,
-                      co_await node_.rpc_call(peer_, "scope_agent", "start", owned(args), kRpcTimeout));
+  CO_ASSIGN_OR_RETURN(auto started, co_await node_.rpc_call(peer_, "scope_agent", "start",
+                                                            owned(args), kRpcTimeout));
   if (!started.term.is_atom("ok")) {
-    co_return fail(Code::refused, fmt::format("the agent does not start: {}",
-                                              codec::print(started.term, codec::Syntax::erlang, 200)));
+    co_return fail(Code::refused,
+                   fmt::format("the agent does not start: {}",
+                               codec::print(started.term, codec::Syntax::erlang, 200)));
   }
   co_return Status{};
+}
+
+Awaitable<void> AgentSession::remove_code() {
+  for (const auto& beam : agent_beams()) {
+    TermBuilder args;
+    args.list(1).atom(beam.module).nil();
+    for (const char* function : {"delete", "purge"}) {
+      auto done = co_await node_.rpc_call(peer_, "code", function, owned(args), kRpcTimeout);
+      if (!done) co_return;  // the node is gone, and our code with it
+    }
+  }
 }
 
 std::vector<std::byte> AgentSession::attach_options() const {
@@ -226,7 +263,8 @@ Awaitable<Status> AgentSession::await_hello() {
 
   if (monitor_) node_.demonitor(monitor_);
   monitor_ = node_.monitor(self_pid_, Target(agent_));
-  auto number = [store = &store_, node = peer_, creation = info_.creation, agent_id = info_.agent_id] {
+  auto number = [store = &store_, node = peer_, creation = info_.creation,
+                 agent_id = info_.agent_id] {
     return store->incarnation(node, creation, agent_id);
   };
   CO_ASSIGN_OR_RETURN(incarnation_info_, co_await offload(agents_.store_calls(), number));
@@ -253,7 +291,8 @@ void AgentSession::send_resume() {
   if (auto sent = node_.send(agent_, b.bytes(), self_pid_); !sent) lost(sent.error().message);
 }
 
-Awaitable<void> AgentSession::keep_pinging(std::shared_ptr<AgentSession> self, std::uint64_t epoch) {
+Awaitable<void> AgentSession::keep_pinging(std::shared_ptr<AgentSession> self,
+                                           std::uint64_t epoch) {
   boost::asio::steady_timer timer(self->io_);
   boost::system::error_code ec;
   int beats = 0;
@@ -284,7 +323,8 @@ void AgentSession::on_message(Message message) {
   if (tag == "control_reply" && *arity == 3) return on_control_reply(message);
   if (tag == "stopped" && *arity == 3) return on_stopped(t);
   if (tag == "bye" && *arity == 2) {
-    spdlog::info("{}: the agent leaves: {}", peer_, codec::print(t.element(1), codec::Syntax::erlang, 200));
+    spdlog::info("{}: the agent leaves: {}", peer_,
+                 codec::print(t.element(1), codec::Syntax::erlang, 200));
     return;  // its end comes by the monitor
   }
   if (tag == "error" && *arity == 2) {
@@ -295,7 +335,8 @@ void AgentSession::on_message(Message message) {
                                             reason.element(1).text().value_or("another daemon"))
                               : fmt::format("the agent on {} refuses: {}", peer_,
                                             codec::print(reason, codec::Syntax::erlang, 200)),
-                     {}, {}};
+                     {},
+                     {}};
     return signal_->notify();
   }
   agents_.count(AgentCounter::unexpected_messages);
@@ -331,7 +372,8 @@ void AgentSession::on_nodes(const TermView& nodes) {
 
 void AgentSession::on_stopped(const TermView& stopped) {
   if (auto id = stopped.element(1).unsigned_integer()) {
-    agents_.stopped_by_itself(peer_, *id, codec::print(stopped.element(2), codec::Syntax::erlang, 200));
+    agents_.stopped_by_itself(peer_, *id,
+                              codec::print(stopped.element(2), codec::Syntax::erlang, 200));
   }
 }
 
@@ -346,9 +388,12 @@ void AgentSession::on_batch(Message message) {
   }
   waiting_bytes_ += message.packet.size;
   if (waiting_bytes_ > 2 * config_.credit_bytes + config_.max_packet_bytes) {
-    return agents_.count(AgentCounter::batches_refused);  // an agent that heeds no credit; the next resume repairs it
+    return agents_.count(
+        AgentCounter::
+            batches_refused);  // an agent that heeds no credit; the next resume repairs it
   }
-  waiting_.push_back({{incarnation_, header->seq, message.packet.data, message.term}, message.packet.size});
+  waiting_.push_back(
+      {{incarnation_, header->seq, message.packet.data, message.term}, message.packet.size});
   push_waiting();
 }
 
@@ -376,7 +421,8 @@ void AgentSession::committed(std::uint64_t seq) {
 }
 
 void AgentSession::out_of_order(std::uint64_t expected, std::uint64_t got) {
-  spdlog::warn("{}: batch {} came where {} was expected; resuming the session", peer_, got, expected);
+  spdlog::warn("{}: batch {} came where {} was expected; resuming the session", peer_, got,
+               expected);
   agents_.count(AgentCounter::resumes);
   incarnation_info_.last_committed_seq = expected - 1;
   if (state_ == AgentState::live) send_resume();
@@ -394,7 +440,8 @@ void AgentSession::on_pong(const TermView& pong) {
   pings_.erase(sent);
   last_raw_ = std::max(last_raw_, RawTime{*raw});
   for (auto& version : versions) {
-    if (auto stored = store_.add_clock(version); !stored) agents_.count(AgentCounter::clock_not_stored);
+    if (auto stored = store_.add_clock(version); !stored)
+      agents_.count(AgentCounter::clock_not_stored);
   }
 }
 
@@ -409,9 +456,9 @@ void AgentSession::on_control_reply(const Message& message) {
 Awaitable<Result<Message>> AgentSession::control(std::shared_ptr<AgentSession> self,
                                                  std::vector<std::byte> request, Millis timeout) {
   if (self->state_ != AgentState::live) {
-    co_return fail(Code::node_down, fmt::format("no agent on {}: {}", self->peer_,
-                                                self->reason_.empty() ? state_name(self->state_)
-                                                                      : self->reason_));
+    co_return fail(Code::node_down,
+                   fmt::format("no agent on {}: {}", self->peer_,
+                               self->reason_.empty() ? state_name(self->state_) : self->reason_));
   }
   if (self->controls_.size() >= kMaxControls) co_return fail(Code::busy, "too many requests wait");
   auto ref = self->node_.make_ref();
@@ -448,14 +495,25 @@ Awaitable<Status> AgentSession::detach_agent(std::shared_ptr<AgentSession> self,
   // It drains, waits for its last ack and goes: the monitor tells.
   while (self->state_ == AgentState::live) {
     auto left = std::chrono::ceil<Millis>(until - std::chrono::steady_clock::now());
-    if (left <= 0ms) co_return fail(Code::timeout, fmt::format("the agent on {} does not end", self->peer_));
+    if (left <= 0ms)
+      co_return fail(Code::timeout, fmt::format("the agent on {} does not end", self->peer_));
     co_await self->signal_->wait_for(left);
   }
   co_return Status{};
 }
 
 Awaitable<Status> AgentSession::detach(std::shared_ptr<AgentSession> self, Millis timeout) {
-  auto status = co_await detach_agent(self, timeout);
+  self->closing_ = true;  // its end, when it comes, is no reason to bring another agent there
+  auto until = std::chrono::steady_clock::now() + timeout;
+  auto left = timeout;
+  // A deployment under way is finished first: half of it would stay behind.
+  while ((self->state_ == AgentState::probing || self->state_ == AgentState::deploying ||
+          self->state_ == AgentState::attaching) &&
+         left > 0ms) {
+    co_await self->signal_->wait_for(left);
+    left = std::chrono::ceil<Millis>(until - std::chrono::steady_clock::now());
+  }
+  auto status = co_await detach_agent(self, std::max(left, Millis(100)));
   self->close();
   co_return status;
 }

@@ -74,7 +74,7 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
   const std::string& reason() const { return reason_; }
   const AgentInfo& info() const { return info_; }
   Incarnation incarnation() const { return incarnation_; }
-  bool given = false;   // named by the user: never given up, hidden or not
+  bool given = false;  // named by the user: never given up, hidden or not
 
   void committed(std::uint64_t seq);
   void out_of_order(std::uint64_t expected, std::uint64_t got);
@@ -87,6 +87,7 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
   Awaitable<Status> establish();
   Awaitable<Result<std::optional<Pid>>> find_agent();
   Awaitable<Status> deploy();
+  Awaitable<void> remove_code();  // after a deployment that failed
   Awaitable<Status> await_hello();
   static Awaitable<void> keep_pinging(std::shared_ptr<AgentSession> self, std::uint64_t epoch);
 
@@ -110,15 +111,16 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
   const std::uint64_t daemon_id_;
   const std::string peer_;
   Pid self_pid_;
-  std::unique_ptr<Signal> signal_;   // notified at each change that run() may wait for
+  std::unique_ptr<Signal> signal_;  // notified at each change that run() may wait for
 
   AgentState state_ = AgentState::connecting;
   std::string reason_;
-  std::uint64_t epoch_ = 0;          // counts sessions; a late callback of an earlier one is ignored
+  std::uint64_t epoch_ = 0;  // counts sessions; a late callback of an earlier one is ignored
   Pid agent_;
   Ref monitor_;
   AgentInfo info_;
   bool hello_seen_ = false, wake_ = false;
+  bool closing_ = false;  // no new session is made
   std::optional<Error> refusal_;
   store::IncarnationInfo incarnation_info_;
   Incarnation incarnation_ = kNoIncarnation;
@@ -128,10 +130,10 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
     store::IncomingBatch batch;
     std::size_t bytes;
   };
-  std::deque<Waiter> waiting_;                            // the store had no room
+  std::deque<Waiter> waiting_;  // the store had no room
   std::uint64_t waiting_bytes_ = 0;
 
-  std::map<std::uint64_t, ClusterTime> pings_;            // sent and not answered; the last kMaxPings
+  std::map<std::uint64_t, ClusterTime> pings_;  // sent and not answered; the last kMaxPings
   std::uint64_t next_ping_ = 1;
   RawTime last_raw_;
 

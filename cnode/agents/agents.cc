@@ -1,11 +1,11 @@
 #include "cnode/agents/agents.h"
 
+#include <fmt/format.h>
 #include <sodium.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
-#include <fmt/format.h>
 
 #include "cnode/agents/signal.h"
 #include "cnode/agents/trace_wire.h"
@@ -25,8 +25,12 @@ constexpr std::size_t kMaxNodes = 1024;
 
 }  // namespace
 
-Agents::Agents(boost::asio::io_context& io, Node& node, store::TraceStore& store, const Config& config)
-    : io_(io), node_(node), store_(store), config_(config),
+Agents::Agents(boost::asio::io_context& io, Node& node, store::TraceStore& store,
+               const Config& config)
+    : io_(io),
+      node_(node),
+      store_(store),
+      config_(config),
       store_calls_(std::make_unique<boost::asio::thread_pool>(1)),
       traces_changed_(std::make_unique<Signal>(io)) {
   randombytes_buf(&daemon_id_, sizeof(daemon_id_));
@@ -53,7 +57,8 @@ void Agents::consider(const std::string& name, bool given) {
     return it->second->wake();
   }
   if (sessions_.size() >= kMaxNodes) return;
-  auto session = std::make_shared<AgentSession>(io_, node_, store_, *this, config_, daemon_id_, name);
+  auto session =
+      std::make_shared<AgentSession>(io_, node_, store_, *this, config_, daemon_id_, name);
   session->given = given;
   sessions_.emplace(name, session);
   spdlog::info("{}: found", name);
@@ -96,8 +101,9 @@ std::vector<std::byte> Agents::start_request(std::uint64_t id, const Trace& trac
   return encode_start(id, trace.spec, node, {trace.by, trace.expires}, store_.now());
 }
 
-Awaitable<void> Agents::start_on(Agents& agents, std::shared_ptr<AgentSession> session, std::uint64_t id,
-                                 std::vector<NodeOutcome>& outcomes, std::shared_ptr<Signal> done) {
+Awaitable<void> Agents::start_on(Agents& agents, std::shared_ptr<AgentSession> session,
+                                 std::uint64_t id, std::vector<NodeOutcome>& outcomes,
+                                 std::shared_ptr<Signal> done) {
   std::optional<Error> error;
   if (auto it = agents.traces_.find(id); it != agents.traces_.end()) {
     auto request = agents.start_request(id, it->second, session->peer());
@@ -124,7 +130,8 @@ Awaitable<Result<StartOutcome>> Agents::start_trace(TraceSpec spec, std::string 
       std::vector<std::string_view> known;
       for (const auto& [n, s] : sessions_) known.push_back(n);
       co_return fail(Code::unknown_node,
-                     fmt::format("no such node was seen; known are {}", fmt::join(known, ", ")), "nodes", name);
+                     fmt::format("no such node was seen; known are {}", fmt::join(known, ", ")),
+                     "nodes", name);
     }
   }
   traces_[id] = {std::move(spec), std::move(by), expires, {}};
@@ -143,9 +150,10 @@ Awaitable<Result<StartOutcome>> Agents::start_trace(TraceSpec spec, std::string 
   outcome.nodes = std::move(*outcomes);
   bool any = std::ranges::any_of(outcome.nodes, [](const auto& n) { return !n.error; });
   // Refused everywhere: nothing was started, nothing is left to stop.
-  bool all_refused = wanted > 0 && !any && std::ranges::none_of(outcome.nodes, [](const auto& n) {
-    return n.error && (n.error->code == Code::node_down || n.error->code == Code::timeout);
-  });
+  bool all_refused =
+      wanted > 0 && !any && std::ranges::none_of(outcome.nodes, [](const auto& n) {
+        return n.error && (n.error->code == Code::node_down || n.error->code == Code::timeout);
+      });
   if (all_refused) {
     traces_.erase(id);
     co_return std::unexpected(*outcome.nodes.front().error);
@@ -193,7 +201,8 @@ Awaitable<Result<StopOutcome>> Agents::stop_trace(std::optional<std::uint64_t> i
       TermBuilder request;
       request.tuple(2).atom("stop").unsigned_integer(n);
       auto bytes = request.bytes();
-      auto reply = co_await AgentSession::control(session, {bytes.begin(), bytes.end()}, kControlTimeout);
+      auto reply =
+          co_await AgentSession::control(session, {bytes.begin(), bytes.end()}, kControlTimeout);
       if (!reply) error = reply.error();  // not_found there is as good as stopped
     }
     outcome.nodes.push_back({name, error});
@@ -205,8 +214,10 @@ Awaitable<Result<StopOutcome>> Agents::stop_trace(std::optional<std::uint64_t> i
 bool Agents::wants(const TraceSpec& spec, std::string_view node) const {
   if (!spec.nodes.empty()) return std::ranges::find(spec.nodes, node) != spec.nodes.end();
   // A trace of single pids concerns their nodes only.
-  bool only_pids = !spec.pids.empty() && spec.names.empty() && spec.modules.empty() && spec.mfas.empty() && !spec.all;
-  return !only_pids || std::ranges::any_of(spec.pids, [&](const auto& p) { return p.node == node; });
+  bool only_pids = !spec.pids.empty() && spec.names.empty() && spec.modules.empty() &&
+                   spec.mfas.empty() && !spec.all;
+  return !only_pids ||
+         std::ranges::any_of(spec.pids, [&](const auto& p) { return p.node == node; });
 }
 
 Awaitable<void> Agents::went_live(std::shared_ptr<AgentSession> session) {
@@ -217,7 +228,8 @@ Awaitable<void> Agents::went_live(std::shared_ptr<AgentSession> session) {
   TermBuilder status;
   status.atom("status");
   auto bytes = status.bytes();
-  auto reply = co_await AgentSession::control(session, {bytes.begin(), bytes.end()}, kControlTimeout);
+  auto reply =
+      co_await AgentSession::control(session, {bytes.begin(), bytes.end()}, kControlTimeout);
   if (reply) {
     for (auto& found : read_traces(reply->term)) {
       there.push_back(found.id);
@@ -235,7 +247,8 @@ Awaitable<void> Agents::went_live(std::shared_ptr<AgentSession> session) {
     auto done = std::make_shared<Signal>(io_);
     co_await start_on(*this, session, id, *outcomes, done);
     if (!outcomes->empty() && outcomes->back().error) {
-      spdlog::warn("{}: trace {} does not start: {}", session->peer(), id, to_string(*outcomes->back().error));
+      spdlog::warn("{}: trace {} does not start: {}", session->peer(), id,
+                   to_string(*outcomes->back().error));
     }
   }
   changed();
@@ -260,11 +273,13 @@ Awaitable<void> Agents::detach_all(Millis timeout) {
     spawn(io_, "detach", detach_one(session, timeout, counter, done));
   }
   auto until = std::chrono::steady_clock::now() + timeout + 500ms;
-  while (*counter < left && std::chrono::steady_clock::now() < until) co_await done->wait_for(100ms);
+  while (*counter < left && std::chrono::steady_clock::now() < until)
+    co_await done->wait_for(100ms);
 }
 
 Awaitable<void> Agents::detach_one(std::shared_ptr<AgentSession> session, Millis timeout,
-                                   std::shared_ptr<std::size_t> counter, std::shared_ptr<Signal> done) {
+                                   std::shared_ptr<std::size_t> counter,
+                                   std::shared_ptr<Signal> done) {
   auto status = co_await AgentSession::detach(session, timeout);
   if (!status) spdlog::warn("{}: not detached: {}", session->peer(), to_string(status.error()));
   ++*counter;
@@ -280,9 +295,11 @@ std::vector<NodeStatus> Agents::node_status() const {
     status.node = name;
     bool live = session->state() == AgentState::live;
     bool tracing = live && std::ranges::any_of(traces_, [&](const auto& t) {
-      return wants(t.second.spec, name) && !t.second.ended.contains(name);
-    });
-    status.state = tracing ? "tracing" : live ? "connected" : std::string(state_name(session->state()));
+                     return wants(t.second.spec, name) && !t.second.ended.contains(name);
+                   });
+    status.state = tracing ? "tracing"
+                   : live  ? "connected"
+                           : std::string(state_name(session->state()));
     status.detail = session->reason();
     status.otp = session->info().otp;
     status.arch = session->info().arch;
@@ -305,8 +322,9 @@ std::shared_ptr<const analysis::Coverage> Agents::coverage() const {
   auto coverage = std::make_shared<analysis::Coverage>();
   for (const auto& [name, session] : sessions_) {
     if (session->state() != AgentState::live) {
-      coverage->not_traced.push_back({name, fmt::format("{}{}{}", state_name(session->state()),
-                                                        session->reason().empty() ? "" : ": ", session->reason())});
+      coverage->not_traced.push_back(
+          {name, fmt::format("{}{}{}", state_name(session->state()),
+                             session->reason().empty() ? "" : ": ", session->reason())});
       continue;
     }
     bool traced = std::ranges::any_of(traces_, [&](const auto& t) {

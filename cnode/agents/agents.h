@@ -48,7 +48,9 @@ class Agents : public NodeObserver {
   const AgentCounters& counters() const { return counters_; }
   std::shared_ptr<const analysis::Coverage> coverage() const;
   // Called (on the io thread) when coverage() may have changed.
-  void on_coverage_changed(std::function<void()> callback) { coverage_changed_ = std::move(callback); }
+  void on_coverage_changed(std::function<void()> callback) {
+    coverage_changed_ = std::move(callback);
+  }
 
   // From the store's listener, posted to the io thread.
   void committed(Incarnation incarnation, std::uint64_t seq);
@@ -76,11 +78,14 @@ class Agents : public NodeObserver {
   };
 
   void consider(const std::string& name, bool given);
-  std::vector<std::byte> start_request(std::uint64_t id, const Trace& trace, const std::string& node) const;
-  static Awaitable<void> start_on(Agents& agents, std::shared_ptr<AgentSession> session, std::uint64_t id,
-                                  std::vector<NodeOutcome>& outcomes, std::shared_ptr<Signal> done);
+  std::vector<std::byte> start_request(std::uint64_t id, const Trace& trace,
+                                       const std::string& node) const;
+  static Awaitable<void> start_on(Agents& agents, std::shared_ptr<AgentSession> session,
+                                  std::uint64_t id, std::vector<NodeOutcome>& outcomes,
+                                  std::shared_ptr<Signal> done);
   static Awaitable<void> detach_one(std::shared_ptr<AgentSession> session, Millis timeout,
-                                    std::shared_ptr<std::size_t> counter, std::shared_ptr<Signal> done);
+                                    std::shared_ptr<std::size_t> counter,
+                                    std::shared_ptr<Signal> done);
   bool wants(const TraceSpec& spec, std::string_view node) const;
   static Awaitable<void> watch_expiry(Agents& agents);
 

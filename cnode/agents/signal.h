@@ -44,7 +44,8 @@ boost::asio::awaitable<std::invoke_result_t<F&>> run_once(F f) {
 // Runs f() on the pool and resumes here with its result. Give it a named function, never a temporary lambda (GCC 12).
 template <typename F>
 boost::asio::awaitable<std::invoke_result_t<F&>> offload(boost::asio::thread_pool& pool, F f) {
-  auto task = detail::run_once<F>(std::move(f));  // named: GCC 12 copies temporaries of a co_await bitwise
+  auto task =
+      detail::run_once<F>(std::move(f));  // named: GCC 12 copies temporaries of a co_await bitwise
   co_return co_await boost::asio::co_spawn(pool, std::move(task), boost::asio::use_awaitable);
 }
 

@@ -25,9 +25,10 @@ constexpr Group kGroups[] = {
     {"returns", bit(EventType::function_exit) | bit(EventType::function_exception)},
     {"sends", bit(EventType::message_send)},
     {"fetches", bit(EventType::message_fetch)},
-    {"procs", bit(EventType::process_spawn) | bit(EventType::process_exit) | bit(EventType::process_link) |
-                  bit(EventType::process_unlink) | bit(EventType::process_register) |
-                  bit(EventType::process_unregister) | bit(EventType::process_alive)},
+    {"procs", bit(EventType::process_spawn) | bit(EventType::process_exit) |
+                  bit(EventType::process_link) | bit(EventType::process_unlink) |
+                  bit(EventType::process_register) | bit(EventType::process_unregister) |
+                  bit(EventType::process_alive)},
     {"state", bit(EventType::state_change)},
     {"takes", bit(EventType::message_take)},
 };
@@ -69,7 +70,8 @@ std::vector<std::byte> encode_start(std::uint64_t id, const TraceSpec& spec, std
   bool everyone = spec.all || (spec.pids.empty() && spec.names.empty());
   bool has_limit = meta.expires.has_value();
   std::uint32_t caps = 0;
-  for (const auto* c : {&spec.caps.args, &spec.caps.message, &spec.caps.state, &spec.caps.result}) caps += c->has_value();
+  for (const auto* c : {&spec.caps.args, &spec.caps.message, &spec.caps.state, &spec.caps.result})
+    caps += c->has_value();
 
   TermBuilder b;
   b.tuple(3).atom("start").unsigned_integer(id);
@@ -132,7 +134,8 @@ std::vector<FoundTrace> read_traces(const TermView& status) {
     if (!id || !meta || meta->arity() != 3u) continue;
     auto options = parse_trace_spec(meta->element(2));
     if (!options) continue;
-    FoundTrace found{*id, *std::move(options), {meta->element(0).text(512).value_or("unknown"), std::nullopt}};
+    FoundTrace found{
+        *id, *std::move(options), {meta->element(0).text(512).value_or("unknown"), std::nullopt}};
     if (auto until = meta->element(1).integer()) found.meta.expires = ClusterTime{*until};
     out.push_back(std::move(found));
   }
@@ -141,18 +144,30 @@ std::vector<FoundTrace> read_traces(const TermView& status) {
 
 Error refusal_of(const TermView& reply) {
   if (!reply.is_tuple("error", 2)) {
-    return {Code::internal, "the agent answered " + codec::print(reply, codec::Syntax::erlang, 200), {}, {}};
+    return {Code::internal,
+            "the agent answered " + codec::print(reply, codec::Syntax::erlang, 200),
+            {},
+            {}};
   }
   auto reason = reply.element(1);
-  auto tag = reason.arity().value_or(0) > 0 ? reason.element(0).atom().value_or("") : reason.atom().value_or("");
+  auto tag = reason.arity().value_or(0) > 0 ? reason.element(0).atom().value_or("")
+                                            : reason.atom().value_or("");
   if (tag == "owned_by" || tag == "pattern_owned") {
-    return {Code::owned_by, "another tool traces there: " + codec::print(reason, codec::Syntax::erlang, 300), {}, {}};
+    return {Code::owned_by,
+            "another tool traces there: " + codec::print(reason, codec::Syntax::erlang, 300),
+            {},
+            {}};
   }
   if (tag == "bad_spec" && reason.arity() == 3u) {
-    return {Code::bad_value, codec::print(reason.element(2), codec::Syntax::erlang, 200),
-            std::string(reason.element(1).atom().value_or("")), {}};
+    return {Code::bad_value,
+            codec::print(reason.element(2), codec::Syntax::erlang, 200),
+            std::string(reason.element(1).atom().value_or("")),
+            {}};
   }
-  return {Code::refused, "the agent refuses: " + codec::print(reason, codec::Syntax::erlang, 300), {}, {}};
+  return {Code::refused,
+          "the agent refuses: " + codec::print(reason, codec::Syntax::erlang, 300),
+          {},
+          {}};
 }
 
 }  // namespace scope::node

@@ -42,7 +42,8 @@ struct ProcessId {
 struct EventId {
   ProcessId process;
   RawTime time;
-  std::uint32_t ordinal = 0;  // among events of this process with the same raw time, in arrival order
+  std::uint32_t ordinal =
+      0;  // among events of this process with the same raw time, in arrival order
 
   static constexpr std::size_t kBytes = 24;
   std::array<std::byte, kBytes> to_bytes() const;

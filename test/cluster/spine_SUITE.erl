@@ -1,7 +1,7 @@
 %% The whole way, from a traced process to an answer: real nodes, the real daemon, asked from a node of the cluster.
 -module(spine_SUITE).
 -export([all/0, timeout/1]).
--export([answers_hello_and_status/1, wrong_requests/1, unknown_name_is_noproc_at_once/1, records_calls/1,
+-export([stopped_while_deploying/1, answers_hello_and_status/1, wrong_requests/1, unknown_name_is_noproc_at_once/1, records_calls/1,
          state_at_any_time/1, state_history_and_causes/1, flow_across_nodes/1, lifecycle_and_names/1,
          finds_nodes_by_itself/1, leaves_no_trace/1, a_second_start_is_a_union/1, trace_expires/1]).
 -import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
@@ -9,6 +9,7 @@
 
 all() -> [answers_hello_and_status, wrong_requests, unknown_name_is_noproc_at_once, records_calls, state_at_any_time,
           state_history_and_causes, flow_across_nodes, lifecycle_and_names, finds_nodes_by_itself, leaves_no_trace,
+          stopped_while_deploying,
           a_second_start_is_a_union, trace_expires].
 timeout(_) -> 90000.
 
@@ -180,6 +181,16 @@ leaves_no_trace(Config) ->
     assert_eq(0, scope_daemon:stop(D)),
     [wait_until(fun() -> case scope_daemon:residue(N) of [] -> true; R -> R end end, 5000) || N <- Nodes],
     true = is_list(Before).
+
+%% SIGTERM at any moment of the first 60 ms: whatever was under way, nothing stays behind.
+stopped_while_deploying(Config) ->
+    A = start_node(Config, a),
+    [begin
+         D = scope_daemon:start(Config, [A]),
+         receive after Ms -> ok end,
+         assert_eq(0, scope_daemon:stop(D)),
+         wait_until(fun() -> case scope_daemon:residue(A) of [] -> true; R -> {after_ms, Ms, R} end end, 5000)
+     end || Ms <- [0, 5, 10, 15, 20, 30, 45, 60]].
 
 a_second_start_is_a_union(Config) ->
     {[A], D} = cluster(Config, [a]),

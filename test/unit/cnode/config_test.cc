@@ -54,8 +54,10 @@ TEST(Config, WrongKeysAndValuesSayWhatAndWhere) {
 }
 
 TEST(Config, ReadsATomlFile) {
-  auto path = std::filesystem::temp_directory_path() / ("scope_config_" + std::to_string(getpid()) + ".toml");
-  std::ofstream(path) << "name = \"s@h\"\nnode = [\"a@h\", \"b@h\"]\nhold_bytes = \"2M\"\nping_ms = 100\nlongnames = true\n";
+  auto path = std::filesystem::temp_directory_path() /
+              ("scope_config_" + std::to_string(getpid()) + ".toml");
+  std::ofstream(path) << "name = \"s@h\"\nnode = [\"a@h\", \"b@h\"]\nhold_bytes = \"2M\"\nping_ms "
+                         "= 100\nlongnames = true\n";
   Config c;
   auto loaded = load_config_file(c, path);
   ASSERT_TRUE(loaded) << to_string(loaded.error());
