@@ -94,7 +94,7 @@ void BlockEncoder::Work::sort_rows(std::span<const StoredRow* const> rows) {
   };
   for (const auto& p : processes) {
     const auto begin = sorted.begin() + p.first_row, end = begin + p.rows;
-    if (!std::is_sorted(begin, end, before)) std::stable_sort(begin, end, before);
+    if (!std::is_sorted(begin, end, before)) std::sort(begin, end, before);
   }
   std::ranges::sort(processes, {}, &Process::id);
 }

@@ -95,8 +95,9 @@ std::shared_ptr<const std::vector<ClockVersion>> Clocks::all() const {
   if (!all_) {
     auto list = std::make_shared<std::vector<ClockVersion>>();
     for (const auto& [key, c] : versions_) list->push_back(c);
-    std::ranges::stable_sort(*list, [](const ClockVersion& a, const ClockVersion& b) {
-      return std::tie(a.incarnation, a.raw_at) < std::tie(b.incarnation, b.raw_at);
+    std::ranges::sort(*list, [](const ClockVersion& a, const ClockVersion& b) {
+      return std::tie(a.incarnation, a.raw_at, a.version) <
+             std::tie(b.incarnation, b.raw_at, b.version);
     });
     all_ = std::move(list);
   }

@@ -53,7 +53,7 @@ class Incarnations {
   bool exists(Incarnation n) const { return n >= 1 && n <= entries_.size(); }
   const IncarnationInfo& info(Incarnation n) const {
     return entries_[n - 1];
-  }                                                                     // REQUIRES exists(n)
+  }  // REQUIRES exists(n)
   std::string_view node(Incarnation n) const { return names_[n - 1]; }  // REQUIRES exists(n)
   void set_committed(Incarnation n, std::uint64_t seq);
   const std::vector<IncarnationInfo>& all() const { return entries_; }  // by number, ascending

@@ -218,8 +218,9 @@ Status LifeWriter::store(std::span<const TailBatch* const> batches) {
     for (const auto i : batch->lifecycle)
       facts.push_back({life_subject(batch->rows[i]), &batch->rows[i]});
   }
-  std::ranges::stable_sort(facts, [](const Fact& a, const Fact& b) {
-    return std::tie(a.subject, a.row->record.time) < std::tie(b.subject, b.row->record.time);
+  std::ranges::sort(facts, [](const Fact& a, const Fact& b) {
+    return std::tuple(a.subject, a.row->record.time, a.row->id()) <
+           std::tuple(b.subject, b.row->record.time, b.row->id());
   });
   std::vector<const StoredRow*> about_names;
   for (std::size_t i = 0; i < facts.size();) {
@@ -237,8 +238,8 @@ Status LifeWriter::store(std::span<const TailBatch* const> batches) {
         about_names.push_back(facts[i].row);
     }
   }
-  std::ranges::stable_sort(about_names, {}, [](const StoredRow* row) {
-    return std::pair(row->process.incarnation, row->record.time);
+  std::ranges::sort(about_names, {}, [](const StoredRow* row) {
+    return std::tuple(row->process.incarnation, row->record.time, row->id());
   });
   for (const auto* row : about_names) RETURN_IF_ERROR(store_name(*row));
   return {};

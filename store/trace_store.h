@@ -24,15 +24,15 @@
 namespace scope::store {
 
 struct StoreOptions {
-  std::string path;                                  // a folder; made if absent
-  std::uint64_t partition_bytes = 1ull << 30;        // roll beyond this ...
+  std::string path;                                            // a folder; made if absent
+  std::uint64_t partition_bytes = 1ull << 30;                  // roll beyond this ...
   std::int64_t partition_age_ns = 6ll * 3600 * 1'000'000'000;  // ... or this
-  std::uint64_t map_bytes = 4ull << 30;              // LMDB's mapsize of each partition; fixed
-  std::uint64_t retain_bytes = 0;                    // 0: keep all; whole partitions are dropped, oldest first
+  std::uint64_t map_bytes = 4ull << 30;  // LMDB's mapsize of each partition; fixed
+  std::uint64_t retain_bytes = 0;        // 0: keep all; whole partitions are dropped, oldest first
   std::int64_t retain_age_ns = 0;
-  std::size_t queue_bytes = 8u << 20;                // batches between append() and the writer
+  std::size_t queue_bytes = 8u << 20;  // batches between append() and the writer
   std::uint32_t block_rows = 16384;
-  bool sync = true;                                  // fdatasync at commit; false only in benchmarks
+  bool sync = true;  // fdatasync at commit; false only in benchmarks
 };
 
 // A batch on its way in. `message` is the validated {batch, ...} term inside `buffer` (capture_record.h).
@@ -49,7 +49,8 @@ class StoreListener {
   // Everything of this incarnation up to `seq` is durable. Also called for a batch that had been stored before.
   virtual void on_committed(Incarnation incarnation, std::uint64_t seq) = 0;
   // A batch arrived out of order (a gap in its sequence): it was not taken; the agent must resume.
-  virtual void on_out_of_order(Incarnation incarnation, std::uint64_t expected, std::uint64_t got) = 0;
+  virtual void on_out_of_order(Incarnation incarnation, std::uint64_t expected,
+                               std::uint64_t got) = 0;
   // A new view was published (batches received or committed).
   virtual void on_published() = 0;
 };
@@ -67,11 +68,12 @@ struct StoreStats {
 class TraceStore {
  public:
   // `listener` may be null (readers, benchmarks); else it outlives the store.
-  static Result<std::unique_ptr<TraceStore>> open(const StoreOptions& options, StoreListener* listener);
+  static Result<std::unique_ptr<TraceStore>> open(const StoreOptions& options,
+                                                  StoreListener* listener);
   virtual ~TraceStore() = default;
 
-  virtual std::uint64_t store_id() const = 0;      // random, made once with the store
-  virtual codec::HashKey hash_key() const = 0;     // random, made once with the store
+  virtual std::uint64_t store_id() const = 0;   // random, made once with the store
+  virtual codec::HashKey hash_key() const = 0;  // random, made once with the store
 
   // Cluster time: the daemon's monotonic clock + an anchor fixed when the store was made. A restart re-anchors (so that
   // cluster time goes on and never steps back) and records that.
@@ -85,7 +87,8 @@ class TraceStore {
   // busy when the queue is full: the caller keeps the batch and withholds credit.
   virtual Status append(IncomingBatch batch) = 0;
   // A gap that no batch tells of (another store's acks, a node that died): stored as an event of that incarnation.
-  virtual Status add_gap(Incarnation incarnation, std::string_view reason, RawTime from, RawTime until) = 0;
+  virtual Status add_gap(Incarnation incarnation, std::string_view reason, RawTime from,
+                         RawTime until) = 0;
   virtual Status add_clock(ClockVersion version) = 0;
 
   virtual std::shared_ptr<const View> snapshot() const = 0;

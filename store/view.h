@@ -31,7 +31,7 @@ struct IncarnationInfo {
   Incarnation home = kNoIncarnation;
   std::string node;
   std::uint32_t creation = 0;
-  std::uint64_t agent_id = 0;      // 0: only heard of
+  std::uint64_t agent_id = 0;  // 0: only heard of
   std::uint64_t last_committed_seq = 0;
   ClusterTime first_seen;
 };
@@ -40,21 +40,22 @@ struct IncarnationInfo {
 // [lower, upper] at raw time `raw_at`; away from it the bound widens by drift_bound_ppb.
 struct ClockVersion {
   Incarnation incarnation = kNoIncarnation;
-  std::uint32_t version = 0;       // set by the store: 1, 2, ... per incarnation
+  std::uint32_t version = 0;  // set by the store: 1, 2, ... per incarnation
   RawTime raw_at;
   std::int64_t offset_ns = 0, lower_ns = 0, upper_ns = 0;
   std::int32_t drift_ppb = 0, drift_bound_ppb = 0;
-  std::int64_t raw_to_system_ns = 0;  // system = raw + this, on that node at raw_at ({at, Node, SystemNs})
+  std::int64_t raw_to_system_ns =
+      0;  // system = raw + this, on that node at raw_at ({at, Node, SystemNs})
   ClusterTime measured_at;
-  std::uint8_t source = 0;         // 1: ping midpoint; 2: messages
+  std::uint8_t source = 0;  // 1: ping midpoint; 2: messages
 };
 
 // What is known of a process's life. Times are raw times of its own incarnation.
 struct Life {
   ProcessId process;
   std::optional<RawTime> spawned, exited;
-  std::optional<RawTime> seen_alive;      // earliest baseline that found it alive
-  codec::Mfa initial_call;                // views into the Lives that holds it
+  std::optional<RawTime> seen_alive;  // earliest baseline that found it alive
+  codec::Mfa initial_call;            // views into the Lives that holds it
   std::optional<codec::Peer> parent;
 };
 
@@ -63,7 +64,7 @@ struct NameSpell {
   ProcessId process;
   std::string_view name;
   RawTime from;
-  bool from_baseline = false;             // held already when tracing began
+  bool from_baseline = false;  // held already when tracing began
   std::optional<RawTime> until;
 };
 
@@ -88,29 +89,30 @@ struct UnitRange {
 
 // A sealed block or one batch of the tail.
 struct Unit {
-  Lsn first = 0, last = 0;                // the batches that it holds
+  Lsn first = 0, last = 0;  // the batches that it holds
   std::uint32_t rows = 0;
-  std::uint32_t types = 0;                // bit (1 << EventType) set for each type that occurs
-  bool tail = false;                      // received, in memory; committed or not
-  std::span<const UnitRange> ranges;      // by incarnation, ascending
-  std::uint32_t partition = 0, block = 0; // for View's own use and for `explain`
+  std::uint32_t types = 0;                 // bit (1 << EventType) set for each type that occurs
+  bool tail = false;                       // received, in memory; committed or not
+  std::span<const UnitRange> ranges;       // by incarnation, ascending
+  std::uint32_t partition = 0, block = 0;  // for View's own use and for `explain`
 };
 
 struct RowFilter {
-  std::span<const ProcessId> processes;   // ascending; empty: all
+  std::span<const ProcessId> processes;       // ascending; empty: all
   std::span<const Incarnation> incarnations;  // ascending; empty: all
-  std::uint32_t types = ~0u;              // bits as in Unit::types
-  std::optional<RawTime> from, until;     // inclusive, on the row's raw time; only for a single-incarnation filter
-  bool payload = true;                    // false: payload stays empty (fewer bytes to decompress)
-  bool newest_only = false;               // per process only its newest matching row
+  std::uint32_t types = ~0u;                  // bits as in Unit::types
+  std::optional<RawTime> from,
+      until;            // inclusive, on the row's raw time; only for a single-incarnation filter
+  bool payload = true;  // false: payload stays empty (fewer bytes to decompress)
+  bool newest_only = false;  // per process only its newest matching row
 };
 
 class View {
  public:
   virtual ~View() = default;
 
-  virtual std::span<const Unit> units() const = 0;        // oldest first by LSN
-  virtual Lsn upper() const = 0;                          // the last LSN that the view shows
+  virtual std::span<const Unit> units() const = 0;  // oldest first by LSN
+  virtual Lsn upper() const = 0;                    // the last LSN that the view shows
   virtual std::span<const IncarnationInfo> incarnations() const = 0;  // by number, ascending
   virtual std::span<const ClockVersion> clocks() const = 0;           // by incarnation, then raw_at
 
@@ -118,7 +120,8 @@ class View {
   virtual Result<Rows> read(const Unit& unit, const RowFilter& filter) const = 0;
 
   // Lives and names, merged from partitions and tail. The lives of one pid in one VM (all incarnations of `home`).
-  virtual Result<std::vector<Life>> lives(ProcessId process, std::shared_ptr<const void>& owner) const = 0;
+  virtual Result<std::vector<Life>> lives(ProcessId process,
+                                          std::shared_ptr<const void>& owner) const = 0;
   // All spells of `name` on the VMs of node `node` (all nodes if empty), oldest first.
   virtual Result<std::vector<NameSpell>> name_spells(std::string_view node, std::string_view name,
                                                      std::shared_ptr<const void>& owner) const = 0;

@@ -93,7 +93,7 @@ Result<Rows> ViewImpl::read_tail(const Unit& unit, const RowFilter& filter) cons
       continue;
     found.push_back(&row);
   }
-  std::ranges::stable_sort(found, {}, [](const StoredRow* row) { return row->id(); });
+  std::ranges::sort(found, {}, [](const StoredRow* row) { return row->id(); });
   Rows out;
   out.owner = *it;
   for (std::size_t i = 0; i < found.size(); ++i) {
@@ -128,8 +128,8 @@ std::vector<const StoredRow*> ViewImpl::tail_lifecycle(Wanted wanted) const {
       if (wanted(batch->rows[i])) out.push_back(&batch->rows[i]);
     }
   }
-  std::ranges::stable_sort(out, {}, [](const StoredRow* row) {
-    return std::pair(row->process.incarnation, row->record.time);
+  std::ranges::sort(out, {}, [](const StoredRow* row) {
+    return std::tuple(row->process.incarnation, row->record.time, row->id());
   });
   return out;
 }
@@ -215,8 +215,9 @@ Result<std::vector<NameSpell>> ViewImpl::name_spells(std::string_view node, std:
            (row.record.type == EventType::process_exit || row_name(row.record) == name);
   });
   for (const auto* row : rows) apply_to_spells(out, *row);
-  std::ranges::stable_sort(
-      out, {}, [](const NameSpell& s) { return std::pair(s.process.incarnation, s.from); });
+  std::ranges::sort(out, {}, [](const NameSpell& s) {
+    return std::tuple(s.process.incarnation, s.from, s.process);
+  });
   owner = std::move(kept);
   return out;
 }
@@ -248,8 +249,9 @@ Result<std::vector<NameSpell>> ViewImpl::names_of(ProcessId process,
     apply_to_spells(out, *row);
   }
   std::erase_if(out, [&](const NameSpell& s) { return !ours(s.process); });
-  std::ranges::stable_sort(
-      out, {}, [](const NameSpell& s) { return std::pair(s.process.incarnation, s.from); });
+  std::ranges::sort(out, {}, [](const NameSpell& s) {
+    return std::tuple(s.process.incarnation, s.from, s.process);
+  });
   owner = std::move(kept);
   return out;
 }

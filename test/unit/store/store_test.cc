@@ -701,7 +701,14 @@ TEST_F(StoreTest, KilledAtAnyMomentLosesNothingThatWasAcknowledged) {
     ASSERT_GE(fd, 0);
     const pid_t child = ::fork();
     if (child == 0) run_until_killed(options_, fd);
-    std::this_thread::sleep_for(std::chrono::milliseconds(60 + random() % 250));
+    // Mostly once something new was acknowledged, else wherever it is: at its start perhaps.
+    const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    for (std::uint64_t now = 0; round % 4 != 3 && std::chrono::steady_clock::now() < give_up;) {
+      ASSERT_EQ(::pread(fd, &now, sizeof now, 0), static_cast<ssize_t>(sizeof now));
+      if (now > acked_before) break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 150));
     ::kill(child, SIGKILL);
     int status = 0;
     ::waitpid(child, &status, 0);
@@ -741,7 +748,7 @@ TEST_F(StoreTest, KilledAtAnyMomentLosesNothingThatWasAcknowledged) {
           << "round " << round;
     }
   }
-  EXPECT_GT(acked_before, 50U);
+  EXPECT_GE(acked_before, 8U) << "too slow a machine to say anything";
 }
 
 }  // namespace
