@@ -84,19 +84,21 @@ class RecordSink {
 
 struct DecodeContext {
   HashKey hash_key{};
-  std::string_view node;       // the agent's node and creation: tracees must carry them
+  std::string_view node;  // the agent's node and creation: tracees must carry them
   std::uint32_t creation = 0;
 };
 
 struct DecodeStats {
   std::uint64_t records = 0;
   std::uint64_t malformed = 0;
-  bool unreadable = false;     // the binary is no list of terms: nothing of it was used, how much it held is unknown
+  bool unreadable =
+      false;  // the binary is no list of terms: nothing of it was used, how much it held is unknown
   RawTime oldest, newest;  // of the records; meaningless when there are none
 };
 
 // Gaps come first (type gap, payload = the gap's own tuple, time = until), then the events in order.
-DecodeStats decode_records(const BatchHeader& batch, const DecodeContext& context, RecordSink& sink);
+DecodeStats decode_records(const BatchHeader& batch, const DecodeContext& context,
+                           RecordSink& sink);
 
 // The gap that a record of type gap carries in its payload.
 std::optional<Gap> read_gap(const TermView& payload);

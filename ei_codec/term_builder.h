@@ -34,14 +34,15 @@ class TermBuilder {
   TermBuilder& real(double value);
   TermBuilder& binary(Bytes bytes);
   TermBuilder& binary(std::string_view text);
-  TermBuilder& charlist(std::string_view latin1_or_ascii);  // STRING_EXT (or a list when over 65535)
+  TermBuilder& charlist(
+      std::string_view latin1_or_ascii);  // STRING_EXT (or a list when over 65535)
   TermBuilder& pid(const PidParts& pid);
   TermBuilder& reference(const RefParts& ref);
   TermBuilder& port(const PortParts& port);
   TermBuilder& tuple(std::uint32_t arity);
   TermBuilder& map(std::uint32_t pairs);
   TermBuilder& list(std::uint32_t length);  // 0 writes nothing: follow with nil()
-  TermBuilder& list_cons();                 // one more element follows, then another list_cons() or nil()
+  TermBuilder& list_cons();  // one more element follows, then another list_cons() or nil()
   TermBuilder& nil();
   TermBuilder& empty_list() { return nil(); }
   TermBuilder& event_id(const EventId& id);  // a binary of 24 bytes

@@ -41,12 +41,28 @@ class StringTable {
 };
 
 struct ValidateLimits {
-  std::size_t max_nodes = 64u << 20;  // terms visited; each costs at least a byte, so bytes bound it as well
-  bool local_atoms = false;           // is kTagLocalAtom allowed here?
+  std::size_t max_nodes =
+      64u << 20;             // terms visited; each costs at least a byte, so bytes bound it as well
+  bool local_atoms = false;  // is kTagLocalAtom allowed here?
 };
 
 enum class TermKind : std::uint8_t {
-  atom, integer, big, real, pid, port, reference, tuple, nil, list, string, binary, bitstring, map, fun, export_fun
+  atom,
+  integer,
+  big,
+  real,
+  pid,
+  port,
+  reference,
+  tuple,
+  nil,
+  list,
+  string,
+  binary,
+  bitstring,
+  map,
+  fun,
+  export_fun
 };
 
 struct PidParts {
@@ -63,7 +79,7 @@ struct PortParts {
 struct RefParts {
   std::string_view node;
   std::uint32_t creation = 0;
-  std::uint32_t count = 0;       // 1..5
+  std::uint32_t count = 0;  // 1..5
   std::uint32_t ids[5] = {};
 };
 struct BigParts {
@@ -80,7 +96,8 @@ class MapView;
 Result<std::size_t> validate(Bytes bytes, const ValidateLimits& limits = {});
 
 // Validates the term at the start of `bytes` and gives a view of it; trailing bytes are allowed and not seen.
-Result<TermView> view(Bytes bytes, const ValidateLimits& limits = {}, const StringTable* strings = nullptr);
+Result<TermView> view(Bytes bytes, const ValidateLimits& limits = {},
+                      const StringTable* strings = nullptr);
 // The same for a message that begins with the version magic 131 and must end where the term ends.
 Result<TermView> view_message(Bytes bytes, const ValidateLimits& limits = {});
 
@@ -94,26 +111,27 @@ class TermView {
 
   std::optional<std::string_view> atom() const;
   bool is_atom(std::string_view text) const;
-  std::optional<std::int64_t> integer() const;    // also bigs that fit
+  std::optional<std::int64_t> integer() const;  // also bigs that fit
   std::optional<std::uint64_t> unsigned_integer() const;
-  std::optional<BigParts> big() const;             // the big tags only (whether or not they fit 64 bits)
+  std::optional<BigParts> big() const;  // the big tags only (whether or not they fit 64 bits)
   std::optional<double> real() const;
   std::optional<PidParts> pid() const;
   std::optional<PortParts> port() const;
   std::optional<RefParts> reference() const;
-  std::optional<Bytes> binary() const;             // whole bytes only
+  std::optional<Bytes> binary() const;  // whole bytes only
   // Binaries too. bits <= 8 * bytes.size(); the last byte's unused low bits are to be ignored.
   struct BitParts {
     Bytes bytes;
     std::uint64_t bits = 0;
   };
   std::optional<BitParts> bitstring() const;
-  std::optional<std::string_view> binary_text() const;  // binary() as characters; not checked for UTF-8
+  std::optional<std::string_view> binary_text()
+      const;  // binary() as characters; not checked for UTF-8
 
   // Tuples. element(i) is 0-based and walks i elements; iterate with elements() for all of them.
-  std::optional<std::uint32_t> arity() const;      // nullopt: not a tuple
-  TermView element(std::uint32_t index) const;     // REQUIRES index < *arity()
-  std::optional<ListView> elements() const;        // the tuple's elements in order
+  std::optional<std::uint32_t> arity() const;   // nullopt: not a tuple
+  TermView element(std::uint32_t index) const;  // REQUIRES index < *arity()
+  std::optional<ListView> elements() const;     // the tuple's elements in order
   // Is it {Tag, ...} with that atom and arity?
   bool is_tuple(std::string_view tag, std::uint32_t arity) const;
 
@@ -144,7 +162,9 @@ class TermView {
   const std::byte* start() const { return at_; }  // of bytes(), without finding its end
 
   // REQUIRES: `at` is the start of a term inside bytes that were validated. For the codec's own sources.
-  static TermView unchecked(const std::byte* at, const StringTable* strings) { return {at, strings}; }
+  static TermView unchecked(const std::byte* at, const StringTable* strings) {
+    return {at, strings};
+  }
 
  private:
   friend class ListView;
@@ -162,10 +182,10 @@ class ListView {
  public:
   bool done() const { return left_ == 0; }
   void next();
-  TermView item() const;            // REQUIRES !done()
+  TermView item() const;                        // REQUIRES !done()
   std::uint32_t left() const { return left_; }  // elements not yet passed
-  bool proper() const;              // walks to the end the first time
-  std::optional<TermView> tail() const;  // after done(): the improper tail, if there is one
+  bool proper() const;                          // walks to the end the first time
+  std::optional<TermView> tail() const;         // after done(): the improper tail, if there is one
 
  private:
   friend class TermView;
@@ -186,7 +206,8 @@ class MapView {
   TermView key() const;
   TermView value() const;
   std::uint32_t left() const { return left_; }
-  std::optional<TermView> find(std::string_view atom_key) const;  // linear, from the current place on
+  std::optional<TermView> find(
+      std::string_view atom_key) const;  // linear, from the current place on
 
  private:
   friend class TermView;

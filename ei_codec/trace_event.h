@@ -36,7 +36,8 @@ namespace scope::codec {
   X(18, node_up)             \
   X(19, node_down)           \
   X(20, gap)                 \
-  X(21, process_alive) /* a process found alive when tracing began; for lifetimes, names and parents */
+  X(21,                      \
+    process_alive) /* a process found alive when tracing began; for lifetimes, names and parents */
 
 enum class EventType : std::uint8_t {
 #define SCOPE_ENUM(number, name) name = number,
@@ -60,11 +61,11 @@ struct Mfa {
 struct Peer {
   enum class Kind : std::uint8_t {
     none = 0,
-    pid = 1,    // node, creation, id, serial
-    name = 2,   // a name on the event's own node
+    pid = 1,          // node, creation, id, serial
+    name = 2,         // a name on the event's own node
     remote_name = 3,  // {name, node}
-    alias = 4,  // a reference; `alias` below
-    port = 5,   // node, creation, id = low 32 bits, serial = high 32 bits
+    alias = 4,        // a reference; `alias` below
+    port = 5,         // node, creation, id = low 32 bits, serial = high 32 bits
   };
   Kind kind = Kind::none;
   std::string_view node;  // pid, remote_name, alias, port; empty: the event's own node
@@ -76,26 +77,27 @@ struct Peer {
 
 struct TraceRecord {
   enum Flag : std::uint16_t {
-    kTruncated = 1 << 0,      // the payload is a bounded form of a term of `original_bytes` bytes
-    kHashBounded = 1 << 1,    // the match hash's walk was cut at its node limit
-    kHashed = 1 << 2,         // match_hash is set
-    kDeadReceiver = 1 << 3,   // send_to_non_existing_process
-    kSystem = 1 << 4,         // origin => system: no process sent it (timeouts, DOWN, EXIT, ports)
+    kTruncated = 1 << 0,     // the payload is a bounded form of a term of `original_bytes` bytes
+    kHashBounded = 1 << 1,   // the match hash's walk was cut at its node limit
+    kHashed = 1 << 2,        // match_hash is set
+    kDeadReceiver = 1 << 3,  // send_to_non_existing_process
+    kSystem = 1 << 4,        // origin => system: no process sent it (timeouts, DOWN, EXIT, ports)
     kTimeoutNotMessage = 1 << 5,  // `receive, timeout`: an after clause, no message
-    kEndState = 1 << 6,       // a state seen at terminate
-    kSystemMessage = 1 << 7,  // {system, From, Req}: handling of kind system
-    kInferred = 1 << 8,       // not observed at this time but known to hold since before (baseline)
-    kChildSide = 1 << 9,      // a spawn as the child saw it: pid is the child, peer the parent
+    kEndState = 1 << 6,           // a state seen at terminate
+    kSystemMessage = 1 << 7,      // {system, From, Req}: handling of kind system
+    kInferred = 1 << 8,   // not observed at this time but known to hold since before (baseline)
+    kChildSide = 1 << 9,  // a spawn as the child saw it: pid is the child, peer the parent
   };
 
   EventType type = EventType::gap;
   std::uint16_t flags = 0;
-  LocalPid pid;           // of the batch's node and creation; {0,0} for events of the node itself
+  LocalPid pid;  // of the batch's node and creation; {0,0} for events of the node itself
   RawTime time;
   std::uint32_t ordinal = 0;  // see EventId; set by the store at ingest
-  Mfa mfa;                // calls; a state's or a taking's behaviour function; a spawn's initial call
+  Mfa mfa;  // calls; a state's or a taking's behaviour function; a spawn's initial call
   Peer peer;
-  std::uint64_t match_hash = 0;  // of the message (send, fetch, take); 0 with kHashed unset: unknown
+  std::uint64_t match_hash =
+      0;  // of the message (send, fetch, take); 0 with kHashed unset: unknown
   std::uint32_t original_bytes = 0;
   // One encoded term (no version magic): arguments (list) · result · {Class, Reason} · message · state ·
   // exit reason · name (atom) · metadata map. Empty: none was captured.

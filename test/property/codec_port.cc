@@ -121,7 +121,8 @@ std::string complaints(const TermView& term, const TermView& rebuilt) {
     const std::string whole = print(term, syntax, 64u << 20);
     for (std::size_t cap = kMinPrint; cap < whole.size() + 20; cap += 1 + cap / 2) {
       const std::string text = print(term, syntax, cap);
-      if (text.size() > cap) return fmt::format("{} bytes printed, cap {}: {}", text.size(), cap, text);
+      if (text.size() > cap)
+        return fmt::format("{} bytes printed, cap {}: {}", text.size(), cap, text);
       // Marks and closing brackets are kept room for, so a text just below the cap may be cut as well.
       if (text != whole && text.find("...") == std::string::npos) {
         return fmt::format("cut without a mark at {}: {}", cap, text);
