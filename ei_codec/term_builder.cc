@@ -1,7 +1,9 @@
 #include "ei_codec/term_builder.h"
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -18,8 +20,25 @@ void ok(int result) {
   if (result != 0) throw std::bad_alloc();
 }
 
+// Makes room for n bytes and a header, doubling. ei itself grows by 200 bytes when fewer than 100 are free, which is
+// quadratic for large replies; so it must never come to that. (Its buffers come from malloc.)
+ei_x_buff* room(ei_x_buff* x, std::size_t n) {
+  constexpr std::size_t kHeader = 256, kMost = INT_MAX;
+  const std::size_t needed = static_cast<std::size_t>(x->index) + n + kHeader;
+  if (needed <= static_cast<std::size_t>(x->buffsz)) return x;
+  if (needed > kMost) throw std::bad_alloc();
+  const std::size_t size =
+      std::min(kMost, std::max(needed, 2 * static_cast<std::size_t>(x->buffsz)));
+  auto* grown = static_cast<char*>(std::realloc(x->buff, size));
+  if (!grown) throw std::bad_alloc();
+  x->buff = grown;
+  x->buffsz = static_cast<int>(size);
+  return x;
+}
+
 void append(ei_x_buff* x, const void* data, std::size_t size) {
-  if (size > 0) ok(ei_x_append_buf(x, static_cast<const char*>(data), static_cast<int>(size)));
+  if (size > 0)
+    ok(ei_x_append_buf(room(x, size), static_cast<const char*>(data), static_cast<int>(size)));
 }
 
 // At most kMaxAtomChars characters; bytes that are not UTF-8 become '?', so that no node refuses the message.
@@ -85,8 +104,8 @@ TermBuilder& TermBuilder::atom(std::string_view utf8) {
     cleaned = clean_atom(utf8);
     utf8 = cleaned;
   }
-  ok(ei_x_encode_atom_len_as(x_, utf8.data(), static_cast<int>(utf8.size()), ERLANG_UTF8,
-                             ERLANG_UTF8));
+  ok(ei_x_encode_atom_len_as(room(x_, utf8.size()), utf8.data(), static_cast<int>(utf8.size()),
+                             ERLANG_UTF8, ERLANG_UTF8));
   return *this;
 }
 
@@ -99,25 +118,25 @@ TermBuilder& TermBuilder::integer(std::int64_t value) {
     put32(out + 1, static_cast<std::uint32_t>(value));
     append(x_, out, sizeof out);
   } else {
-    ok(ei_x_encode_longlong(x_, value));
+    ok(ei_x_encode_longlong(room(x_, 0), value));
   }
   return *this;
 }
 
 TermBuilder& TermBuilder::unsigned_integer(std::uint64_t value) {
   if (value <= INT64_MAX) return integer(static_cast<std::int64_t>(value));
-  ok(ei_x_encode_ulonglong(x_, value));
+  ok(ei_x_encode_ulonglong(room(x_, 0), value));
   return *this;
 }
 
 TermBuilder& TermBuilder::real(double value) {
   if (!std::isfinite(value)) return atom("undefined");
-  ok(ei_x_encode_double(x_, value));
+  ok(ei_x_encode_double(room(x_, 0), value));
   return *this;
 }
 
 TermBuilder& TermBuilder::binary(Bytes bytes) {
-  ok(ei_x_encode_binary(x_, bytes.data(), static_cast<int>(bytes.size())));
+  ok(ei_x_encode_binary(room(x_, bytes.size()), bytes.data(), static_cast<int>(bytes.size())));
   return *this;
 }
 
@@ -128,7 +147,7 @@ TermBuilder& TermBuilder::binary(std::string_view text) {
 TermBuilder& TermBuilder::charlist(std::string_view text) {
   if (text.empty()) return nil();
   if (text.size() <= 0xFFFF) {
-    ok(ei_x_encode_string_len(x_, text.data(), static_cast<int>(text.size())));
+    ok(ei_x_encode_string_len(room(x_, text.size()), text.data(), static_cast<int>(text.size())));
     return *this;
   }
   list(static_cast<std::uint32_t>(text.size()));
@@ -176,24 +195,24 @@ TermBuilder& TermBuilder::port(const PortParts& port) {
 }
 
 TermBuilder& TermBuilder::tuple(std::uint32_t arity) {
-  ok(ei_x_encode_tuple_header(x_, static_cast<long>(arity)));
+  ok(ei_x_encode_tuple_header(room(x_, 0), static_cast<long>(arity)));
   return *this;
 }
 
 TermBuilder& TermBuilder::map(std::uint32_t pairs) {
-  ok(ei_x_encode_map_header(x_, static_cast<long>(pairs)));
+  ok(ei_x_encode_map_header(room(x_, 0), static_cast<long>(pairs)));
   return *this;
 }
 
 TermBuilder& TermBuilder::list(std::uint32_t length) {
-  if (length > 0) ok(ei_x_encode_list_header(x_, static_cast<long>(length)));
+  if (length > 0) ok(ei_x_encode_list_header(room(x_, 0), static_cast<long>(length)));
   return *this;
 }
 
 TermBuilder& TermBuilder::list_cons() { return list(1); }
 
 TermBuilder& TermBuilder::nil() {
-  ok(ei_x_encode_empty_list(x_));
+  ok(ei_x_encode_empty_list(room(x_, 0)));
   return *this;
 }
 
