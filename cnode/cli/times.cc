@@ -197,8 +197,9 @@ Result<TimeArg> parse_time(std::string_view text) {
 }
 
 std::string format_time(std::int64_t cluster_ns) {
-  const std::int64_t seconds = cluster_ns / kSecond - (cluster_ns % kSecond < 0 ? 1 : 0);
-  const std::int64_t us = (cluster_ns - seconds * kSecond) / 1000;
+  const std::int64_t rest = cluster_ns % kSecond;  // negative before 1970
+  const std::int64_t seconds = cluster_ns / kSecond - (rest < 0 ? 1 : 0);
+  const std::int64_t us = (rest < 0 ? rest + kSecond : rest) / 1000;
   const time_t at = seconds;
   tm t{};
   localtime_r(&at, &t);
@@ -219,7 +220,7 @@ std::string format_duration(std::int64_t ns) {
   if (ns < 1000) return fmt::format("{} ns", ns);
   if (v < 999.5e3) return digits3(v / 1e3, "µs");
   if (v < 999.5e6) return digits3(v / 1e6, "ms");
-  const std::int64_t s = (ns + kSecond / 2) / kSecond;
+  const std::int64_t s = ns / kSecond + (ns % kSecond >= kSecond / 2 ? 1 : 0);
   if (s < 60) return digits3(v / 1e9, "s");
   if (s < 3600) return fmt::format("{} min {} s", s / 60, s % 60);
   if (s < 86400) return fmt::format("{} h {} min", s / 3600, s % 3600 / 60);
