@@ -23,6 +23,8 @@ constexpr Millis kRpcTimeout = 5s;
 constexpr Millis kHelloTimeout = 5s;
 constexpr Millis kFirstBackoff = 250ms, kLastBackoff = 10s;
 constexpr Millis kRefusedRetry = 15s;
+constexpr auto kForgetAfter =
+    10min;  // a node that the user did not name, and that does not come back
 constexpr std::size_t kMaxPings = 64;
 constexpr std::size_t kMaxControls = 256;
 
@@ -124,17 +126,22 @@ void AgentSession::wake() {
 
 Awaitable<void> AgentSession::run(std::shared_ptr<AgentSession> self) {
   Millis backoff = kFirstBackoff;
+  auto last_live = std::chrono::steady_clock::now();
   while (!self->closing_) {
     Status up = co_await self->establish();
     if (self->closing_) break;
     if (up) {
       backoff = kFirstBackoff;
       while (self->state_ == AgentState::live) co_await self->signal_->wait_for(1h);
+      last_live = std::chrono::steady_clock::now();
       // lost: try again at once, then slower.
     } else {
       bool refused = up.error().code == Code::owned_by || up.error().code == Code::refused ||
                      up.error().code == Code::auth_failed;
       self->set_state(refused ? AgentState::refused : AgentState::down, up.error().message);
+      if (!refused && !self->given && std::chrono::steady_clock::now() - last_live > kForgetAfter) {
+        co_return self->agents_.forget(self->peer_);  // found again if it comes back
+      }
       auto until = std::chrono::steady_clock::now() + (refused ? kRefusedRetry : backoff);
       backoff = std::min(backoff * 2, kLastBackoff);
       self->wake_ = false;

@@ -66,6 +66,15 @@ void Agents::consider(const std::string& name, bool given) {
   changed();
 }
 
+void Agents::forget(const std::string& node) {
+  auto it = sessions_.find(node);
+  if (it == sessions_.end()) return;
+  spdlog::info("{}: gone for long; forgotten", node);
+  it->second->close();
+  sessions_.erase(it);
+  changed();
+}
+
 void Agents::on_node_up(const LinkInfo& link) {
   if (!link.hidden) {
     consider(link.node, false);

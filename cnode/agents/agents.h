@@ -61,6 +61,8 @@ class Agents : public NodeObserver {
 
   // --- for AgentSession ---
   void heard_of(std::string_view node) { consider(std::string(node), false); }
+  // Ends the session of a node that is gone for good.
+  void forget(const std::string& node);
   void changed();
   void count(AgentCounter counter) { ++counters_[static_cast<std::size_t>(counter)]; }
   // An agent ended a trace on its node: its limit was reached, or it had to.

@@ -68,14 +68,15 @@ daemon_killed_beyond_the_hold(Config) ->
     Total = rpc(A, scope_counter, pump, [Pid, 1, Total, 20000]),
     D2 = scope_daemon:start(Config, [A], again(D)),
     await_live(A, D2, [A]),
-    %% The gap and the events together make the whole.
+    %% The gap and the events together make the whole. (The agent's own events that the daemon's node went and came may
+    %% have been dropped, too.)
     wait_until(fun() ->
                        {Ks, C} = fetched(A, D2, Pid),
                        case C of
                            #{missing := Gaps = [_ | _]} ->
                                Dropped = [N || #{kind := gap, dropped := N} <- Gaps],
                                lists:all(fun is_integer/1, Dropped)
-                                   andalso length(Ks) + lists:sum(Dropped) =:= Total
+                                   andalso lists:member(length(Ks) + lists:sum(Dropped) - Total, [0, 1, 2])
                                    orelse {length(Ks), Gaps};
                            _ -> {length(Ks), C}
                        end

@@ -48,7 +48,7 @@ with_broker(Config0, Tool, Dir, Json) ->
                        {Es, _} = all_events(Asker, D, #{pid => QueuePid, type => state_change}, newest_first),
                        length(Es) > 100 orelse {states, length(Es)}
                end, 20000),
-    #{state := QueueState} = ask(Asker, D, {get_state_at, QueuePid, {ago, 1, second}}),
+    #{state := QueueState} = ask(Asker, D, {get_state_at, QueuePid, now}),
     true = is_tuple(QueueState),
     %% A message followed across nodes: deliveries from the queue to the consumer's channel.
     #{messages := Flow} = ask(Asker, D, {get_message_flow, QueuePid, Consumer, #{limit => 200}}),
