@@ -14,7 +14,12 @@ defmodule ElixirScopeTest do
   end
 
   setup do
-    {:ok, _} = GenServer.start_link(Echo, nil, name: :elixir_scope)
+    # Supervised: it is gone before the next test begins.
+    start_supervised!(%{
+      id: Echo,
+      start: {GenServer, :start_link, [Echo, nil, [name: :elixir_scope]]}
+    })
+
     %{at: [scope: node()]}
   end
 
