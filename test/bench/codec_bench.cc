@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -89,10 +90,10 @@ int run(const char* path) {
     print_rate.push_back(static_cast<double>(printed) * 1e3 / print_ns);
   }
   std::printf(
-      "{\"validate_ns_per_event\": %.1f, \"decode_batch_ns_per_event\": %.1f, "
+      "{\"figures\": {\"validate_ns_per_event\": %.1f, \"decode_batch_ns_per_event\": %.1f, "
       "\"decode_batch_with_hash_ns_per_event\": %.1f, \"match_hash_ns\": %.1f, \"print_mb_per_s\": "
       "%.1f, "
-      "\"bytes_per_event\": %.1f}\n",
+      "\"bytes_per_event\": %.1f}}\n",
       median(validate_ns), median(decode_ns), median(with_hash_ns), median(hash_ns),
       median(print_rate), static_cast<double>(encoded.size()) / count);
   return sink.sum == 0;
@@ -101,10 +102,11 @@ int run(const char* path) {
 }  // namespace
 }  // namespace scope::codec
 
+// bench_codec [--quick] [FILE]: the batch in test/golden by default. It is quick as it is.
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: codec_bench GENSERVER_MIX.etf\n");
-    return 2;
-  }
-  return scope::codec::run(argv[1]);
+  const std::string last = argc > 1 ? argv[argc - 1] : "";
+  if (!last.empty() && !last.starts_with("--")) return scope::codec::run(last.c_str());
+  const char* top = std::getenv("SCOPE_TOP");  // scripts/bench says where the tree is
+  return scope::codec::run(
+      (std::string(top ? top : ".") + "/test/golden/genserver_mix.etf").c_str());
 }
