@@ -49,8 +49,12 @@ await_nodes(Asker, Daemon, {States, Nodes}) ->
 await_live(Asker, Daemon, Nodes) ->
     await_nodes(Asker, Daemon, {[connected, tracing], [scope_test:node_of(N) || N <- Nodes]}).
 
-%% Every event that matches, by cursor, in order; and the completeness of the last page.
-all_events(Asker, Daemon, Filter, Order) -> pages(Asker, Daemon, Filter#{order => Order, limit => 2000}, []).
+%% Every event that matches, by cursor, in order; and the completeness of the last page. Before anything of a process has
+%% arrived, asking for it is an error; here that is no events, so that a test can wait for them.
+all_events(Asker, Daemon, Filter, Order) ->
+    try pages(Asker, Daemon, Filter#{order => Order, limit => 2000}, [])
+    catch error:{answer, _, {error, {no_such_process, _}}} -> {[], none}
+    end.
 
 pages(Asker, Daemon, Filter, Acc) ->
     #{events := Events, next := Next, completeness := C} = ask(Asker, Daemon, {get_events, Filter}),
