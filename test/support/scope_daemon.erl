@@ -49,7 +49,7 @@ await_nodes(Asker, Daemon, {States, Nodes}) ->
 await_live(Asker, Daemon, Nodes) ->
     await_nodes(Asker, Daemon, {[connected, tracing], [scope_test:node_of(N) || N <- Nodes]}).
 
-%% Every event that matches, by cursor, in order; and the completeness of the last page. Before anything of a process has
+%% Every event that matches, by cursor, in order; and the completeness of all pages together. Before anything of a process has
 %% arrived, asking for it is an error; here that is no events, so that a test can wait for them.
 all_events(Asker, Daemon, Filter, Order) ->
     try pages(Asker, Daemon, Filter#{order => Order, limit => 2000}, [])
@@ -57,10 +57,17 @@ all_events(Asker, Daemon, Filter, Order) ->
     end.
 
 pages(Asker, Daemon, Filter, Acc) ->
-    #{events := Events, next := Next, completeness := C} = ask(Asker, Daemon, {get_events, Filter}),
+    #{next := Next} = Page = ask(Asker, Daemon, {get_events, Filter}),
     case Next of
-        none -> {lists:append(lists:reverse([Events | Acc])), C};
-        _ -> pages(Asker, Daemon, Filter#{cursor => Next}, [Events | Acc])
+        none ->
+            Pages = lists:reverse([Page | Acc]),
+            Missing = lists:usort(lists:append([maps:get(missing, C, []) || #{completeness := C} <- Pages])),
+            {lists:append([E || #{events := E} <- Pages]),
+             case Missing of
+                 [] -> #{complete => true};
+                 _ -> #{complete => false, missing => Missing}
+             end};
+        _ -> pages(Asker, Daemon, Filter#{cursor => Next}, [Page | Acc])
     end.
 
 %% Asks it to end (SIGTERM) and waits for that; the exit status.
