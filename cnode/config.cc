@@ -45,7 +45,7 @@ const Option kOptions[] = {
     {"grace_ms", &Config::grace_ms, milliseconds, kSecond, kDay, false, false,
      "an agent without a daemon for so long removes itself"},
     {"lease_ms", &Config::lease_ms, milliseconds, 500, 60 * kSecond, false, false,
-     "an agent that gets no ping for so long stops shipping"},
+     "a daemon that an agent has not heard of for so long no longer owns it: another may attach"},
     {"ping_ms", &Config::ping_ms, milliseconds, 50, 10 * kSecond, true, false,
      "time between pings to each agent (lease and clock)"},
     {"partition_bytes", &Config::partition_bytes, bytes, 4 * kMiB, 3 * kGiB, false, false,
@@ -58,10 +58,8 @@ const Option kOptions[] = {
      "bytes of batches that may wait for the writer; beyond, agents get no credit"},
     {"query_threads", &Config::query_threads, none, 1, 64, false, false,
      "threads that answer questions"},
-    {"query_deadline_ms", &Config::query_deadline_ms, milliseconds, 100, 60 * kSecond, true, false,
+    {"query_deadline_ms", &Config::query_deadline_ms, milliseconds, 100, 60 * kSecond, false, false,
      "a question is answered, in part if need be, within this time"},
-    {"capture", &Config::capture, none, 0, ~0ull, false, false,
-     "how agents capture: auto or erlang"},
     {"log_level", &Config::log_level, none, 0, ~0ull, true, false, "debug, info, warn or error"},
 };
 
@@ -74,7 +72,6 @@ Status check_enum(std::string_view key, std::string_view text) {
                 std::string(key), std::string(text));
   };
   if (key == "log_level") return one_of({"debug", "info", "warn", "error"});
-  if (key == "capture") return one_of({"auto", "erlang"});
   return {};
 }
 

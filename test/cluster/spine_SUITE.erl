@@ -60,6 +60,7 @@ wrong_requests(Config) ->
     {error, {unknown_node, #{}}} = call(A, D, {start, [{nodes, ['nobody@localhost']}]}),
     {error, {unknown_key, #{}}} = call(A, D, {update_config, ping_mss, 3}),
     {error, {refused, #{}}} = call(A, D, {update_config, hold_bytes, 3}),
+    {error, {refused, #{}}} = call(A, D, {update_config, query_deadline_ms, 300}),
     {ok, _} = call(A, D, {update_config, ping_ms, 300}),
     #{api := 1} = ask(A, D, hello).
 
