@@ -83,8 +83,14 @@ residue(Node) ->
         Names = [N || N <- registered(), lists:prefix("scope_", atom_to_list(N))],
         Traced = [P || P <- processes(), {flags, F} <- [erlang:trace_info(P, flags)], F =/= []],
         New = case erlang:trace_info(new, flags) of {flags, []} -> []; F -> [F] end,
-        Patterns = [{M, Fn, A} || {M, _} <- code:all_loaded(), {Fn, A} <- M:module_info(functions),
+        Patterns = [{M, Fn, A} || {M, _} <- code:all_loaded(), {Fn, A} <- functions(M),
                                   {traced, T} <- [erlang:trace_info({M, Fn, A}, traced)], T =/= false, T =/= undefined],
         [{K, L} || {K, L} <- [{modules, Modules}, {names, Names}, {traced, Traced}, {new, New}, {patterns, Patterns}],
                    L =/= []]
     end).
+
+%% A module that goes while we look has no functions left to trace; that it was there is in the list of modules.
+functions(M) ->
+    try M:module_info(functions)
+    catch error:undef -> []
+    end.
