@@ -1,4 +1,4 @@
-// The grammar of an agent's batches: the only place where it is written. erl/src/scope_tracer.erl produces it,
+// The grammar of an agent's batches: the only place where it is written. erl/agent/scope_tracer.erl produces it,
 // decode_records() reads it; golden bytes in test/golden/batch_*.etf are tested from both languages.
 //
 //   Batch   = {batch, AgentId :: u64, Seq :: u64, ClockPair, Gaps, Cut, Payload}
@@ -11,7 +11,24 @@
 //             trace messages; version 2, because version 1 writes Latin-1 atoms, which the validator refuses.
 //             A binary, so that its size is exact on both sides (credit, hold), a resend encodes nothing, and the
 //             network thread need not look inside. The *bytes of a batch*, for credit, are byte_size of this binary.
-//           | {compact, 1, Strings :: binary, Records :: binary}   the native tracer (its grammar comes with it)
+//           | {compact, 1, Strings :: binary, Records :: binary}   the native tracer; the *bytes* are those of both.
+//             One session may mix both kinds of payload: what the agent's own processes have to tell comes as etf.
+//
+//   Compact, version 1; integers little-endian (the tracer refuses to load on other machines):
+//     Strings = (id:32 length:16 utf8)*      the atoms that Records name by number; each once, in any order
+//     Records = record*                      each begins at a multiple of 8; padding is 0
+//     record  = size:32 kind:8 arity:8 flags:16 time:64 id:32 serial:32 mfa hash original peer payload
+//               size: bytes from here to the payload's end, padding not counted. kind: an EventType's number.
+//               flags: TraceRecord::Flag, of which kSystem, kSystemMessage and kTimeoutNotMessage are left to the reader.
+//               time: raw ns, signed. id, serial: the tracee; 0 0 for the node itself
+//     mfa     = module:32 function:32        of function_entry, _exit, _exception, message_take, state_change and
+//               process_spawn; nothing of other kinds, whose arity is 0
+//     hash    = match hash:64                if kHashed; of the whole term. kHashBounded is exact here
+//     original = bytes:32                    if kTruncated; about the term's external size, as far as it was walked
+//     peer    = one term                     of message_send, process_spawn, process_link and process_unlink
+//     payload = one term or nothing          as TraceRecord::payload; what was left out is the atom '...', as the
+//               Erlang tracer has it (erl/agent/scope_cut.erl)
+//     Terms are external term format in which kTagLocalAtom may stand for an atom, also inside pids.
 //
 //   Event (etf, version 1); trace flags `monotonic_timestamp`, so Ts is integer raw ns; `arity` is always set:
 //     {trace_ts, Pid, call, {M, F, Arity}, Ts}                      function_entry without arguments

@@ -102,7 +102,11 @@ struct TraceRecord {
   // One encoded term (no version magic): arguments (list) · result · {Class, Reason} · message · state ·
   // exit reason · name (atom) · metadata map. Empty: none was captured.
   Bytes payload;
+  // Resolves local atoms inside the payload; lives as long as it. nullptr: it has none.
+  const StringTable* strings = nullptr;
 
+  // REQUIRES !payload.empty()
+  TermView term() const { return TermView::unchecked(payload.data(), strings); }
   bool has(Flag flag) const { return (flags & flag) != 0; }
 };
 

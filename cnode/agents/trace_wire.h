@@ -1,4 +1,4 @@
-// The agent's start request (erl/src/scope_agent.erl, SPEC) made from a TraceSpec, and what agents say of traces read
+// The agent's start request (erl/agent/scope_agent.erl, SPEC) made from a TraceSpec, and what agents say of traces read
 // back. With each start goes `meta`, which the agent keeps and gives back: who asked, until when, and the options as
 // they were asked, so that a restarted daemon knows what goes on. Plain functions, any thread.
 #pragma once

@@ -37,7 +37,7 @@ struct NodeReport {
 Result<NodeReport> verify_node(Client& client, const std::string& node);
 
 // Is this a module (or a registered name, or an initial call's module) of the agent? test/unit/cli holds the list
-// against erl/src.
+// against erl/agent.
 bool is_agent_module(std::string_view module);
 
 }  // namespace scope::node::cli

@@ -396,7 +396,7 @@ many_nodes_json(Config) ->
 the_agent_itself(Config) ->
     Node = scope_test:start_node(Config, traced),
     {0, _} = verify(Config, Node),
-    Sources = filelib:wildcard(filename:join([os:getenv("SCOPE_ROOT"), "erl", "src", "scope_*.erl"])),
+    Sources = filelib:wildcard(filename:join([os:getenv("SCOPE_ROOT"), "erl", "agent", "scope_*.erl"])),
     [begin
          {ok, Module, Beam} = compile:file(Source, [binary, no_debug_info]),
          {module, Module} = scope_test:rpc(Node, code, load_binary, [Module, atom_to_list(Module) ++ ".beam", Beam])

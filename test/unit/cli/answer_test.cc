@@ -215,7 +215,7 @@ TEST_F(Answers, AnyTermIsRendered) {
 }
 
 TEST(VerifyClean, KnowsTheAgentsModules) {
-  const auto sources = std::filesystem::path(__FILE__).parent_path() / "../../../erl/src";
+  const auto sources = std::filesystem::path(__FILE__).parent_path() / "../../../erl/agent";
   int seen = 0;
   for (const auto& file : std::filesystem::directory_iterator(sources)) {
     const auto name = file.path().stem().string();
