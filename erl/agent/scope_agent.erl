@@ -100,7 +100,7 @@
 -spec modules() -> [module()].
 modules() ->
     [scope_agent, scope_sup, scope_guard, scope_trace, scope_tracer, scope_behaviours, scope_hold, scope_cut,
-     scope_hash, scope_beat].
+     scope_hash, scope_beat, scope_patterns, scope_baseline, scope_budget, scope_probe].
 
 -spec init({pid(), map()} | [term()]) -> ok.
 init({Daemon, Opts}) -> start(Daemon, Opts);

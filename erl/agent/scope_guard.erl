@@ -12,7 +12,6 @@
 -define(CHECK_MS, 1000).
 -define(SILENT_MS, 3000).
 -define(CHUNK, 500).
--define(BASELINE, 20000).
 -define(SAMPLE, 16).
 -define(KILLS, 5).              % of the tracer in a minute, and
 -define(OVERLOAD_MS, 30000).    % overload that long: tracing is given up
@@ -22,8 +21,7 @@
                 count = infinity :: integer() | infinity}).
 -record(s, {ctx :: map(), tracer :: pid(),
             starts = #{} :: #{term() => #start{}},
-            set = #{} :: #{{module(), atom(), arity() | '_'} => list()},     % patterns that are set
-            md5 = #{} :: #{module() => binary()},
+            patterns = scope_patterns:new() :: scope_patterns:patterns(),
             checked :: integer(), checked_raw :: integer(), lost = none :: none | integer(),
             overloads = [] :: [integer()], since = 0 :: integer(),   % ms: of the last ones; when this spell began
             kills = [] :: [integer()], settings = #{} :: map(),
@@ -104,12 +102,12 @@ request(status, S = #s{ctx = Ctx, tracer = Tracer}) ->
                undefined -> #{queue => 0, memory => 0}
            end,
     {{ok, Info#{tracing => maps:map(fun(_, #start{spec = Spec}) -> Spec end, S#s.starts),
-                patterns => map_size(S#s.set),
+                patterns => length(scope_patterns:all(S#s.patterns)),
                 processes => lists:sum([map_size(P) || #start{pids = P} <- maps:values(S#s.starts)]),
                 captured => scope_beat:captured(Ctx), discarded => scope_beat:discarded(Ctx)}}, S};
 request(verify, S = #s{tracer = Tracer}) ->
     Traced = length([P || P <- processes(), scope_trace:tracer_of(P) =:= Tracer]),
-    {{ok, #{patterns => maps:keys(S#s.set), traced => Traced,
+    {{ok, #{patterns => scope_patterns:all(S#s.patterns), traced => Traced,
             processes => [N || N <- [scope_agent, scope_sup, scope_guard, scope_tracer], whereis(N) =/= undefined]}}, S};
 request(_, S) -> {{error, unknown_request}, S}.
 
@@ -225,82 +223,13 @@ flush_tracer(#s{tracer = Tracer}) ->
 
 %% --- patterns --------------------------------------------------------------------------------------------------------
 
-%% Every pattern that the starts ask for. A behaviour's role goes before what calls and returns ask of a function.
-desired(Starts) ->
-    Calls = maps:fold(fun(_, #start{spec = Spec}, M) -> calls(Spec, M) end, #{}, Starts),
-    Specs = maps:map(fun(_, Wants) -> match_spec(Wants) end, Calls),
-    Roles = [P || #start{behaviours = B} <- maps:values(Starts), {_, _, Ps} <- B, P <- Ps],
-    maps:merge(Specs, lists:foldl(fun({MFA, Clauses}, M) ->
-                                          Before = maps:get(MFA, M, []),
-                                          M#{MFA => Before ++ (Clauses -- Before)}
-                                  end, #{}, Roles)).
+desired(Starts) -> scope_patterns:desired([{Spec, B} || #start{spec = Spec, behaviours = B} <- maps:values(Starts)], true).
 
-calls(#{events := Events, modules := Modules, mfas := Mfas, args := Args}, Acc) ->
-    Returns = lists:member(returns, Events),
-    case Returns orelse lists:member(calls, Events) of
-        false -> Acc;
-        true ->
-            Wants = [args || Args] ++ [returns || Returns],
-            lists:foldl(fun(P, M) -> M#{P => lists:usort(Wants ++ maps:get(P, M, []))} end, Acc,
-                        [{M, '_', '_'} || M <- Modules] ++ Mfas)
+set_patterns(Wanted, S = #s{patterns = Patterns, ctx = Ctx}) ->
+    case scope_patterns:set(Wanted, Patterns, Ctx) of
+        {ok, Matched, New} -> {ok, Matched, S#s{patterns = New}};
+        {error, _} = Error -> Error
     end.
-
-match_spec(Wants) ->
-    Actions = [{exception_trace} || lists:member(returns, Wants)]
-        ++ [{message, {{args, '$_'}}} || lists:member(args, Wants)],
-    [{'_', [], Actions}].
-
-%% From what is set to what is wanted, module by module; wide patterns before narrow ones, which they overwrite.
-set_patterns(Wanted, S = #s{set = Set}) ->
-    Changed = [P || P <- maps:keys(maps:merge(Set, Wanted)), maps:find(P, Set) =/= maps:find(P, Wanted)],
-    Modules = lists:usort([M || {M, _, _} <- Changed]),
-    lists:foreach(fun(M) -> code:ensure_loaded(M) end, [M || M <- Modules, not erlang:module_loaded(M)]),
-    New = [P || P <- Changed, not is_map_key(P, Set)],
-    case foreign(New, Set) of
-        [] ->
-            intend(maps:keys(maps:merge(Set, Wanted)), S),
-            scope_trace:set_canary(),
-            Matched = maps:from_list(lists:append([set_module(M, Wanted, Set) || M <- Modules])),
-            intend(maps:keys(Wanted), S),
-            Md5 = maps:from_list([{M, md5(M)} || {M, _, _} <- maps:keys(Wanted)]),
-            {ok, Matched, S#s{set = Wanted, md5 = Md5}};
-        [MFA | _] ->
-            {error, {pattern_owned, MFA, scope_trace:owner_of_patterns(S#s.tracer)}}
-    end.
-
-intend(Patterns, #s{ctx = #{sup := Sup}, tracer = Tracer}) ->
-    Sup ! {patterns, Patterns},
-    Tracer ! {patterns, Patterns},
-    ok.
-
-set_module(M, Wanted, Set) ->
-    Was = [P || P = {Mod, _, _} <- maps:keys(Set), Mod =:= M],
-    Will = [P || P = {Mod, _, _} <- maps:keys(Wanted), Mod =:= M],
-    Wide = fun({_, F, A}) -> F =:= '_' orelse A =:= '_' end,
-    Again = lists:any(Wide, Was ++ Will),
-    [scope_trace:clear_pattern(P) || P <- Was, Again orelse not lists:member(P, Will)],
-    {WideOnes, Narrow} = lists:partition(Wide, Will),
-    [{P, scope_trace:set_pattern(P, map_get(P, Wanted))}
-     || P <- lists:sort(fun wider/2, WideOnes) ++ Narrow, Again orelse maps:find(P, Wanted) =/= maps:find(P, Set)].
-
-wider({_, '_', _}, _) -> true;
-wider(_, {_, '_', _}) -> false;
-wider(A, B) -> A =< B.
-
-%% Functions under the new patterns that have a pattern which we did not set.
-foreign(New, Set) ->
-    [MFA || P <- New, MFA <- functions(P), not covered(MFA, Set),
-            {traced, How} <- [erlang:trace_info(MFA, traced)], How =:= local orelse How =:= global].
-
-functions({M, F, A}) ->
-    All = try M:module_info(functions) catch error:undef -> [] end,
-    [{M, F1, A1} || {F1, A1} <- All, F =:= '_' orelse F =:= F1, A =:= '_' orelse A =:= A1].
-
-covered({M, F, A}, Set) ->
-    is_map_key({M, F, A}, Set) orelse is_map_key({M, F, '_'}, Set) orelse is_map_key({M, '_', '_'}, Set).
-
-md5(M) ->
-    try M:module_info(md5) catch error:undef -> none end.
 
 %% --- processes -------------------------------------------------------------------------------------------------------
 
@@ -346,53 +275,10 @@ in_chunks(Fun, List, 0) ->
     in_chunks(Fun, List, ?CHUNK);
 in_chunks(Fun, [H | T], N) -> [Fun(H) | in_chunks(Fun, T, N - 1)].
 
-%% What is known of the processes before their first event, from a process that may be kept waiting.
 baseline(Pids, S = #s{tracer = Tracer}) ->
-    {Some, More} = case length(Pids) > ?BASELINE of
-                       true -> {lists:sublist(Pids, ?BASELINE), length(Pids) - ?BASELINE};
-                       false -> {Pids, 0}
-                   end,
-    _ = spawn(fun() -> baseline(Some, Tracer, mono()) end),
+    {Told, More} = scope_baseline:start(Pids, Tracer),
     _ = [gap({baseline_limit, More, mono(), mono()}, S) || More > 0],
-    length(Some).
-
-baseline([], _, _) -> ok;
-baseline(Pids, Tracer, Ts) ->
-    {Some, Rest} = case length(Pids) > 100 of true -> lists:split(100, Pids); false -> {Pids, []} end,
-    Tracer ! {events, [{scope, alive, P, About, Ts} || P <- Some, About <- [about(P)], About =/= dead]},
-    receive after 1 -> ok end,
-    baseline(Rest, Tracer, Ts).
-
-about(Pid) ->
-    case process_info(Pid, [registered_name, links, initial_call, total_heap_size]) of
-        undefined -> dead;
-        [{_, Name}, {_, Links}, {_, Initial}, {_, Words}] ->
-            Dictionary = case Words < 131072 of
-                             true -> process_info(Pid, dictionary);
-                             false -> undefined
-                         end,
-            Call = case Dictionary of
-                       {_, D} -> proplists:get_value('$initial_call', D, Initial);
-                       _ -> Initial
-                   end,
-            maps:merge(#{initial_call => Call, links => lists:sublist([P || P <- Links, is_pid(P)], 100)},
-                       maps:merge(case Name of [] -> #{}; _ -> #{name => Name} end, parent(Pid, Dictionary)))
-    end.
-
-parent(Pid, Dictionary) ->
-    try process_info(Pid, parent) of
-        {parent, P} when is_pid(P) -> #{parent => P};
-        _ -> #{}
-    catch
-        error:badarg ->         % OTP 24 and before
-            case Dictionary of
-                {_, D} -> case proplists:get_value('$ancestors', D) of
-                              [P | _] when is_pid(P) -> #{parent => P};
-                              _ -> #{}
-                          end;
-                _ -> #{}
-            end
-    end.
+    Told.
 
 %% To the session, not by way of the tracer, which may be killed before it has told.
 gap(Gap, #s{ctx = #{session := Session}}) ->
@@ -447,15 +333,9 @@ names(Id, Start = #start{spec = #{names := Names, children := Follow, pids := Gi
             S#s{starts = Starts}
     end.
 
-check(S = #s{set = Set, tracer = Tracer}) ->
+check(S = #s{tracer = Tracer}) ->
     Now = mono(),
-    Lost = [P || {P = {_, F, A}, MS} <- maps:to_list(Set), is_integer(A), F =/= '_', still_there(P),
-                 scope_trace:pattern_state(P, MS) =/= ours]
-        ++ [P || {P = {M, F, A}, MS} <- maps:to_list(Set), F =:= '_' orelse A =:= '_',
-                 MFA <- lists:sublist(functions({M, F, A}), 1), not is_map_key(MFA, Set),
-                 scope_trace:pattern_state(MFA, MS) =/= ours],
-    Canary = map_size(Set) > 0 andalso not scope_trace:canary_sings(),
-    Reloaded = lists:usort([M || {M, _, _} <- Lost, not Canary, was_reloaded(M, S)]),
+    {Lost, Canary, Reloaded} = scope_patterns:lost(S#s.patterns),
     Gone = sample_lost(S),
     S1 = S#s{checked = now_ms(), checked_raw = Now},
     case {Lost, Gone} of
@@ -470,31 +350,16 @@ check(S = #s{set = Set, tracer = Tracer}) ->
     end.
 
 %% What somebody has put in the place of ours is his now.
-lost(Lost, S = #s{set = Set, lost = Before}) ->
-    Taken = [P || P = {_, _, _} <- Lost, is_taken(P, Set)],
+lost(Lost, S = #s{patterns = Patterns, lost = Before}) ->
+    Taken = scope_patterns:taken(Lost, Patterns),
     if
-        Taken =/= [] -> stop_all(lost, S#s{set = maps:without(Taken, Set)});
+        Taken =/= [] -> stop_all(lost, S#s{patterns = scope_patterns:without(Taken, Patterns)});
         Lost =:= [] -> rearm(S);
         Before =:= none -> rearm(S#s{lost = now_ms()});
         true -> stop_all(lost, S)
     end.
 
-%% With the same code, too: what was current is old then. (The other patterns still stand: nobody wiped them.)
-was_reloaded(M, #s{md5 = Md5}) -> md5(M) =/= maps:get(M, Md5, none) orelse erlang:check_old_code(M).
-
-is_taken(P = {_, F, A}, Set) ->
-    lists:any(fun(MFA) -> scope_trace:pattern_state(MFA, map_get(P, Set)) =:= other end,
-              case F =:= '_' orelse A =:= '_' of
-                  true -> [MFA || MFA <- lists:sublist(functions(P), 1), not is_map_key(MFA, Set)];
-                  false -> [P]
-              end).
-
-rearm(S = #s{set = Set}) ->
-    scope_trace:set_canary(),
-    _ = [set_module(M, Set, #{}) || M <- lists:usort([M || {M, _, _} <- maps:keys(Set)])],
-    reapply(S#s{md5 = maps:from_list([{M, md5(M)} || {M, _, _} <- maps:keys(Set)])}).
-
-still_there({M, F, A}) -> lists:member({F, A}, try M:module_info(functions) catch error:undef -> [] end).
+rearm(S = #s{patterns = Patterns}) -> reapply(S#s{patterns = scope_patterns:rearm(Patterns)}).
 
 vsn(M) ->
     case try M:module_info(attributes) catch error:undef -> [] end of
@@ -543,10 +408,10 @@ overload(From, S = #s{overloads = Before, since = Since0}) ->
         false -> pause(tracing_paused, From, backoff(10, length(Recent) - 5), S1)
     end.
 
-tracer_lost(From, S = #s{kills = Before, set = Set, tracer = Tracer}) ->
+tracer_lost(From, S = #s{kills = Before, patterns = Patterns, tracer = Tracer}) ->
     Now = now_ms(),
     Kills = [Now | [T || T <- Before, Now - T < 60000]],
-    Tracer ! {patterns, maps:keys(Set)},
+    Tracer ! {patterns, scope_patterns:all(Patterns)},
     Tracer ! {configure, S#s.settings},
     S1 = S#s{kills = Kills},
     if
@@ -567,8 +432,8 @@ pause(Reason, From, Delay, S = #s{paused = Paused}) ->
                  end}.
 
 -spec finish(#s{}) -> no_return().
-finish(#s{ctx = #{session := Session, sup := Sup}, tracer = Tracer, set = Set}) ->
-    ok = scope_trace:finish(Tracer, maps:keys(Set), [Session, Sup]),
+finish(#s{ctx = #{session := Session, sup := Sup}, tracer = Tracer, patterns = Patterns}) ->
+    ok = scope_trace:finish(Tracer, scope_patterns:all(Patterns), [Session, Sup]),
     exit(normal).
 
 now_ms() -> erlang:monotonic_time(millisecond).
