@@ -74,8 +74,9 @@ class BlockEncoder {
 Result<Rows> read_block(Bytes block, const RowFilter& filter, NameSource& names,
                         std::shared_ptr<Arena> arena);
 
-// Is a row of this type wanted by the filter, and this process?
+// Is this process wanted by the filter? Are this record's function and match hash?
 bool wants_process(const RowFilter& filter, const ProcessId& process);
+bool wants_record(const RowFilter& filter, const codec::TraceRecord& record);
 
 // A process's events in eight classes, for the directory.
 constexpr std::uint8_t class_of(codec::EventType type) {

@@ -318,7 +318,8 @@ class Reader {
 
  private:
   Status scan(std::size_t incarnation, std::size_t process);
-  Status emit(const ProcessId& process, std::size_t incarnation, std::size_t in_frame);
+  Result<bool> emit(const ProcessId& process, std::size_t incarnation, std::size_t in_frame);
+  Result<bool> wants_mfa(NameId id);
   Status read_peer(Peer& peer, std::size_t incarnation, std::size_t i);
   Status set_node(std::size_t index, Peer& peer);
   Status fill_payloads();
@@ -334,6 +335,7 @@ class Reader {
   Frame frame_{head_};
   std::vector<StoredRow> rows_;
   std::vector<Place> places_;
+  boost::unordered_flat_map<NameId, bool> wanted_mfas_;
 };
 
 // Backwards, so that each frame is decoded once and the newest row of a process comes first; reversed at the end.
@@ -385,14 +387,31 @@ Status Reader::scan(std::size_t incarnation, std::size_t process) {
     RETURN_IF_ERROR(frame_.open_times());
     if (filter_.until && frame_.times[i] > filter_.until->ns) continue;
     if (filter_.from && frame_.times[i] < filter_.from->ns) break;  // older ones follow
-    RETURN_IF_ERROR(emit(id, incarnation, i));
-    if (filter_.newest_only) break;
+    ASSIGN_OR_RETURN(const bool wanted, emit(id, incarnation, i));
+    if (wanted && filter_.newest_only) break;
   }
   return {};
 }
 
-Status Reader::emit(const ProcessId& process, std::size_t incarnation, std::size_t i) {
+Result<bool> Reader::wants_mfa(NameId id) {
+  if (filter_.mfas.empty()) return true;
+  const auto [it, fresh] = wanted_mfas_.try_emplace(id, false);
+  if (fresh) {
+    ASSIGN_OR_RETURN(const auto mfa, names_.mfa(id));
+    it->second = std::ranges::any_of(filter_.mfas, [&](const auto& p) { return p.matches(mfa); });
+  }
+  return it->second;
+}
+
+Result<bool> Reader::emit(const ProcessId& process, std::size_t incarnation, std::size_t i) {
+  ASSIGN_OR_RETURN(const bool wanted, wants_mfa(static_cast<NameId>(frame_.kinds[kMfa][i])));
+  if (!wanted) return false;
+  const bool hashed = (frame_.kinds[kFlags][i] & TraceRecord::kHashed) != 0;
+  if (!filter_.match_hashes.empty() && !hashed) return false;
   RETURN_IF_ERROR(frame_.open_rest());
+  if (!filter_.match_hashes.empty() &&
+      !std::ranges::binary_search(filter_.match_hashes, frame_.rest[kHash][frame_.hash_at[i]]))
+    return false;
   auto& row = rows_.emplace_back();
   row.process = process;
   auto& r = row.record;
@@ -408,7 +427,8 @@ Status Reader::emit(const ProcessId& process, std::size_t incarnation, std::size
   const auto kind = frame_.rest[kPeerKind][i];
   if (kind > static_cast<unsigned>(Peer::Kind::port)) return corrupt("frame's rest");
   r.peer.kind = static_cast<Peer::Kind>(kind);
-  return r.peer.kind == Peer::Kind::none ? Status{} : read_peer(r.peer, incarnation, i);
+  if (r.peer.kind != Peer::Kind::none) RETURN_IF_ERROR(read_peer(r.peer, incarnation, i));
+  return true;
 }
 
 Status Reader::set_node(std::size_t index, Peer& peer) {
@@ -462,6 +482,16 @@ bool wants_process(const RowFilter& filter, const ProcessId& process) {
       !std::ranges::binary_search(filter.incarnations, process.incarnation))
     return false;
   return filter.processes.empty() || std::ranges::binary_search(filter.processes, process);
+}
+
+bool wants_record(const RowFilter& filter, const TraceRecord& record) {
+  if (!filter.match_hashes.empty() &&
+      (!record.has(TraceRecord::kHashed) ||
+       !std::ranges::binary_search(filter.match_hashes, record.match_hash)))
+    return false;
+  return filter.mfas.empty() || std::ranges::any_of(filter.mfas, [&](const auto& pattern) {
+           return pattern.matches(record.mfa);
+         });
 }
 
 Result<Rows> read_block(Bytes block, const RowFilter& filter, NameSource& names,

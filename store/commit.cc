@@ -132,6 +132,7 @@ Status Writer::commit() {
     before.try_emplace(batch.incarnation(),
                        state_.incarnations.info(batch.incarnation()).last_committed_seq);
     state_.incarnations.set_committed(batch.incarnation(), batch.seq);
+    if (batch.cut) state_.incarnations.set_complete(batch.incarnation(), *batch.cut);
   }
 
   const auto write = [&]() -> Status {

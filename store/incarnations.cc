@@ -4,7 +4,7 @@
 
 namespace scope::store {
 namespace {
-constexpr unsigned kVersion = 1;
+constexpr unsigned kVersion = 2;
 }
 
 std::string_view NodePool::intern(std::string_view text) {
@@ -38,8 +38,9 @@ Status Incarnations::load(const lmdb::Txn& txn, lmdb::Dbi dbi) {
     info.last_committed_seq = in.u64();
     info.first_seen.ns = in.i64();
     info.node = in.text();
-    if (version != kVersion || !in.done() || info.number != entries_.size() + 1 || info.home < 1 ||
-        info.home > info.number)
+    if (version == kVersion && in.left() > 0) info.complete_until = RawTime{in.i64()};
+    if (version < 1 || version > kVersion || !in.done() || info.number != entries_.size() + 1 ||
+        info.home < 1 || info.home > info.number)
       return fail(Code::corrupt, "the table of incarnations is damaged");
     add(std::move(info));
     ASSIGN_OR_RETURN(found, cursor.next());
@@ -58,6 +59,7 @@ Status Incarnations::store(lmdb::Txn& txn, lmdb::Dbi dbi, bool everything) const
     out.u64(info.last_committed_seq);
     out.i64(info.first_seen.ns);
     out.text(info.node);
+    if (info.complete_until) out.i64(info.complete_until->ns);
     return txn.put(dbi, incarnation_key(info.number), out.bytes());
   };
   if (everything) {
@@ -103,6 +105,11 @@ Incarnation Incarnations::home_of(std::string_view node, std::uint32_t creation,
 void Incarnations::set_committed(Incarnation n, std::uint64_t seq) {
   entries_[n - 1].last_committed_seq = seq;
   dirty_.insert(n);
+}
+
+void Incarnations::set_complete(Incarnation n, RawTime until) {
+  auto& known = entries_[n - 1].complete_until;
+  if (!known || *known < until) known = until;
 }
 
 }  // namespace scope::store

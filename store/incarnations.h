@@ -1,7 +1,8 @@
 // Incarnations: the permanent table of (node, creation, agent id), with small numbers that are never reused. The
 // writer owns it; readers get copies (all()). Rows travel to each new partition at a roll, so no drop loses one.
 //
-//   row = version:1 (1) home:4 creation:4 agent_id:8 last_seq:8 first_seen:8 node:text
+//   row = version:1 (2) home:4 creation:4 agent_id:8 last_seq:8 first_seen:8 node:text [complete_until:8]
+//         (version 1 had no complete_until)
 //
 // Life   The text of a node's name, as node() gives it, lives as long as the NodePool: batches of the tail hold it.
 // Bound  Nodes that are only heard of (agent id 0) are numbered up to kMaxHeardOf; more get no number, and are counted.
@@ -56,6 +57,8 @@ class Incarnations {
   }  // REQUIRES exists(n)
   std::string_view node(Incarnation n) const { return names_[n - 1]; }  // REQUIRES exists(n)
   void set_committed(Incarnation n, std::uint64_t seq);
+  void set_complete(Incarnation n,
+                    RawTime until);  // never goes back; stored with the next set_committed
   const std::vector<IncarnationInfo>& all() const { return entries_; }  // by number, ascending
   std::shared_ptr<const NodePool> pool() const { return pool_; }
   std::uint64_t refused() const { return refused_; }

@@ -167,6 +167,7 @@ Result<std::shared_ptr<TailBatch>> decode_batch(const TailInput& input,
   ASSIGN_OR_RETURN(const auto header, codec::read_batch_header(input.message));
   auto batch = empty_batch(input);
   batch->nodes = incarnations.pool();
+  if (input.seq != 0) batch->cut = header.cut;
   batch->rows.reserve(batch->message.size() / 128 + 1);  // a realistic event has 154 bytes
   const auto& info = incarnations.info(input.incarnation);
   const codec::DecodeContext context{hash_key, incarnations.node(input.incarnation), info.creation};

@@ -31,6 +31,7 @@ struct TailBatch {
   std::vector<std::uint32_t> lifecycle;  // rows that lives and names are made from
   std::uint32_t types = 0;
   UnitRange range;
+  std::optional<RawTime> cut;  // nothing older will come from this agent; none in the store's own
   std::uint64_t malformed = 0, gaps = 0;
 
   Incarnation incarnation() const { return range.incarnation; }

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -34,6 +35,7 @@ struct IncarnationInfo {
   std::uint64_t agent_id = 0;  // 0: only heard of
   std::uint64_t last_committed_seq = 0;
   ClusterTime first_seen;
+  std::optional<RawTime> complete_until;  // as of the last commit; View::complete_until knows more
 };
 
 // One version of the clock model of one incarnation:  cluster = raw + offset, and the true offset lies in
@@ -97,14 +99,89 @@ struct Unit {
   std::uint32_t partition = 0, block = 0;  // for View's own use and for `explain`
 };
 
+// Functions: an empty `function` means all of the module; no arity means any.
+struct MfaPattern {
+  std::string_view module, function;
+  std::optional<std::uint8_t> arity;
+  bool matches(const codec::Mfa& mfa) const {
+    return mfa.module == module && (function.empty() || mfa.function == function) &&
+           (!arity || mfa.arity == *arity);
+  }
+};
+
+// All conditions hold together; spans outlive the call.
 struct RowFilter {
-  std::span<const ProcessId> processes;       // ascending; empty: all
-  std::span<const Incarnation> incarnations;  // ascending; empty: all
-  std::uint32_t types = ~0u;                  // bits as in Unit::types
+  std::span<const ProcessId> processes;         // ascending; empty: all
+  std::span<const Incarnation> incarnations;    // ascending; empty: all
+  std::uint32_t types = ~0u;                    // bits as in Unit::types
+  std::span<const MfaPattern> mfas;             // any of them; empty: all rows
+  std::span<const std::uint64_t> match_hashes;  // ascending; any of them; empty: all rows
   std::optional<RawTime> from,
       until;            // inclusive, on the row's raw time; only for a single-incarnation filter
   bool payload = true;  // false: payload stays empty (fewer bytes to decompress)
   bool newest_only = false;  // per process only its newest matching row
+};
+
+// ---- the indexes ----------------------------------------------------------------------------------------------------
+
+struct TimeRange {  // raw times of one incarnation, both inclusive
+  Incarnation incarnation = kNoIncarnation;
+  RawTime from, until;
+};
+
+// What rows are looked for. Which units can hold one: View::candidates. Observed trace ids join when something records
+// them.
+struct Selection {
+  RowFilter rows;  // payload and newest_only do not matter here
+  std::span<const TimeRange>
+      times;  // ascending, one per incarnation, others match no row; empty: all times
+  // Each occurs, as these bytes (ASCII letters in either case), inside one binary, atom or string of the row's payload.
+  // Fewer than three letters or digits in a row skip nothing.
+  std::span<const std::string_view> texts;
+};
+
+// Never too few: every matching row is in one of `units`. Those may hold none, too.
+struct Candidates {
+  struct Step {              // for `explain`
+    std::string_view index;  // "time", "process", "type", "mfa", "hash", "text": the order of use
+    std::uint32_t before = 0, after = 0;  // units
+  };
+  std::vector<std::uint32_t> units;  // places in View::units(), ascending
+  std::vector<Step> steps;
+  std::uint32_t unindexed = 0;  // of `units`: judged by their statistics only (tail, damaged index)
+};
+
+// Rows of one type and function within one second of one incarnation's raw clock. mfa: none for rows without one.
+struct RollupCell {
+  Incarnation incarnation = kNoIncarnation;
+  std::int64_t second = 0;  // rows with second * 10^9 <= raw time < (second + 1) * 10^9
+  codec::EventType type = codec::EventType::gap;
+  codec::Mfa mfa;  // its text is valid during the call
+  std::uint64_t rows = 0;
+};
+// Sends of one process to one receiver, as it was named by the sender.
+struct EdgeCell {
+  ProcessId sender;
+  codec::Peer
+      receiver;  // its texts are valid during the call; of an alias only its node: aliases share a cell
+  RawTime oldest, newest;
+  std::uint64_t rows = 0;
+};
+using RollupSink = std::function<void(const RollupCell&)>;
+using EdgeSink = std::function<void(const EdgeCell&)>;
+
+// Which cells are wanted. A range's ends need not be whole seconds: only cells of seconds that lie wholly inside it are
+// given; the caller counts the rest, less than a second at each end, from rows.
+struct RollupSpec {
+  std::uint32_t types = ~0u;
+  std::span<const Incarnation> incarnations;  // ascending; empty: all
+  std::span<const MfaPattern> mfas;           // any of them; empty: all
+  std::span<const TimeRange> times;           // as in Selection
+};
+struct RollupInfo {
+  std::vector<std::uint32_t>
+      missing;  // units whose rows are in no cell (damaged): a part of the answer is unknown
+  std::uint32_t read = 0;  // units of which rows were read because no rollup was stored
 };
 
 class View {
@@ -115,6 +192,20 @@ class View {
   virtual Lsn upper() const = 0;                    // the last LSN that the view shows
   virtual std::span<const IncarnationInfo> incarnations() const = 0;  // by number, ascending
   virtual std::span<const ClockVersion> clocks() const = 0;           // by incarnation, then raw_at
+
+  // All that this incarnation's agent recorded before that raw time is in the view: nothing older will come. It never
+  // goes back. nullopt: not known.
+  virtual std::optional<RawTime> complete_until(Incarnation incarnation) const;
+
+  // The units that can hold rows which meet all of the selection.
+  virtual Candidates candidates(const Selection& selection) const;
+
+  // Sums over what the view shows. One key may come in several cells (of several segments, of late batches): add them
+  // up. Cells are keyed by the rows' own times, so late batches change nothing but their cells.
+  virtual Result<RollupInfo> rollup(const RollupSpec& spec, const RollupSink& sink) const;
+  // Edges out of `senders` (ascending; empty: all); cells are not cut at times: one that lies only partly in a range of
+  // the caller's must be recounted from the sender's rows.
+  virtual Result<RollupInfo> edges(std::span<const ProcessId> senders, const EdgeSink& sink) const;
 
   // The rows of `unit` that match. Errors: corrupt (the block is named; callers count it as a gap), closed.
   virtual Result<Rows> read(const Unit& unit, const RowFilter& filter) const = 0;

@@ -28,6 +28,7 @@ class ViewImpl final : public View {
   std::span<const IncarnationInfo> incarnations() const override { return *p_.incarnations; }
   std::span<const ClockVersion> clocks() const override { return *p_.clocks; }
   Result<Rows> read(const Unit& unit, const RowFilter& filter) const override;
+  std::optional<RawTime> complete_until(Incarnation n) const override;
   Result<std::vector<Life>> lives(ProcessId process,
                                   std::shared_ptr<const void>& owner) const override;
   Result<std::vector<NameSpell>> name_spells(std::string_view node, std::string_view name,
@@ -67,6 +68,16 @@ std::span<const Unit> ViewImpl::units() const {
   return units_;
 }
 
+// As of the last commit, and what the tail says beyond.
+std::optional<RawTime> ViewImpl::complete_until(Incarnation n) const {
+  if (n < 1 || n > p_.incarnations->size()) return std::nullopt;
+  auto out = (*p_.incarnations)[n - 1].complete_until;
+  for (const auto& batch : p_.tail) {
+    if (batch->incarnation() == n && batch->cut && (!out || *out < *batch->cut)) out = batch->cut;
+  }
+  return out;
+}
+
 Result<Rows> ViewImpl::read(const Unit& unit, const RowFilter& filter) const {
   if (unit.tail) return read_tail(unit, filter);
   auto rows = read_sealed(unit, filter);
@@ -89,7 +100,8 @@ Result<Rows> ViewImpl::read_tail(const Unit& unit, const RowFilter& filter) cons
   for (const auto& row : batch.rows) {
     const auto& r = row.record;
     if ((filter.types & type_bit(r.type)) == 0 || (filter.until && r.time > *filter.until) ||
-        (filter.from && r.time < *filter.from) || !wants_process(filter, row.process))
+        (filter.from && r.time < *filter.from) || !wants_process(filter, row.process) ||
+        !wants_record(filter, r))
       continue;
     found.push_back(&row);
   }
