@@ -1,416 +1,33 @@
-// Reads the grammar of capture_record.h. One pass over each event with the unchecked readers: TermView::element() would
-// walk every term several times, and this runs for every event of a cluster.
+// A batch's header and gaps; its events are read by etf_record.cc and compact_record.cc.
 #include "ei_codec/capture_record.h"
 
-#include <limits>
-
-#include "ei_codec/term_tags.h"
+#include "ei_codec/record_parts.h"
 
 namespace scope::codec {
 namespace {
 
-using namespace etf;
-
-constexpr std::string_view kCutTag = "$scope_cut";
-
-// The names of the events' second or third element, told apart by length and text.
-enum class Name : std::uint8_t {
-  unknown,
-  call,
-  return_from,
-  exception_from,
-  send,
-  send_to_dead,
-  receive,
-  spawn,
-  spawned,
-  exit,
-  link,
-  unlink,
-  reg,
-  unreg,
-  alive,
-  checkpoint,
-  code_load,
-  node_up,
-  node_down
-};
-
-struct NameText {
-  std::string_view text;
-  Name name;
-};
-constexpr NameText kTraceNames[] = {
-    {"call", Name::call},
-    {"send", Name::send},
-    {"receive", Name::receive},
-    {"return_from", Name::return_from},
-    {"exception_from", Name::exception_from},
-    {"send_to_non_existing_process", Name::send_to_dead},
-    {"spawn", Name::spawn},
-    {"spawned", Name::spawned},
-    {"exit", Name::exit},
-    {"link", Name::link},
-    {"getting_linked", Name::link},
-    {"unlink", Name::unlink},
-    {"getting_unlinked", Name::unlink},
-    {"register", Name::reg},
-    {"unregister", Name::unreg},
-};
-constexpr NameText kScopeNames[] = {
-    {"alive", Name::alive},     {"checkpoint", Name::checkpoint}, {"code_load", Name::code_load},
-    {"node_up", Name::node_up}, {"node_down", Name::node_down},
-};
-
-template <std::size_t N>
-Name name_of(const NameText (&names)[N], std::string_view text) {
-  for (const NameText& entry : names) {
-    if (entry.text == text) return entry.name;
+// {etf, 1, Events} or {compact, 1, Strings, Records}
+Status read_payload(const TermView& payload, BatchHeader& out) {
+  out.compact = payload.is_tuple("compact", 4);
+  if (!out.compact && !payload.is_tuple("etf", 3)) {
+    return fail(Code::malformed, "a batch's payload is of a kind that this daemon does not know");
   }
-  return Name::unknown;
-}
-
-// Reads one event, whose elements' places are known from the validation, so that no term is walked to find the next.
-// The readers answer false where the grammar is broken. There are no local atoms in this payload.
-class EventReader {
- public:
-  explicit EventReader(const DecodeContext& context) : context_(context) {}
-
-  // The record is whole only if it answers true.
-  bool read(const std::byte* begin, std::uint32_t event, std::span<const std::uint32_t> elements,
-            TraceRecord& out);
-
- private:
-  bool trace(TraceRecord& out);
-  bool scope(TraceRecord& out);
-  bool call(TraceRecord& out);
-  bool pid(unsigned index, LocalPid& out) const;
-  bool peer_pid(const std::byte* at, Peer& out) const;
-  bool peer(const std::byte* at, Peer& out) const;
-  bool spawn_mfa(unsigned index, TraceRecord& out);
-  bool time(TraceRecord& out) const;  // always the last element
-  bool atom(unsigned index, std::string_view& text) const {
-    return read_atom(at(index), nullptr, text) != nullptr;
+  ListView it = *payload.elements();
+  const auto next = [&it] {
+    it.next();
+    return it.item();
+  };
+  if (next().integer() != 1) {
+    return fail(Code::malformed,
+                "a batch's payload is of a version that this daemon does not know");
   }
-  bool payload(unsigned index, TraceRecord& out) { return payload(at(index), at(index + 1), out); }
-  bool payload(const std::byte* start, const std::byte* end, TraceRecord& out);
-  void message(TraceRecord& out, bool received) const;
-
-  unsigned arity() const { return static_cast<unsigned>(elements_.size()); }
-  const std::byte* at(unsigned index) const { return begin_ + elements_[index]; }
-
-  const DecodeContext& context_;
-  const std::byte* begin_ = nullptr;
-  std::span<const std::uint32_t> elements_;  // offsets from begin_
-  std::optional<std::uint64_t> given_hash_;  // by the last cut payload
-};
-
-// Past the head of a tuple of that size; nullptr if it is none.
-const std::byte* enter_tuple(const std::byte* at, std::uint8_t arity) {
-  return u8(at) == kSmallTuple && u8(at + 1) == arity ? at + 2 : nullptr;
+  const auto strings = out.compact ? next().binary() : Bytes{};
+  const auto events = next().binary();
+  if (!strings || !events) return fail(Code::malformed, "a batch's events are not a binary");
+  out.strings = *strings;
+  out.events = *events;
+  return {};
 }
-
-const std::byte* read_integer(const std::byte* at, std::int64_t& out) {
-  const auto value = TermView::unchecked(at, nullptr).integer();
-  if (!value) return nullptr;
-  out = *value;
-  return at + term_length(at);
-}
-
-// {M, F, and what comes third.
-const std::byte* read_module_function(const std::byte* at, Mfa& out) {
-  at = enter_tuple(at, 3);
-  if (at) at = read_atom(at, nullptr, out.module);
-  return at ? read_atom(at, nullptr, out.function) : nullptr;
-}
-
-bool read_mfa(const std::byte* at, Mfa& out) {
-  at = read_module_function(at, out);
-  if (!at || u8(at) != kSmallInteger) return false;
-  out.arity = u8(at + 1);
-  return true;
-}
-
-bool EventReader::time(TraceRecord& out) const {
-  const std::byte* const p = at(arity() - 1);
-  if (u8(p) == kSmallBig && u8(p + 1) == 8) {  // what monotonic nanoseconds are on most systems
-    std::uint64_t value;
-    std::memcpy(&value, p + 3, 8);
-    if (value >> 63) return false;
-    out.time.ns = static_cast<std::int64_t>(u8(p + 2) ? 0 - value : value);
-    return true;
-  }
-  return read_integer(p, out.time.ns) != nullptr;
-}
-
-bool EventReader::pid(unsigned index, LocalPid& out) const {
-  PidParts parts;
-  if (!read_pid(at(index), nullptr, parts)) return false;
-  if (parts.creation != context_.creation || parts.node != context_.node) return false;
-  out = {parts.id, parts.serial};
-  return true;
-}
-
-bool EventReader::peer_pid(const std::byte* at, Peer& out) const {
-  PidParts parts;
-  if (!read_pid(at, nullptr, parts)) return false;
-  out.kind = Peer::Kind::pid;
-  if (parts.creation != context_.creation || parts.node != context_.node) out.node = parts.node;
-  out.creation = parts.creation;
-  out.id = parts.id;
-  out.serial = parts.serial;
-  return true;
-}
-
-bool EventReader::peer(const std::byte* at, Peer& out) const {
-  if (peer_pid(at, out)) return true;
-  if (read_atom(at, nullptr, out.name)) {
-    out.kind = Peer::Kind::name;
-    return true;
-  }
-  if (const std::byte* p = enter_tuple(at, 2)) {
-    out.kind = Peer::Kind::remote_name;
-    p = read_atom(p, nullptr, out.name);
-    return p && read_atom(p, nullptr, out.node);
-  }
-  const TermView term = TermView::unchecked(at, nullptr);
-  if (const auto ref = term.reference()) {
-    out.kind = Peer::Kind::alias;
-    out.alias = *ref;
-    out.creation = ref->creation;
-    out.node = ref->node;
-    return true;
-  }
-  const auto port = term.port();
-  if (!port) return false;
-  out.kind = Peer::Kind::port;
-  out.node = port->node;
-  out.creation = port->creation;
-  out.id = static_cast<std::uint32_t>(port->id);
-  out.serial = static_cast<std::uint32_t>(port->id >> 32);
-  return true;
-}
-
-// {M, F, Args | Arity}; the arguments, whole or cut, are the payload.
-bool EventReader::spawn_mfa(unsigned index, TraceRecord& out) {
-  const std::byte* const p = read_module_function(at(index), out.mfa);
-  if (!p) return false;
-  if (u8(p) == kSmallInteger) {
-    out.mfa.arity = u8(p + 1);
-    return true;
-  }
-  if (!payload(p, at(index + 1), out)) return false;
-  auto items = TermView::unchecked(out.payload.data(), nullptr).list();
-  if (!items) return true;  // a cut form that is no list: its arity is not known
-  std::uint32_t count = 0;
-  for (; !items->done() && count < 255; items->next()) ++count;
-  out.mfa.arity = static_cast<std::uint8_t>(count);
-  return true;
-}
-
-// Any term, or {'$scope_cut', OriginalBytes, Bounded, Hash}.
-bool EventReader::payload(const std::byte* start, const std::byte* end, TraceRecord& out) {
-  out.payload = Bytes(start, end);
-  std::string_view tag;
-  const std::byte* p = enter_tuple(start, 4);
-  if (!p || !(p = read_atom(p, nullptr, tag)) || tag != kCutTag) return true;
-  std::int64_t original = 0;
-  p = read_integer(p, original);
-  if (!p || original < 0) return false;
-  out.payload = Bytes(p, term_length(p));
-  if (static_cast<std::uint64_t>(original) > out.payload.size()) {
-    constexpr std::int64_t kMost = std::numeric_limits<std::uint32_t>::max();
-    out.original_bytes = static_cast<std::uint32_t>(std::min(original, kMost));
-    out.flags |= TraceRecord::kTruncated;
-  }
-  const TermView hash = TermView::unchecked(p + out.payload.size(), nullptr);
-  given_hash_ = hash.unsigned_integer();
-  return given_hash_ || hash.is_atom("none");
-}
-
-// Is it one of the messages that the runtime system itself makes? `tag` is the first of the tuple's elements, if that
-// is an atom; `second` the element after it.
-bool from_runtime(std::uint8_t arity, std::string_view tag, TermKind second) {
-  const bool port = second == TermKind::port, ref = second == TermKind::reference;
-  switch (arity) {
-    case 2:
-      return port && (tag == "tcp_closed" || tag == "tcp_passive" || tag == "udp_passive");
-    case 3:
-      return (tag == "EXIT" && (second == TermKind::pid || port)) || (tag == "timeout" && ref) ||
-             (port && (tag == "tcp" || tag == "tcp_error" || tag == "udp_error"));
-    case 4:
-      return tag == "spawn_reply" && ref;
-    case 5:
-      return (tag == "DOWN" && ref) || (tag == "udp" && port);
-    default:
-      return false;
-  }
-}
-
-void EventReader::message(TraceRecord& out, bool received) const {
-  const std::byte* const term = out.payload.data();
-  if (!out.has(TraceRecord::kTruncated)) {
-    const MatchHash hash = match_hash(TermView::unchecked(term, nullptr), context_.hash_key);
-    out.match_hash = hash.value;
-    out.flags |= TraceRecord::kHashed;
-    if (hash.bounded) out.flags |= TraceRecord::kHashBounded;
-  } else if (given_hash_) {
-    out.match_hash = *given_hash_;
-    out.flags |= TraceRecord::kHashed | TraceRecord::kHashBounded;
-  }
-  if (u8(term) != kSmallTuple || u8(term + 1) < 2) return;
-  const std::uint8_t arity = u8(term + 1);
-  std::string_view tag;
-  const std::byte* const second = read_atom(term + 2, nullptr, tag);
-  if (!second) {
-    const bool port = TermView::unchecked(term + 2, nullptr).kind() == TermKind::port;
-    if (received && port && arity == 2) out.flags |= TraceRecord::kSystem;  // {Port, What}
-    return;
-  }
-  if (arity == 3 && tag == "system") out.flags |= TraceRecord::kSystemMessage;
-  if (received && from_runtime(arity, tag, TermView::unchecked(second, nullptr).kind())) {
-    out.flags |= TraceRecord::kSystem;
-  }
-}
-
-bool EventReader::call(TraceRecord& out) {
-  if (!read_mfa(at(3), out.mfa)) return false;
-  out.type = EventType::function_entry;
-  if (arity() == 5) return true;
-  std::string_view role;
-  const std::byte* p = enter_tuple(at(4), 2);
-  if (p) p = read_atom(p, nullptr, role);
-  if (!p || !payload(p, at(5), out)) return false;
-  if (role == "args") return true;
-  if (role == "take") {
-    out.type = EventType::message_take;
-    message(out, true);
-    return true;
-  }
-  out.type = EventType::state_change;
-  if (role == "final") out.flags |= TraceRecord::kEndState;
-  return role == "state" || role == "final";
-}
-
-// {trace_ts, Pid, Name, ..., Ts}, of 5 or 6.
-bool EventReader::trace(TraceRecord& out) {
-  std::string_view text;
-  if (!pid(1, out.pid) || !atom(2, text) || !time(out)) return false;
-  const Name name = name_of(kTraceNames, text);
-  const bool six = arity() == 6;
-  switch (name) {
-    case Name::call:
-      return call(out);
-    case Name::return_from:
-    case Name::exception_from:
-      out.type =
-          name == Name::return_from ? EventType::function_exit : EventType::function_exception;
-      return six && read_mfa(at(3), out.mfa) && payload(4, out);
-    case Name::send:
-    case Name::send_to_dead:
-      out.type = EventType::message_send;
-      if (name == Name::send_to_dead) out.flags |= TraceRecord::kDeadReceiver;
-      if (!six || !payload(3, out) || !peer(at(4), out.peer)) return false;
-      message(out, false);
-      return true;
-    case Name::receive:
-      out.type = EventType::message_fetch;
-      if (six || !payload(3, out)) return false;
-      message(out, true);
-      if (TermView::unchecked(out.payload.data(), nullptr).is_atom("timeout")) {
-        out.flags |= TraceRecord::kTimeoutNotMessage;
-      }
-      return true;
-    case Name::spawn:
-    case Name::spawned:
-      out.type = EventType::process_spawn;
-      if (name == Name::spawned) out.flags |= TraceRecord::kChildSide;
-      return six && peer_pid(at(3), out.peer) && spawn_mfa(4, out);
-    case Name::exit:
-      out.type = EventType::process_exit;
-      return !six && payload(3, out);
-    case Name::link:
-    case Name::unlink:
-      out.type = name == Name::link ? EventType::process_link : EventType::process_unlink;
-      return !six && peer(at(3), out.peer);
-    case Name::reg:
-    case Name::unreg: {
-      out.type = name == Name::reg ? EventType::process_register : EventType::process_unregister;
-      std::string_view registered;
-      out.payload = Bytes(at(3), at(4));
-      return !six && atom(3, registered);
-    }
-    default:
-      return false;
-  }
-}
-
-// {scope, Name, ..., Ts}
-bool EventReader::scope(TraceRecord& out) {
-  std::string_view text;
-  if (!atom(1, text) || !time(out)) return false;
-  switch (const Name name = name_of(kScopeNames, text)) {
-    case Name::alive: {
-      out.type = EventType::process_alive;
-      out.flags |= TraceRecord::kInferred;
-      if (arity() != 5 || !pid(2, out.pid) || u8(at(3)) != kMap) return false;
-      out.payload = Bytes(at(3), at(4));
-      const MapView facts = *TermView::unchecked(at(3), nullptr).map();
-      const auto parent = facts.find("parent"), initial = facts.find("initial_call");
-      return (!parent || peer_pid(parent->start(), out.peer)) &&
-             (!initial || read_mfa(initial->start(), out.mfa));
-    }
-    case Name::checkpoint:
-      out.type = EventType::state_change;
-      out.flags |= TraceRecord::kInferred;
-      return arity() == 6 && pid(2, out.pid) && read_mfa(at(3), out.mfa) && payload(4, out);
-    case Name::code_load:
-      out.type = EventType::code_load;
-      return arity() == 5 && atom(2, out.mfa.module) && payload(3, out);
-    case Name::node_up:
-    case Name::node_down: {
-      out.type = name == Name::node_up ? EventType::node_up : EventType::node_down;
-      std::string_view node;
-      out.payload = Bytes(at(2), at(3));
-      return arity() == 4 && atom(2, node);
-    }
-    default:
-      return false;
-  }
-}
-
-bool EventReader::read(const std::byte* begin, std::uint32_t event,
-                       std::span<const std::uint32_t> elements, TraceRecord& out) {
-  out = TraceRecord{};
-  begin_ = begin;
-  elements_ = elements;
-  const auto count = elements.size();
-  if (count < 4 || count > 6) return false;
-  if (!enter_tuple(begin + event, static_cast<std::uint8_t>(count))) return false;
-  std::string_view tag;
-  if (!atom(0, tag)) return false;
-  if (tag == "trace_ts") return count >= 5 && trace(out);
-  return tag == "scope" && scope(out);
-}
-
-class Delivery {
- public:
-  Delivery(RecordSink& sink, DecodeStats& stats) : sink_(sink), stats_(stats) {}
-
-  void operator()(const TraceRecord& record) {
-    if (stats_.records++ == 0) {
-      stats_.oldest = stats_.newest = record.time;
-    } else {
-      stats_.oldest = std::min(stats_.oldest, record.time);
-      stats_.newest = std::max(stats_.newest, record.time);
-    }
-    sink_.record(record);
-  }
-
- private:
-  RecordSink& sink_;
-  DecodeStats& stats_;
-};
 
 }  // namespace
 
@@ -427,7 +44,7 @@ Result<BatchHeader> read_batch_header(const TermView& message) {
   const TermView clock = next();
   out.gaps = next();
   const auto cut = next().integer();
-  out.payload = next();
+  const TermView payload = next();
   if (!agent || !seq) return fail(Code::malformed, "a batch's agent id or sequence number");
   out.agent_id = *agent;
   out.seq = *seq;
@@ -439,16 +56,7 @@ Result<BatchHeader> read_batch_header(const TermView& message) {
   if (!out.gaps.list()) return fail(Code::malformed, "a batch's gaps are not a list");
   if (!cut) return fail(Code::malformed, "a batch's cut");
   out.cut = {*cut};
-  if (!out.payload.is_tuple("etf", 3)) {
-    return fail(Code::malformed, "a batch's payload is of a kind that this daemon does not know");
-  }
-  if (out.payload.element(1).integer() != 1) {
-    return fail(Code::malformed,
-                "a batch's payload is of a version that this daemon does not know");
-  }
-  if (!out.payload.element(2).binary()) {
-    return fail(Code::malformed, "a batch's events are not a binary");
-  }
+  RETURN_IF_ERROR(read_payload(payload, out));
   return out;
 }
 
@@ -472,53 +80,29 @@ std::optional<Gap> read_gap(const TermView& payload) {
 }
 
 DecodeStats decode_records(const BatchHeader& batch, const DecodeContext& context,
-                           RecordSink& sink) {
+                           BatchStrings& strings, RecordSink& sink) {
   DecodeStats stats;
   Delivery deliver(sink, stats);
-  TraceRecord record;
   for (ListView it = *batch.gaps.list(); !it.done(); it.next()) {
     const TermView term = it.item();
     const auto gap = read_gap(term);
     if (!gap) {
-      ++stats.malformed;
+      deliver.malformed();
       continue;
     }
-    record = TraceRecord{};
+    TraceRecord record;
     record.type = EventType::gap;
     record.time = gap->until;
     record.payload = term.bytes();
     deliver(record);
   }
-
-  // Validated here, on the writer's thread, not with the message on the network's.
-  const Bytes encoded = *batch.payload.element(2).binary();
-  const Bytes list = encoded.empty() ? encoded : encoded.subspan(1);
-  ItemMarks marks;
-  const auto length = validate_items(list, {}, marks);
-  if (!length || *length != list.size() || u8(encoded.data()) != kVersionMagic ||
-      !TermView::unchecked(list.data(), nullptr).list()) {
-    ++stats.malformed;
-    stats.unreadable = true;
-    return stats;
+  if (!batch.compact) {
+    read_etf(batch.events, context, deliver);
+  } else if (strings.read(batch.strings)) {
+    read_compact(batch.events, strings, context, deliver);
+  } else {
+    deliver.unreadable();
   }
-  if (u8(list.data()) == kString) {
-    stats.malformed += be16(list.data() + 1);  // bytes are no events
-    return stats;
-  }
-  EventReader reader(context);
-  const std::span<const std::uint32_t> offsets(marks.offsets);
-  for (std::size_t i = 0; i < offsets.size();) {
-    std::size_t next = i + 1;
-    while (next < offsets.size() && offsets[next] < ItemMarks::kItem) ++next;
-    if (reader.read(list.data(), offsets[i] & ~ItemMarks::kItem,
-                    offsets.subspan(i + 1, next - i - 1), record)) {
-      deliver(record);
-    } else {
-      ++stats.malformed;
-    }
-    i = next;
-  }
-  if (!marks.proper) ++stats.malformed;
   return stats;
 }
 

@@ -15,20 +15,26 @@
 //             One session may mix both kinds of payload: what the agent's own processes have to tell comes as etf.
 //
 //   Compact, version 1; integers little-endian (the tracer refuses to load on other machines):
-//     Strings = (id:32 length:16 utf8)*      the atoms that Records name by number; each once, in any order
-//     Records = record*                      each begins at a multiple of 8; padding is 0
+//     Strings = (id:32 length:16 utf8)*      the atoms that Records name by number; each number once, in any order, at most
+//             65,536 (batch_strings.h). Atoms that only Terms hold may also stand in them as they are
+//     Records = record*                      each begins at a multiple of 8; padding is 0, after the last one optional
 //     record  = size:32 kind:8 arity:8 flags:16 time:64 id:32 serial:32 mfa hash original peer payload
-//               size: bytes from here to the payload's end, padding not counted. kind: an EventType's number.
-//               flags: TraceRecord::Flag, of which kSystem, kSystemMessage and kTimeoutNotMessage are left to the reader.
-//               time: raw ns, signed. id, serial: the tracee; 0 0 for the node itself
+//               size: bytes from here (with these four) to the payload's end, padding not counted.
+//               kind: an EventType's number up to process_unregister; all others come as etf.
+//               flags: TraceRecord::Flag, each only where it has a meaning (compact_record.cc, kShapes); kSystem,
+//               kSystemMessage and kTimeoutNotMessage are left to the reader.
+//               time: raw ns, signed. id, serial: the tracee
 //     mfa     = module:32 function:32        of function_entry, _exit, _exception, message_take, state_change and
 //               process_spawn; nothing of other kinds, whose arity is 0
-//     hash    = match hash:64                if kHashed; of the whole term. kHashBounded is exact here
+//     hash    = match hash:64                if kHashed; of the whole term. kHashBounded is exact here. Only of messages;
+//               of one that is there whole it may be left out and is made here: the tracee need not pay for it
 //     original = bytes:32                    if kTruncated; about the term's external size, as far as it was walked
 //     peer    = one term                     of message_send, process_spawn, process_link and process_unlink
-//     payload = one term or nothing          as TraceRecord::payload; what was left out is the atom '...', as the
-//               Erlang tracer has it (erl/agent/scope_cut.erl)
+//     payload = one term or nothing          as TraceRecord::payload (nothing of links, an atom of process_register and
+//               _unregister); what was left out is the atom '...', as the Erlang tracer has it (erl/agent/scope_cut.erl)
 //     Terms are external term format in which kTagLocalAtom may stand for an atom, also inside pids.
+//     A record that does not fit is malformed. Strings that do not fit make the batch unreadable, and a size that cannot
+//     be right makes the rest of Records so.
 //
 //   Event (etf, version 1); trace flags `monotonic_timestamp`, so Ts is integer raw ns; `arity` is always set:
 //     {trace_ts, Pid, call, {M, F, Arity}, Ts}                      function_entry without arguments
@@ -66,6 +72,7 @@
 // An Event that does not fit is counted in DecodeStats::malformed and skipped; the rest of the batch is used.
 #pragma once
 
+#include "ei_codec/batch_strings.h"
 #include "ei_codec/match_hash.h"
 #include "ei_codec/term_view.h"
 #include "ei_codec/trace_event.h"
@@ -86,16 +93,18 @@ struct BatchHeader {
   std::int64_t clock_system_ns = 0;
   RawTime cut;
   TermView gaps;
-  TermView payload;
+  bool compact = false;  // else etf
+  Bytes strings;         // of a compact one
+  Bytes events;          // etf: of term_to_binary; compact: Records
 };
 
-// `message` is a validated {batch, ...} term. Checks the tuple's shape and the payload's tag and version, not the events.
+// `message` is a validated {batch, ...} term. Checks the tuple's shape and the payload's kind and version, not the events.
 Result<BatchHeader> read_batch_header(const TermView& message);
 
 class RecordSink {
  public:
   virtual ~RecordSink() = default;
-  // Called in batch order; the record's views live as long as the batch.
+  // Called in batch order; the record's views live as long as the batch's message and its BatchStrings.
   virtual void record(const TraceRecord& record) = 0;
 };
 
@@ -108,14 +117,15 @@ struct DecodeContext {
 struct DecodeStats {
   std::uint64_t records = 0;
   std::uint64_t malformed = 0;
-  bool unreadable =
-      false;  // the binary is no list of terms: nothing of it was used, how much it held is unknown
+  // The payload, or from some place on the rest of it, cannot be told into events: how many there were is unknown.
+  bool unreadable = false;
   RawTime oldest, newest;  // of the records; meaningless when there are none
 };
 
-// Gaps come first (type gap, payload = the gap's own tuple, time = until), then the events in order.
+// Gaps come first (type gap, payload = the gap's own tuple, time = until), then the events in order. `strings` is filled
+// for them (batch_strings.h says how long it must live).
 DecodeStats decode_records(const BatchHeader& batch, const DecodeContext& context,
-                           RecordSink& sink);
+                           BatchStrings& strings, RecordSink& sink);
 
 // The gap that a record of type gap carries in its payload.
 std::optional<Gap> read_gap(const TermView& payload);

@@ -8,6 +8,10 @@
 
 #include "ei_codec/term_view.h"
 
+namespace scope::codec {
+class BatchStrings;
+}
+
 namespace scope::codec::etf {
 
 enum Tag : std::uint8_t {
@@ -64,9 +68,29 @@ inline std::uint64_t be64(const std::byte* p) {
   std::memcpy(&v, p, sizeof v);
   return __builtin_bswap64(v);
 }
+inline std::uint16_t le16(const std::byte* p) {
+  std::uint16_t v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline std::uint32_t le32(const std::byte* p) {
+  std::uint32_t v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline std::uint64_t le64(const std::byte* p) {
+  std::uint64_t v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
 inline const char* chars(const std::byte* p) { return reinterpret_cast<const char*>(p); }
 
 static_assert(std::endian::native == std::endian::little, "the codec's readers assume it");
+
+// Past the head of a tuple of that size; nullptr if it is none.
+inline const std::byte* enter_tuple(const std::byte* at, std::uint8_t arity) {
+  return u8(at) == kSmallTuple && u8(at + 1) == arity ? at + 2 : nullptr;
+}
 
 // The end of the atom at `at`; nullptr if there is no atom there.
 inline const std::byte* skip_atom(const std::byte* at) {
@@ -124,6 +148,13 @@ struct ItemMarks {
   bool proper = true;                  // false: the root has a tail other than []
 };
 Result<std::size_t> validate_items(Bytes bytes, const ValidateLimits& limits, ItemMarks& marks);
+
+// validate() with local atoms: the end of the term at the start of `bytes`; nullptr if it is none, or names an atom that
+// the table does not hold. `used` is set if it names any.
+const std::byte* validate_local(Bytes bytes, const BatchStrings& strings, bool& used);
+
+// Is that the text of an atom: UTF-8 of at most kMaxAtomChars characters?
+bool valid_atom(const std::byte* text, std::size_t size);
 
 // The end of the term at `at`; nullptr if it has more than `nodes` terms in it. What was used is taken off `nodes`.
 const std::byte* skip_within(const std::byte* at, std::size_t& nodes);

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "ei_codec/batch_strings.h"
 #include "ei_codec/term_tags.h"
 #include "fmt/format.h"
 
@@ -51,9 +52,11 @@ bool utf8_atom(const std::byte* p, std::size_t n) {
 constexpr std::uint64_t kListFrame = 1ULL << 63, kFunFrame = 1ULL << 62, kLeft = kFunFrame - 1;
 constexpr const char* kCutOff = "cut off";
 
+// `Strings`: the table's own type where it is known, so that asking it is no virtual call.
+template <typename Strings>
 class Validator {
  public:
-  Validator(Bytes bytes, const ValidateLimits& limits, const StringTable* strings)
+  Validator(Bytes bytes, const ValidateLimits& limits, const Strings* strings)
       : begin_(bytes.data()),
         at_(begin_),
         end_(begin_ + bytes.size()),
@@ -63,6 +66,7 @@ class Validator {
   // `marks` is used by the form with kMarks only.
   template <bool kMarks>
   Result<std::size_t> run(ItemMarks* marks);
+  bool saw_local_atoms() const { return saw_local_atoms_; }
 
  private:
   std::size_t room() const { return static_cast<std::size_t>(end_ - at_); }
@@ -87,11 +91,13 @@ class Validator {
   const std::byte* at_;
   const std::byte* end_;
   const ValidateLimits& limits_;
-  const StringTable* strings_;
+  const Strings* strings_;
   const char* why_ = "";
+  bool saw_local_atoms_ = false;
 };
 
-bool Validator::atom() {
+template <typename Strings>
+bool Validator<Strings>::atom() {
   if (room() < 2) return fail(kCutOff);
   const std::uint8_t tag = u8(at_);
   if (tag == kSmallAtomUtf8 || tag == kSmallAtom) [[likely]] {
@@ -115,13 +121,15 @@ bool Validator::atom() {
     if (!limits_.local_atoms) return fail("a local atom where none is allowed");
     if (room() < 5) return fail(kCutOff);
     if (strings_ && !strings_->atom(be32(at_ + 1))) return fail("a local atom without its text");
+    saw_local_atoms_ = true;
     at_ += 5;
     return true;
   }
   return fail("an atom was expected");
 }
 
-bool Validator::reference(std::size_t creation_bytes) {
+template <typename Strings>
+bool Validator<Strings>::reference(std::size_t creation_bytes) {
   if (room() < 3) return fail(kCutOff);
   const std::size_t words = be16(at_ + 1);
   if (words < 1 || words > 5) return fail("a reference's length");
@@ -129,7 +137,8 @@ bool Validator::reference(std::size_t creation_bytes) {
   return atom_then(creation_bytes + 4 * words);
 }
 
-bool Validator::small_or_plain_integer() {
+template <typename Strings>
+bool Validator<Strings>::small_or_plain_integer() {
   if (room() < 1) return fail(kCutOff);
   if (u8(at_) == kSmallInteger) return skip(2);
   if (u8(at_) == kInteger) return skip(5);
@@ -137,7 +146,8 @@ bool Validator::small_or_plain_integer() {
 }
 
 // Everything of a fun up to its free variables, which the caller walks.
-bool Validator::fun(std::uint64_t& free, const std::byte*& fun_end) {
+template <typename Strings>
+bool Validator<Strings>::fun(std::uint64_t& free, const std::byte*& fun_end) {
   if (room() < kFunHeader) return fail(kCutOff);
   const std::size_t size = be32(at_ + 1);
   if (size < kFunHeader - 1 || room() - 1 < size) return fail("a fun's size");
@@ -153,7 +163,8 @@ bool Validator::fun(std::uint64_t& free, const std::byte*& fun_end) {
   return true;
 }
 
-bool Validator::old_float() {
+template <typename Strings>
+bool Validator<Strings>::old_float() {
   if (room() < 1 + kFloatText) return fail(kCutOff);
   const char* text = chars(at_ + 1);
   double value = 0;
@@ -168,8 +179,9 @@ bool Validator::old_float() {
 
 // Runs for every term of every batch: plain locals and gotos, because with lambdas or members in their place the
 // compiler kept `at` and `left` in memory, at more than twice the instructions.
+template <typename Strings>
 template <bool kMarks>
-Result<std::size_t> Validator::run(ItemMarks* marks) {
+Result<std::size_t> Validator<Strings>::run(ItemMarks* marks) {
   std::uint64_t stack[kMaxDepth];
   std::size_t depth = 0;
   std::uint64_t left = 1, kind = 0;  // the innermost container's
@@ -178,6 +190,7 @@ Result<std::size_t> Validator::run(ItemMarks* marks) {
   const std::byte* at = at_;
   const std::byte* const end = end_;
   const char* why = kCutOff;
+  Code code = Code::malformed;
   std::uint64_t entered = 0, frame = 0;  // the container whose head was just read
   std::size_t length = 0;
   [[maybe_unused]] bool tail = false;
@@ -289,6 +302,7 @@ Result<std::size_t> Validator::run(ItemMarks* marks) {
     if (entered > nodes) goto too_many;
     if (depth == kMaxDepth) {
       why = "nested too deeply";
+      code = Code::too_large;
       goto failed;
     }
     nodes -= entered;
@@ -313,16 +327,18 @@ Result<std::size_t> Validator::run(ItemMarks* marks) {
 
 too_many:
   why = "too many terms";
+  code = Code::too_large;
   goto failed;
 failed_there:
   why = why_;
 failed:
-  return scope::fail(Code::malformed,
+  return scope::fail(code,
                      fmt::format("bad term at byte {} of {}: {}", at - begin_, end - begin_, why));
 }
 
 // The less common terms that hold no others.
-bool Validator::leaf() {
+template <typename Strings>
+bool Validator<Strings>::leaf() {
   switch (u8(at_)) {
     case kNewPid:
       ++at_;
@@ -380,22 +396,34 @@ bool Validator::leaf() {
 
 }  // namespace
 
+bool etf::valid_atom(const std::byte* text, std::size_t size) {
+  return ascii(text, size) ? size <= kMaxAtomChars : utf8_atom(text, size);
+}
+
 Result<std::size_t> validate(Bytes bytes, const ValidateLimits& limits) {
-  return Validator(bytes, limits, nullptr).run<false>(nullptr);
+  return Validator<StringTable>(bytes, limits, nullptr).template run<false>(nullptr);
+}
+
+const std::byte* etf::validate_local(Bytes bytes, const BatchStrings& strings, bool& used) {
+  static constexpr ValidateLimits kLimits{.local_atoms = true};
+  Validator<BatchStrings> validator(bytes, kLimits, &strings);
+  const auto length = validator.template run<false>(nullptr);
+  used = validator.saw_local_atoms();
+  return length ? bytes.data() + *length : nullptr;
 }
 
 Result<std::size_t> etf::validate_items(Bytes bytes, const ValidateLimits& limits,
                                         ItemMarks& marks) {
   if (bytes.size() >= ItemMarks::kItem) return fail(Code::too_large, "a list of over 2 GB");
   marks.offsets.reserve(bytes.size() / 24);
-  return Validator(bytes, limits, nullptr).run<true>(&marks);
+  return Validator<StringTable>(bytes, limits, nullptr).template run<true>(&marks);
 }
 
 Result<TermView> view(Bytes bytes, const ValidateLimits& limits, const StringTable* strings) {
   if (limits.local_atoms && !strings) {
     return fail(Code::internal, "a view with local atoms needs their string table");
   }
-  RETURN_IF_ERROR(Validator(bytes, limits, strings).run<false>(nullptr));
+  RETURN_IF_ERROR(Validator<StringTable>(bytes, limits, strings).template run<false>(nullptr));
   return TermView::unchecked(bytes.data(), strings);
 }
 

@@ -172,7 +172,7 @@ Result<std::shared_ptr<TailBatch>> decode_batch(const TailInput& input,
   const auto& info = incarnations.info(input.incarnation);
   const codec::DecodeContext context{hash_key, incarnations.node(input.incarnation), info.creation};
   TailSink sink(*batch, input, incarnations, ordinals);
-  const auto stats = codec::decode_records(header, context, sink);
+  const auto stats = codec::decode_records(header, context, batch->strings, sink);
   ordinals.end_batch(input.seq != 0);
   batch->malformed = stats.malformed;
   batch->range.rows = static_cast<std::uint32_t>(batch->rows.size());

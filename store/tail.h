@@ -27,6 +27,7 @@ struct TailBatch {
   std::shared_ptr<const void> buffer;  // holds `message` and what the rows point to
   std::shared_ptr<const NodePool> nodes;
   Bytes message;
+  codec::BatchStrings strings;           // the rows' local atoms
   std::vector<StoredRow> rows;           // in arrival order
   std::vector<std::uint32_t> lifecycle;  // rows that lives and names are made from
   std::uint32_t types = 0;
@@ -37,7 +38,8 @@ struct TailBatch {
   Incarnation incarnation() const { return range.incarnation; }
   // What it takes in memory, roughly.
   std::size_t bytes() const {
-    return sizeof(TailBatch) + message.size() + rows.capacity() * sizeof(StoredRow);
+    return sizeof(TailBatch) + message.size() + strings.memory() +
+           rows.capacity() * sizeof(StoredRow);
   }
 };
 

@@ -15,11 +15,6 @@ constexpr std::size_t kMaxHeld = 100'000;  // watches and links of one peer on o
 
 Pid pid_of(const std::optional<codec::PidParts>& parts) { return parts ? Pid(*parts) : Pid(); }
 
-// The codec has one code for all that it refuses.
-bool only_too_deep(const Error& e) {
-  return e.code == Code::too_large || e.message.find("nested too deeply") != std::string::npos;
-}
-
 std::unexpected<Error> malformed(std::string_view what) {
   return fail(Code::malformed, fmt::format("broke the protocol: {}", what));
 }
@@ -44,7 +39,7 @@ Status Node::Impl::on_packet(Link& link, Packet packet) {
   message.token = signal->token;
   if (signal->payload) {
     auto payload = codec::view_message(rest);
-    if (!payload && only_too_deep(payload.error())) {
+    if (!payload && payload.error().code == Code::too_large) {
       // Fine on a BEAM, only deeper than we read: it costs its sender the message, not the link.
       counters_->add(DistCounter::too_deep);
       spdlog::warn("dropped a message from {}: {}", link.peer(), payload.error().message);

@@ -22,7 +22,8 @@ std::string text(Bytes term) { return term.empty() ? "" : print(*view(term), Syn
 // A batch whose events are put into `b` one by one; its node is "n" with creation 1.
 struct Batch {
   TermBuilder b = TermBuilder::with_version();
-  TermBuilder message;  // what was read last; the records point into it
+  TermBuilder message;  // what was read last; the records point into these
+  std::unique_ptr<BatchStrings> strings;
   Batch() = default;
   explicit Batch(std::uint32_t events) { b.list(events); }
   TermBuilder& trace(std::uint32_t arity, std::string_view kind) {
@@ -35,7 +36,8 @@ struct Batch {
     const auto header = read_batch_header(*view_message(message.bytes()));
     EXPECT_TRUE(header) << (header ? "" : to_string(header.error()));
     if (!header) return out;
-    const DecodeStats got = decode_records(*header, {{}, "n", 1}, out);
+    strings = std::make_unique<BatchStrings>();
+    const DecodeStats got = decode_records(*header, {{}, "n", 1}, *strings, out);
     if (stats) *stats = got;
     return out;
   }
@@ -55,11 +57,11 @@ class GoldenBatch : public testing::Test {
     const auto header = read_batch_header(*message);
     ASSERT_TRUE(header) << to_string(header.error());
     header_ = *header;
-    const auto events = view_message(*header_.payload.element(2).binary());
+    const auto events = view_message(header_.events);
     ASSERT_TRUE(events) << to_string(events.error());
     const auto pid = events->list()->item().element(1).pid();
     ASSERT_TRUE(pid);
-    stats_ = decode_records(header_, {{}, "shop@golden.example", pid->creation}, sink_);
+    stats_ = decode_records(header_, {{}, "shop@golden.example", pid->creation}, strings_, sink_);
   }
   std::vector<TraceRecord> of(EventType type) const {
     std::vector<TraceRecord> out;
@@ -71,6 +73,7 @@ class GoldenBatch : public testing::Test {
 
   Buffer bytes_;
   BatchHeader header_;
+  BatchStrings strings_;
   Collect sink_;
   DecodeStats stats_;
 };

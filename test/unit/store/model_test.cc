@@ -1,4 +1,5 @@
 // Random operations against a model that keeps everything in a plain list.
+#include <deque>
 #include <random>
 
 #include "test/unit/store/store_fixture.h"
@@ -17,7 +18,8 @@ class Model final : public codec::RecordSink {
     maker_ = &m;
     const auto header = codec::read_batch_header(batch.message);
     ASSERT_TRUE(header);
-    (void)codec::decode_records(*header, {key, m.node(), m.creation()}, *this);
+    (void)codec::decode_records(*header, {key, m.node(), m.creation()}, strings_.emplace_back(),
+                                *this);
   }
   void record(const TraceRecord& record) override {
     auto& row = rows_.emplace_back();
@@ -50,6 +52,7 @@ class Model final : public codec::RecordSink {
 
  private:
   std::vector<std::shared_ptr<const void>> buffers_;
+  std::deque<codec::BatchStrings> strings_;
   std::vector<store::StoredRow> rows_;
   std::map<std::pair<ProcessId, RawTime>, std::uint32_t> next_;
   Incarnation incarnation_ = 0;

@@ -1,0 +1,341 @@
+// Reads the Erlang tracer's events: capture_record.h, Event. One pass over each event with the unchecked readers:
+// TermView::element() would walk every term several times, and this runs for every event of a cluster.
+#include <limits>
+
+#include "ei_codec/record_parts.h"
+#include "ei_codec/term_tags.h"
+
+namespace scope::codec {
+namespace {
+
+using namespace etf;
+
+constexpr std::string_view kCutTag = "$scope_cut";
+
+// The names of the events' second or third element, told apart by length and text.
+enum class Name : std::uint8_t {
+  unknown,
+  call,
+  return_from,
+  exception_from,
+  send,
+  send_to_dead,
+  receive,
+  spawn,
+  spawned,
+  exit,
+  link,
+  unlink,
+  reg,
+  unreg,
+  alive,
+  checkpoint,
+  code_load,
+  node_up,
+  node_down
+};
+
+struct NameText {
+  std::string_view text;
+  Name name;
+};
+constexpr NameText kTraceNames[] = {
+    {"call", Name::call},
+    {"send", Name::send},
+    {"receive", Name::receive},
+    {"return_from", Name::return_from},
+    {"exception_from", Name::exception_from},
+    {"send_to_non_existing_process", Name::send_to_dead},
+    {"spawn", Name::spawn},
+    {"spawned", Name::spawned},
+    {"exit", Name::exit},
+    {"link", Name::link},
+    {"getting_linked", Name::link},
+    {"unlink", Name::unlink},
+    {"getting_unlinked", Name::unlink},
+    {"register", Name::reg},
+    {"unregister", Name::unreg},
+};
+constexpr NameText kScopeNames[] = {
+    {"alive", Name::alive},     {"checkpoint", Name::checkpoint}, {"code_load", Name::code_load},
+    {"node_up", Name::node_up}, {"node_down", Name::node_down},
+};
+
+template <std::size_t N>
+Name name_of(const NameText (&names)[N], std::string_view text) {
+  for (const NameText& entry : names) {
+    if (entry.text == text) return entry.name;
+  }
+  return Name::unknown;
+}
+
+// Reads one event, whose elements' places are known from the validation, so that no term is walked to find the next.
+// The readers answer false where the grammar is broken. There are no local atoms in this payload.
+class EventReader {
+ public:
+  explicit EventReader(const DecodeContext& context) : context_(context) {}
+
+  // The record is whole only if it answers true.
+  bool read(const std::byte* begin, std::uint32_t event, std::span<const std::uint32_t> elements,
+            TraceRecord& out);
+
+ private:
+  bool trace(TraceRecord& out);
+  bool scope(TraceRecord& out);
+  bool call(TraceRecord& out);
+  bool pid(unsigned index, LocalPid& out) const;
+  bool spawn_mfa(unsigned index, TraceRecord& out);
+  bool time(TraceRecord& out) const;  // always the last element
+  bool atom(unsigned index, std::string_view& text) const {
+    return read_atom(at(index), nullptr, text) != nullptr;
+  }
+  bool payload(unsigned index, TraceRecord& out) { return payload(at(index), at(index + 1), out); }
+  bool payload(const std::byte* start, const std::byte* end, TraceRecord& out);
+  void message(TraceRecord& out) const;
+
+  unsigned arity() const { return static_cast<unsigned>(elements_.size()); }
+  const std::byte* at(unsigned index) const { return begin_ + elements_[index]; }
+
+  const DecodeContext& context_;
+  const std::byte* begin_ = nullptr;
+  std::span<const std::uint32_t> elements_;  // offsets from begin_
+  std::optional<std::uint64_t> given_hash_;  // by the last cut payload
+};
+
+const std::byte* read_integer(const std::byte* at, std::int64_t& out) {
+  const auto value = TermView::unchecked(at, nullptr).integer();
+  if (!value) return nullptr;
+  out = *value;
+  return at + term_length(at);
+}
+
+// {M, F, and what comes third.
+const std::byte* read_module_function(const std::byte* at, Mfa& out) {
+  at = enter_tuple(at, 3);
+  if (at) at = read_atom(at, nullptr, out.module);
+  return at ? read_atom(at, nullptr, out.function) : nullptr;
+}
+
+bool read_mfa(const std::byte* at, Mfa& out) {
+  at = read_module_function(at, out);
+  if (!at || u8(at) != kSmallInteger) return false;
+  out.arity = u8(at + 1);
+  return true;
+}
+
+bool EventReader::time(TraceRecord& out) const {
+  const std::byte* const p = at(arity() - 1);
+  if (u8(p) == kSmallBig && u8(p + 1) == 8) {  // what monotonic nanoseconds are on most systems
+    std::uint64_t value;
+    std::memcpy(&value, p + 3, 8);
+    if (value >> 63) return false;
+    out.time.ns = static_cast<std::int64_t>(u8(p + 2) ? 0 - value : value);
+    return true;
+  }
+  return read_integer(p, out.time.ns) != nullptr;
+}
+
+bool EventReader::pid(unsigned index, LocalPid& out) const {
+  PidParts parts;
+  if (!read_pid(at(index), nullptr, parts)) return false;
+  if (parts.creation != context_.creation || parts.node != context_.node) return false;
+  out = {parts.id, parts.serial};
+  return true;
+}
+
+// {M, F, Args | Arity}; the arguments, whole or cut, are the payload.
+bool EventReader::spawn_mfa(unsigned index, TraceRecord& out) {
+  const std::byte* const p = read_module_function(at(index), out.mfa);
+  if (!p) return false;
+  if (u8(p) == kSmallInteger) {
+    out.mfa.arity = u8(p + 1);
+    return true;
+  }
+  if (!payload(p, at(index + 1), out)) return false;
+  auto items = TermView::unchecked(out.payload.data(), nullptr).list();
+  if (!items) return true;  // a cut form that is no list: its arity is not known
+  std::uint32_t count = 0;
+  for (; !items->done() && count < 255; items->next()) ++count;
+  out.mfa.arity = static_cast<std::uint8_t>(count);
+  return true;
+}
+
+// Any term, or {'$scope_cut', OriginalBytes, Bounded, Hash}.
+bool EventReader::payload(const std::byte* start, const std::byte* end, TraceRecord& out) {
+  out.payload = Bytes(start, end);
+  std::string_view tag;
+  const std::byte* p = enter_tuple(start, 4);
+  if (!p || !(p = read_atom(p, nullptr, tag)) || tag != kCutTag) return true;
+  std::int64_t original = 0;
+  p = read_integer(p, original);
+  if (!p || original < 0) return false;
+  out.payload = Bytes(p, term_length(p));
+  if (static_cast<std::uint64_t>(original) > out.payload.size()) {
+    constexpr std::int64_t kMost = std::numeric_limits<std::uint32_t>::max();
+    out.original_bytes = static_cast<std::uint32_t>(std::min(original, kMost));
+    out.flags |= TraceRecord::kTruncated;
+  }
+  const TermView hash = TermView::unchecked(p + out.payload.size(), nullptr);
+  given_hash_ = hash.unsigned_integer();
+  return given_hash_ || hash.is_atom("none");
+}
+
+void EventReader::message(TraceRecord& out) const {
+  if (!out.has(TraceRecord::kTruncated)) {
+    hash_message(out, context_.hash_key);
+  } else if (given_hash_) {
+    out.match_hash = *given_hash_;
+    out.flags |= TraceRecord::kHashed | TraceRecord::kHashBounded;
+  }
+  describe_message(out);
+}
+
+bool EventReader::call(TraceRecord& out) {
+  if (!read_mfa(at(3), out.mfa)) return false;
+  out.type = EventType::function_entry;
+  if (arity() == 5) return true;
+  std::string_view role;
+  const std::byte* p = enter_tuple(at(4), 2);
+  if (p) p = read_atom(p, nullptr, role);
+  if (!p || !payload(p, at(5), out)) return false;
+  if (role == "args") return true;
+  if (role == "take") {
+    out.type = EventType::message_take;
+    message(out);
+    return true;
+  }
+  out.type = EventType::state_change;
+  if (role == "final") out.flags |= TraceRecord::kEndState;
+  return role == "state" || role == "final";
+}
+
+// {trace_ts, Pid, Name, ..., Ts}, of 5 or 6.
+bool EventReader::trace(TraceRecord& out) {
+  std::string_view text;
+  if (!pid(1, out.pid) || !atom(2, text) || !time(out)) return false;
+  const Name name = name_of(kTraceNames, text);
+  const bool six = arity() == 6;
+  switch (name) {
+    case Name::call:
+      return call(out);
+    case Name::return_from:
+    case Name::exception_from:
+      out.type =
+          name == Name::return_from ? EventType::function_exit : EventType::function_exception;
+      return six && read_mfa(at(3), out.mfa) && payload(4, out);
+    case Name::send:
+    case Name::send_to_dead:
+      out.type = EventType::message_send;
+      if (name == Name::send_to_dead) out.flags |= TraceRecord::kDeadReceiver;
+      if (!six || !payload(3, out) || !read_peer(at(4), nullptr, context_, out.peer)) return false;
+      message(out);
+      return true;
+    case Name::receive:
+      out.type = EventType::message_fetch;
+      if (six || !payload(3, out)) return false;
+      message(out);
+      return true;
+    case Name::spawn:
+    case Name::spawned:
+      out.type = EventType::process_spawn;
+      if (name == Name::spawned) out.flags |= TraceRecord::kChildSide;
+      return six && read_peer_pid(at(3), nullptr, context_, out.peer) && spawn_mfa(4, out);
+    case Name::exit:
+      out.type = EventType::process_exit;
+      return !six && payload(3, out);
+    case Name::link:
+    case Name::unlink:
+      out.type = name == Name::link ? EventType::process_link : EventType::process_unlink;
+      return !six && read_peer(at(3), nullptr, context_, out.peer);
+    case Name::reg:
+    case Name::unreg: {
+      out.type = name == Name::reg ? EventType::process_register : EventType::process_unregister;
+      std::string_view registered;
+      out.payload = Bytes(at(3), at(4));
+      return !six && atom(3, registered);
+    }
+    default:
+      return false;
+  }
+}
+
+// {scope, Name, ..., Ts}
+bool EventReader::scope(TraceRecord& out) {
+  std::string_view text;
+  if (!atom(1, text) || !time(out)) return false;
+  switch (const Name name = name_of(kScopeNames, text)) {
+    case Name::alive: {
+      out.type = EventType::process_alive;
+      out.flags |= TraceRecord::kInferred;
+      if (arity() != 5 || !pid(2, out.pid) || u8(at(3)) != kMap) return false;
+      out.payload = Bytes(at(3), at(4));
+      const MapView facts = *TermView::unchecked(at(3), nullptr).map();
+      const auto parent = facts.find("parent"), initial = facts.find("initial_call");
+      return (!parent || read_peer_pid(parent->start(), nullptr, context_, out.peer)) &&
+             (!initial || read_mfa(initial->start(), out.mfa));
+    }
+    case Name::checkpoint:
+      out.type = EventType::state_change;
+      out.flags |= TraceRecord::kInferred;
+      return arity() == 6 && pid(2, out.pid) && read_mfa(at(3), out.mfa) && payload(4, out);
+    case Name::code_load:
+      out.type = EventType::code_load;
+      return arity() == 5 && atom(2, out.mfa.module) && payload(3, out);
+    case Name::node_up:
+    case Name::node_down: {
+      out.type = name == Name::node_up ? EventType::node_up : EventType::node_down;
+      std::string_view node;
+      out.payload = Bytes(at(2), at(3));
+      return arity() == 4 && atom(2, node);
+    }
+    default:
+      return false;
+  }
+}
+
+bool EventReader::read(const std::byte* begin, std::uint32_t event,
+                       std::span<const std::uint32_t> elements, TraceRecord& out) {
+  out = TraceRecord{};
+  begin_ = begin;
+  elements_ = elements;
+  const auto count = elements.size();
+  if (count < 4 || count > 6) return false;
+  if (!enter_tuple(begin + event, static_cast<std::uint8_t>(count))) return false;
+  std::string_view tag;
+  if (!atom(0, tag)) return false;
+  if (tag == "trace_ts") return count >= 5 && trace(out);
+  return tag == "scope" && scope(out);
+}
+
+}  // namespace
+
+void read_etf(Bytes encoded, const DecodeContext& context, Delivery& deliver) {
+  // Validated here, on the writer's thread, not with the message on the network's.
+  const Bytes list = encoded.empty() ? encoded : encoded.subspan(1);
+  ItemMarks marks;
+  const auto length = validate_items(list, {}, marks);
+  if (!length || *length != list.size() || u8(encoded.data()) != kVersionMagic ||
+      !TermView::unchecked(list.data(), nullptr).list()) {
+    return deliver.unreadable();
+  }
+  if (u8(list.data()) == kString) {
+    return deliver.malformed(be16(list.data() + 1));  // bytes are no events
+  }
+  EventReader reader(context);
+  TraceRecord record;
+  const std::span<const std::uint32_t> offsets(marks.offsets);
+  for (std::size_t i = 0; i < offsets.size();) {
+    std::size_t next = i + 1;
+    while (next < offsets.size() && offsets[next] < ItemMarks::kItem) ++next;
+    if (reader.read(list.data(), offsets[i] & ~ItemMarks::kItem,
+                    offsets.subspan(i + 1, next - i - 1), record)) {
+      deliver(record);
+    } else {
+      deliver.malformed();
+    }
+    i = next;
+  }
+  if (!marks.proper) deliver.malformed();
+}
+
+}  // namespace scope::codec
