@@ -7,6 +7,27 @@
 #include "ei_codec/capture_record.h"
 
 namespace scope::analysis {
+namespace {
+
+// Batches are numbered from 1 without a gap: where the first ones are not there, retention took them. What they held is
+// older than what is left, as far as anybody knows.
+std::optional<ClusterTime> dropped_before(const Context& context, const ClockModel& clock,
+                                          std::optional<ClusterTime> from) {
+  const auto units = context.view->units();
+  const store::Lsn first = units.empty() ? context.view->upper() + 1 : units.front().first;
+  if (first <= 1) return std::nullopt;
+  std::optional<ClusterTime> oldest;
+  for (const auto& unit : units) {
+    for (const auto& range : unit.ranges) {
+      const auto at = clock.cluster(range.incarnation, range.oldest).time;
+      if (from && at <= *from) return std::nullopt;
+      if (!oldest || at < *oldest) oldest = at;
+    }
+  }
+  return oldest ? oldest : context.now;
+}
+
+}  // namespace
 
 Completeness certify(const Context& context, const ClockModel& clock,
                      std::span<const Incarnation> incarnations, std::optional<ClusterTime> from,
@@ -38,6 +59,7 @@ Completeness certify(const Context& context, const ClockModel& clock,
                         std::string(gap->reason)});
   }
   if (found.resume && !found.cut) ++out.gaps_not_listed;  // at least one more
+  out.retention = dropped_before(context, clock, from);
   if (context.coverage) {
     const auto concerned = [&](const std::string& node) {
       if (incarnations.empty()) return true;

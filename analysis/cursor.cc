@@ -122,6 +122,8 @@ std::uint64_t hash_of(const Filter& filter, const ProcessSpec* first, const Proc
   h.add_number(filter.min_duration_ns ? static_cast<std::uint64_t>(*filter.min_duration_ns) + 1
                                       : 0);
   h.add_number(static_cast<std::uint64_t>(filter.order));
+  h.add(filter.match ? filter.match->bytes() : std::string_view());
+  h.add(filter.text);
   return h.value();
 }
 

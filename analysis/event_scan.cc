@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <set>
 #include <tuple>
-#include <unordered_map>
+
+#include "analysis/text_search.h"
 
 namespace scope::analysis {
 namespace {
@@ -13,56 +15,67 @@ constexpr std::size_t kLoadSlice = 512;  // rows loaded before the byte cap is l
 
 auto key(const Hit& h) { return std::tie(h.at.time, h.id); }
 
-// A unit that may hold rows of the answer, and the corrected times between which they are.
-struct Candidate {
-  std::uint32_t unit;
-  std::int64_t oldest, newest;
-};
-
-std::vector<Candidate> candidates(const Context& context, const ClockModel& clock,
-                                  const ScanSpec& spec) {
-  std::vector<Candidate> out;
-  const auto units = context.view->units();
-  const bool some = !spec.processes.empty();
-  for (std::uint32_t i = 0; i < units.size(); ++i) {
-    const auto& unit = units[i];
-    if ((unit.types & spec.types) == 0 || (spec.upper && unit.first > *spec.upper)) continue;
-    Candidate c{i, std::numeric_limits<std::int64_t>::max(),
-                std::numeric_limits<std::int64_t>::min()};
-    for (const auto& range : unit.ranges) {
-      if (!spec.incarnations.empty() &&
-          !std::binary_search(spec.incarnations.begin(), spec.incarnations.end(),
-                              range.incarnation)) {
-        continue;
-      }
-      if (some && std::none_of(spec.processes.begin(), spec.processes.end(),
-                               [&](const auto& p) { return p.incarnation == range.incarnation; })) {
-        continue;
-      }
-      // Corrected time keeps the order of raw time within an incarnation, so the ends bound what is between.
-      c.oldest = std::min(c.oldest, clock.cluster(range.incarnation, range.oldest).time.ns);
-      c.newest = std::max(c.newest, clock.cluster(range.incarnation, range.newest).time.ns);
+// The raw times of each incarnation that may fall between since, until and the walk's position; empty: all. A margin for
+// the clock's rounding is added.
+std::vector<store::TimeRange> raw_times(const Context& context, const ClockModel& clock,
+                                        const ScanSpec& spec) {
+  constexpr std::int64_t kRounding = 1'000'000;
+  std::optional<ClusterTime> from = spec.since, until = spec.until;
+  if (spec.after) {
+    const ClusterTime at = spec.after->time;
+    if (spec.order == Order::newest_first) {
+      until = until ? std::min(*until, at) : at;
+    } else {
+      from = from ? std::max(*from, at) : at;
     }
-    if (c.oldest > c.newest) continue;
-    if ((spec.since && c.newest < spec.since->ns) || (spec.until && c.oldest > spec.until->ns)) {
-      continue;
-    }
-    if (spec.after && (spec.order == Order::newest_first ? c.oldest > spec.after->time.ns
-                                                         : c.newest < spec.after->time.ns)) {
-      continue;
-    }
-    out.push_back(c);
   }
-  if (spec.order == Order::newest_first) {
-    std::sort(out.begin(), out.end(), [](auto& a, auto& b) {
-      return std::tie(a.newest, a.unit) > std::tie(b.newest, b.unit);
-    });
+  std::vector<store::TimeRange> out;
+  if (!from && !until) return out;
+  using Limits = std::numeric_limits<std::int64_t>;
+  const auto add = [&](Incarnation i) {
+    store::TimeRange range{i, {Limits::min()}, {Limits::max()}};
+    // Far ends stay open: they need no correction, and it could overflow.
+    const auto plain = [](ClusterTime t) {
+      return t.ns > Limits::min() / 2 && t.ns < Limits::max() / 2;
+    };
+    if (from && plain(*from)) range.from = RawTime{clock.raw(i, *from).time.ns - kRounding};
+    if (until && plain(*until)) range.until = RawTime{clock.raw(i, *until).time.ns + kRounding};
+    out.push_back(range);
+  };
+  if (!spec.processes.empty()) {
+    for (const auto& p : spec.processes) {
+      if (out.empty() || out.back().incarnation != p.incarnation) add(p.incarnation);
+    }
+  } else if (!spec.incarnations.empty()) {
+    for (const Incarnation i : spec.incarnations) add(i);
   } else {
-    std::sort(out.begin(), out.end(), [](auto& a, auto& b) {
-      return std::tie(a.oldest, a.unit) < std::tie(b.oldest, b.unit);
-    });
+    for (const auto& info : context.view->incarnations()) {
+      if (info.agent_id != 0) add(info.number);  // others recorded nothing
+    }
   }
   return out;
+}
+
+// The functions whose text holds what is looked for, as far as the rollups know.
+void functions_with(const Context& context, const ScanSpec& spec, std::vector<std::string>& texts,
+                    std::vector<store::MfaPattern>& out) {
+  std::set<std::tuple<std::string, std::string, std::uint8_t>> found;
+  store::RollupSpec rollup;
+  rollup.types = spec.types;
+  rollup.mfas = spec.mfas;
+  rollup.incarnations = spec.incarnations;
+  const TextSearch search(spec.text);
+  const auto all = context.view->rollup(rollup, [&](const store::RollupCell& cell) {
+    if (!search.in(cell.mfa)) return;
+    found.emplace(cell.mfa.module, cell.mfa.function, cell.mfa.arity);
+  });
+  if (!all) return;
+  texts.reserve(found.size() * 2);
+  for (const auto& [module, function, arity] : found) {
+    texts.push_back(module);
+    texts.push_back(function);
+    out.push_back({texts[texts.size() - 2], texts.back(), arity});
+  }
 }
 
 // Is the row at or before the position where the walk stands, so already given?
@@ -89,43 +102,114 @@ bool moves_on(const ScanSpec& spec, const Candidate& unread) {
                                            : unread.oldest > spec.after->time.ns;
 }
 
-// Raw times only bound a filter of one incarnation; a margin of the clock's rounding is added.
-void bound_raw(const ClockModel& clock, const ScanSpec& spec, store::RowFilter& filter) {
-  Incarnation one = kNoIncarnation;
-  if (spec.incarnations.size() == 1) one = spec.incarnations.front();
-  if (!spec.processes.empty() &&
-      spec.processes.front().incarnation == spec.processes.back().incarnation) {
-    one = spec.processes.front().incarnation;
-  }
-  if (one == kNoIncarnation) return;
-  constexpr std::int64_t kRounding = 1'000'000;
-  std::optional<ClusterTime> from = spec.since, until = spec.until;
-  if (spec.after) {
-    auto& end = spec.order == Order::newest_first ? until : from;
-    if (!end ||
-        (spec.order == Order::newest_first ? spec.after->time < *end : spec.after->time > *end)) {
-      end = spec.after->time;
-    }
-  }
-  if (from) filter.from = RawTime{clock.raw(one, *from).time.ns - kRounding};
-  if (until) filter.until = RawTime{clock.raw(one, *until).time.ns + kRounding};
-}
-
 }  // namespace
 
 bool before(Order order, const Hit& a, const Hit& b) {
   return order == Order::newest_first ? key(b) < key(a) : key(a) < key(b);
 }
 
-ScanResult scan(const Context& context, const ClockModel& clock, const ScanSpec& spec) {
-  ScanResult out;
-  const auto units = candidates(context, clock, spec);
+Plan make_plan(const Context& context, const ClockModel& clock, const ScanSpec& spec) {
+  const Timed timed(spec.explain, "plan");
+  const auto times = raw_times(context, clock, spec);
+  store::Selection selection;
+  selection.rows.processes = spec.processes;
+  selection.rows.incarnations = spec.incarnations;
+  selection.rows.types = spec.types;
+  selection.rows.mfas = spec.mfas;
+  selection.rows.match_hashes = spec.match_hashes;
+  selection.times = times;
+  if (!spec.text.empty()) selection.texts = {&spec.text, 1};
+  auto found = context.view->candidates(selection);
+  Plan out;
+  for (const auto& step : found.steps) {
+    if (step.index == "text" && step.after < step.before) out.skipped_by_text = true;
+  }
+  if (out.skipped_by_text) {
+    // The index knows payloads only; rows whose function holds the text are found by their functions.
+    std::vector<std::string> texts;
+    std::vector<store::MfaPattern> functions;
+    functions_with(context, spec, texts, functions);
+    if (!functions.empty()) {
+      selection.texts = {};
+      selection.rows.mfas = functions;
+      const auto more = context.view->candidates(selection);
+      std::vector<std::uint32_t> both;
+      std::ranges::set_union(found.units, more.units, std::back_inserter(both));
+      found.units = std::move(both);
+    }
+  }
+  const auto units = context.view->units();
+  const auto wanted = [&](Incarnation i) {
+    if (!spec.incarnations.empty() && !std::ranges::binary_search(spec.incarnations, i))
+      return false;
+    if (spec.processes.empty()) return true;
+    const auto p = std::ranges::lower_bound(spec.processes, i, {}, &ProcessId::incarnation);
+    return p != spec.processes.end() && p->incarnation == i;
+  };
+  for (const std::uint32_t i : found.units) {
+    const auto& unit = units[i];
+    if (spec.upper && unit.first > *spec.upper) continue;
+    Candidate c{i, std::numeric_limits<std::int64_t>::max(),
+                std::numeric_limits<std::int64_t>::min()};
+    for (const auto& range : unit.ranges) {
+      if (!wanted(range.incarnation)) continue;
+      // Corrected time keeps the order of raw time within an incarnation, so the ends bound what is between.
+      c.oldest = std::min(c.oldest, clock.cluster(range.incarnation, range.oldest).time.ns);
+      c.newest = std::max(c.newest, clock.cluster(range.incarnation, range.newest).time.ns);
+    }
+    if (c.oldest > c.newest) continue;
+    if ((spec.since && c.newest < spec.since->ns) || (spec.until && c.oldest > spec.until->ns)) {
+      continue;
+    }
+    if (spec.after && (spec.order == Order::newest_first ? c.oldest > spec.after->time.ns
+                                                         : c.newest < spec.after->time.ns)) {
+      continue;
+    }
+    out.units.push_back(c);
+  }
+  std::ranges::sort(out.units, [&](const Candidate& a, const Candidate& b) {
+    return spec.order == Order::newest_first
+               ? std::tie(a.newest, a.unit) > std::tie(b.newest, b.unit)
+               : std::tie(a.oldest, a.unit) < std::tie(b.oldest, b.unit);
+  });
+  if (spec.explain != nullptr) {
+    spec.explain->plan = std::move(found.steps);
+    spec.explain->units = static_cast<std::uint32_t>(units.size());
+    spec.explain->candidates = static_cast<std::uint32_t>(out.units.size());
+  }
+  return out;
+}
+
+store::RowFilter row_filter(const Context& context, const ClockModel& clock, const ScanSpec& spec) {
   store::RowFilter filter;
   filter.processes = spec.processes;
   filter.incarnations = spec.incarnations;
   filter.types = spec.types;
-  filter.payload = false;
-  if (!spec.on_unit) bound_raw(clock, spec, filter);
+  filter.match_hashes = spec.match_hashes;
+  filter.payload = spec.payload;
+  if (spec.on_unit) return filter;
+  filter.mfas = spec.mfas;
+  // A unit takes raw times of one incarnation only.
+  const auto one = [&] {
+    if (spec.incarnations.size() == 1) return true;
+    return !spec.processes.empty() &&
+           spec.processes.front().incarnation == spec.processes.back().incarnation;
+  };
+  if (!one()) return filter;
+  const auto times = raw_times(context, clock, spec);
+  if (times.empty()) return filter;
+  filter.from = times.front().from;
+  filter.until = times.front().until;
+  return filter;
+}
+
+ScanResult scan(const Context& context, const ClockModel& clock, const ScanSpec& spec) {
+  ScanResult out;
+  const auto plan = make_plan(context, clock, spec);
+  const auto& units = plan.units;
+  out.skipped_by_text = plan.skipped_by_text;
+  const auto filter = row_filter(context, clock, spec);
+  const Timed timed(spec.explain, "read");
 
   // The best rows so far, the worst of them on top. One more than asked for tells whether there is more.
   std::vector<Hit>& best = out.hits;
@@ -138,8 +222,13 @@ ScanResult scan(const Context& context, const ClockModel& clock, const ScanSpec&
       out.cut = true;
       break;
     }
-    const auto rows = context.view->read(context.view->units()[units[next].unit], filter);
+    const auto& unit = context.view->units()[units[next].unit];
+    const auto rows = context.view->read(unit, filter);
     ++out.units_read;
+    if (spec.explain != nullptr) {
+      ++(unit.tail ? spec.explain->tail_read : spec.explain->blocks_read);
+      if (rows) spec.explain->rows_read += rows->rows.size();
+    }
     if (!rows) {
       ++out.corrupt_blocks;
       continue;

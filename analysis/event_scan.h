@@ -1,5 +1,7 @@
 // The rows of many units in order of corrected time: how every question over events reads.
 //
+// Plan   The view's indexes leave the units that can hold a row of all conditions (View::candidates); of these, units are
+//        taken by time, as follows.
 // What   scan() finds the first `limit` rows after a position, in (time, id) order, without their payloads: units are
 //        taken in order of their largest (smallest, for oldest first) corrected time, and the search ends when no unread
 //        unit can hold a better row than the worst kept. load() then reads the payloads of chosen rows only.
@@ -15,6 +17,7 @@
 #include <vector>
 
 #include "analysis/clock_model.h"
+#include "analysis/explain.h"
 #include "analysis/query.h"
 
 namespace scope::analysis {
@@ -42,12 +45,18 @@ struct ScanSpec {
   std::vector<ProcessId> processes;       // ascending; empty: all
   std::vector<Incarnation> incarnations;  // ascending; empty: all
   std::uint32_t types = ~0u;
+  std::vector<store::MfaPattern>
+      mfas;  // any of them; empty: all rows. With on_unit they only choose units
+  std::vector<std::uint64_t> match_hashes;  // ascending; any of them; empty: all rows
+  std::string_view text;                    // chooses units only: `accept` looks for it
   std::optional<ClusterTime> since, until;  // inclusive, on corrected time
   Order order = Order::newest_first;
   std::size_t limit = kDefaultLimit;
   std::optional<Position> after;
   std::optional<store::Lsn> upper;  // batches that came later are not looked at
-  // Looks at the row without its payload; may fill the hit's duration. Empty: every row.
+  bool payload = false;             // has `accept` to see it?
+  Explain* explain = nullptr;
+  // Looks at the row; may fill the hit's duration. Empty: every row.
   std::function<bool(const store::StoredRow&, Hit&)> accept;
   // Called before the rows of a unit are judged, with all of its rows of these processes and types, also those outside
   // since and until. Empty: not wanted.
@@ -59,8 +68,23 @@ struct ScanResult {
   std::optional<Position> resume;  // there is, or may be, more
   std::uint64_t corrupt_blocks = 0;
   std::uint64_t units_read = 0;
-  bool cut = false;  // the budget ended it
+  bool skipped_by_text = false;  // an index for text left units out
+  bool cut = false;              // the budget ended it
 };
+
+// A unit that may hold rows of the answer, and the corrected times between which its rows are.
+struct Candidate {
+  std::uint32_t unit = 0;  // index into View::units()
+  std::int64_t oldest = 0, newest = 0;
+};
+struct Plan {
+  std::vector<Candidate> units;  // by `spec.order`: the one with the newest (oldest) row first
+  bool skipped_by_text = false;
+};
+Plan make_plan(const Context& context, const ClockModel& clock, const ScanSpec& spec);
+
+// What a unit is asked for. Views into `spec`.
+store::RowFilter row_filter(const Context& context, const ClockModel& clock, const ScanSpec& spec);
 
 ScanResult scan(const Context& context, const ClockModel& clock, const ScanSpec& spec);
 

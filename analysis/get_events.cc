@@ -3,77 +3,76 @@
 #include <algorithm>
 #include <limits>
 
-#include "analysis/call_duration.h"
 #include "analysis/completeness.h"
 #include "analysis/cursor.h"
 #include "analysis/event_scan.h"
+#include "analysis/row_test.h"
 
 namespace scope::analysis {
+namespace {
 
-bool matches(const MfaSpec& spec, const codec::Mfa& mfa) {
-  return spec.module == mfa.module && (spec.function.empty() || spec.function == mfa.function) &&
-         (!spec.arity || *spec.arity == mfa.arity);
+constexpr std::size_t kMaxUndecided = 100'000;  // of which the places are kept
+
+// Has a page that ends at `resume` (nowhere: at the end) passed that row?
+bool passed(Order order, const std::optional<Position>& resume, const Hit& row) {
+  if (!resume) return true;
+  if (!resume->id) {
+    return order == Order::newest_first ? row.at.time > resume->time : row.at.time < resume->time;
+  }
+  Hit last;
+  last.at.time = resume->time;
+  last.id = *resume->id;
+  return !before(order, last, row);
 }
+
+}  // namespace
 
 Result<EventsPage> get_events(const Context& context, const Filter& filter) {
   EventsPage page;
+  if (filter.explain) page.explain.emplace();
+  Explain* const explain = page.explain ? &*page.explain : nullptr;
   Walk walk;
-  ASSIGN_OR_RETURN(walk, begin_walk(context, filter, Question::get_events));
-  const ClockModel clock(*context.view, walk.clock_version);
-
-  const ClusterTime from =
-      walk.since.value_or(ClusterTime{std::numeric_limits<std::int64_t>::min()});
-  const ClusterTime until = walk.until.value_or(context.now);
   ScanSpec spec;
-  if (!filter.nodes.empty()) {
-    ASSIGN_OR_RETURN(spec.incarnations, incarnations_of(*context.view, filter.nodes));
+  std::optional<ClockModel> model;
+  std::optional<RowTest> test;
+  {
+    const Timed timed(explain, "resolve");
+    ASSIGN_OR_RETURN(walk, begin_walk(context, filter, Question::get_events));
+    model.emplace(*context.view, walk.clock_version);
+    test.emplace(context, *model, filter);
+    const ClusterTime from =
+        walk.since.value_or(ClusterTime{std::numeric_limits<std::int64_t>::min()});
+    RETURN_IF_ERROR(test->prepare(from, walk.until.value_or(context.now), spec));
   }
-  if (filter.pid) {
-    ASSIGN_OR_RETURN(page.pid, resolve(context, clock, *filter.pid, from, until, "pid"));
-    spec.processes = page.pid->ids;
-  }
-  std::optional<Process> peer;
-  std::optional<PeerMatcher> peer_matcher;
-  if (filter.peer) {
-    ASSIGN_OR_RETURN(peer, resolve(context, clock, *filter.peer, from, until, "peer"));
-    peer_matcher.emplace(context, clock, *peer);
-    RETURN_IF_ERROR(peer_matcher->status());
-  }
-  std::optional<CallDuration> durations;
-  std::uint32_t types = filter.types;
-  spec.types = types;
-  if (filter.min_duration_ns) {
-    durations.emplace(context);
-    types &= kExitTypes;
-    spec.types = types | kEntryType | kExitTypes;
-    spec.on_unit = [&](std::uint32_t unit, const store::Rows& rows) {
-      durations->read(unit, rows);
-    };
-  }
+  const ClockModel& clock = *model;
+  page.pid = test->pid();
   spec.since = walk.since;
   spec.until = walk.until;
   spec.order = filter.order;
   spec.limit = filter.limit;
   spec.after = walk.after;
   spec.upper = walk.upper;
+  spec.explain = explain;
+  std::vector<Hit> undecided;
+  bool undecided_more = false;
   spec.accept = [&](const store::StoredRow& row, Hit& hit) {
-    if ((types & 1u << static_cast<unsigned>(row.record.type)) == 0) return false;
-    const auto& mfa = row.record.mfa;
-    if (filter.mfa && !matches(*filter.mfa, mfa)) return false;
-    if (!filter.modules.empty() && std::find(filter.modules.begin(), filter.modules.end(),
-                                             mfa.module) == filter.modules.end()) {
-      return false;
+    const Verdict verdict = test->accept(row, hit);
+    if (verdict == Verdict::unknown) {
+      if (undecided.size() < kMaxUndecided) {
+        undecided.push_back(hit);
+      } else {
+        undecided_more = true;
+      }
     }
-    if (peer_matcher && peer_matcher->means(row, hit.at.time) != Means::yes) return false;
-    if (durations) {
-      hit.duration_ns = durations->of(row);
-      return hit.duration_ns && *hit.duration_ns >= *filter.min_duration_ns;
-    }
-    return true;
+    return verdict == Verdict::yes;
   };
 
   auto found = scan(context, clock, spec);
-  auto loaded = load(context, found.hits, kMaxAnswerBytes);
+  Loaded loaded;
+  {
+    const Timed timed(explain, "load");
+    loaded = load(context, found.hits, kMaxAnswerBytes);
+  }
   std::optional<Position> resume = found.resume;
   if (loaded.size_cut) {
     const auto& last = loaded.events.back();
@@ -88,20 +87,15 @@ Result<EventsPage> get_events(const Context& context, const Filter& filter) {
   const bool newest = filter.order == Order::newest_first;
   if (walk.after) (newest ? high : low) = walk.after->time;
   if (resume) (newest ? low : high) = resume->time;
-  std::vector<Incarnation> concerned = spec.incarnations;
-  if (page.pid) {
-    std::vector<Incarnation> own;
-    for (const auto& id : page.pid->ids) {
-      if (concerned.empty() ||
-          std::binary_search(concerned.begin(), concerned.end(), id.incarnation)) {
-        own.push_back(id.incarnation);
-      }
-    }
-    concerned = std::move(own);
+  {
+    const Timed timed(explain, "completeness");
+    page.completeness = certify(context, clock, test->concerned(spec), low, high, walk.upper);
   }
-  page.completeness = certify(context, clock, concerned, low, high, walk.upper);
   page.completeness.corrupt_blocks += found.corrupt_blocks + loaded.corrupt_blocks;
   page.completeness.truncated = loaded.truncated;
+  page.completeness.undecided = static_cast<std::uint64_t>(std::ranges::count_if(
+      undecided, [&](const Hit& h) { return passed(filter.order, resume, h); }));
+  page.completeness.undecided_at_least = undecided_more || found.skipped_by_text;
   page.completeness.size_cut = loaded.size_cut;
   page.completeness.deadline_cut = page.completeness.deadline_cut || found.cut;
 

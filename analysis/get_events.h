@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "analysis/explain.h"
 #include "analysis/query.h"
 #include "analysis/resolve.h"
 
@@ -16,11 +17,10 @@ struct EventsPage {
   std::string next;            // cursor; empty: that was all
   Completeness completeness;   // of the range that this page covers
   std::optional<Process> pid;  // what the filter's pid was taken to mean
+  std::optional<Explain> explain;
 };
 
 // Errors: those of resolve() and resolve_time(), bad_cursor, bad_value.
 Result<EventsPage> get_events(const Context& context, const Filter& filter);
-
-bool matches(const MfaSpec& spec, const codec::Mfa& mfa);
 
 }  // namespace scope::analysis

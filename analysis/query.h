@@ -16,6 +16,7 @@
 #include <variant>
 #include <vector>
 
+#include "analysis/match_spec.h"
 #include "ei_codec/base/ids.h"
 #include "ei_codec/base/result.h"
 #include "store/view.h"
@@ -73,6 +74,9 @@ struct Filter {
   std::vector<std::string> modules;  // empty: all
   std::optional<TimeSpec> since, until;
   std::optional<std::int64_t> min_duration_ns;  // only exits of calls that lasted at least so long
+  std::shared_ptr<const MatchSpec> match;       // null: any term
+  std::string text;                             // empty: any (text_search.h)
+  bool explain = false;                         // how it was answered, too
   std::uint32_t limit = kDefaultLimit;
   Order order = Order::newest_first;
   std::string cursor;  // opaque bytes of an earlier answer; empty: from the start
@@ -122,13 +126,19 @@ struct Completeness {
   std::vector<NotTraced> not_traced;
   std::vector<Sampled> sampled;
   std::uint64_t truncated = 0;  // rows of the answer whose term was captured only in part
+  std::uint64_t undecided =
+      0;  // rows left out of which the captured part does not tell whether they match
+  bool undecided_at_least = false;  // there may be more of them: in units that an index skipped
+  std::optional<ClusterTime>
+      retention;  // what was recorded before is dropped, as it was to be; the range reaches back
   std::uint64_t corrupt_blocks = 0;
   bool deadline_cut = false;  // the deadline ended the search; `next` goes on from there
   bool size_cut = false;      // the answer would have been too large; `next` goes on from there
 
   bool complete() const {
     return gaps.empty() && gaps_not_listed == 0 && not_traced.empty() && sampled.empty() &&
-           truncated == 0 && corrupt_blocks == 0 && !deadline_cut && !size_cut;
+           truncated == 0 && undecided == 0 && !undecided_at_least && !retention &&
+           corrupt_blocks == 0 && !deadline_cut && !size_cut;
   }
 };
 

@@ -23,8 +23,7 @@ constexpr std::int64_t kSearchNs =
 
 std::optional<TermView> payload(const Event& event) {
   if (event.row.record.payload.empty()) return std::nullopt;
-  auto term = codec::view(event.row.record.payload);
-  return term ? std::optional(*term) : std::nullopt;
+  return event.row.record.term();
 }
 
 bool is_gen_server(const codec::Mfa& mfa) {
@@ -129,6 +128,9 @@ Status check_only_range(const Filter& filter) {
   if (filter.mfa) extra = "mfa";
   if (!filter.modules.empty()) extra = "module";
   if (filter.min_duration_ns) extra = "min_duration";
+  if (filter.match) extra = "match";
+  if (!filter.text.empty()) extra = "text";
+  if (filter.explain) extra = "explain";
   if (extra.empty()) return {};
   return fail(Code::bad_value,
               "this request takes only since, until, limit, order, cursor, deadline",

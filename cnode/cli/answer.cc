@@ -101,6 +101,13 @@ std::string missing_line(const TermView& item) {
     return fmt::format("{}: sampled, about {:.3g} % of what happened", node, share);
   }
   if (kind == "truncated") return fmt::format("{} terms were captured only in part", count);
+  if (kind == "undecided") {
+    const auto at_least = get(item, "at_least");
+    return fmt::format("{}{} events were captured only in part: whether they match is not known",
+                       at_least && at_least->is_atom("true") ? "at least " : "", count);
+  }
+  if (kind == "retention")
+    return "what was recorded earlier is dropped, as the retention settings say";
   if (kind == "corrupt_blocks")
     return fmt::format("{} blocks of the store could not be read", count);
   if (kind == "deadline") return "the deadline ended the search; the cursor goes on from there";

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "analysis/text_search.h"
 #include "cnode/service/parse.h"
 #include "cnode/service/trace_spec.h"
 #include "ei_codec/trace_event.h"
@@ -127,8 +128,22 @@ constexpr Option<Building> kFilterOptions[] = {
        b.out.deadline = std::chrono::milliseconds(ms);
        return {};
      }},
-    {"match", not_yet},
-    {"text", not_yet},
+    {"match",
+     [](Building& b, const TermView& v, std::string_view) -> Status {
+       ASSIGN_OR_RETURN(b.out.filter.match, analysis::MatchSpec::compile(v));
+       return {};
+     }},
+    {"text",
+     [](Building& b, const TermView& v, std::string_view f) -> Status {
+       ASSIGN_OR_RETURN(b.out.filter.text, read_name(v, f));
+       if (b.out.filter.text.size() <= analysis::TextSearch::kMaxBytes) return {};
+       return bad_value(f, v, fmt::format("at most {} bytes", analysis::TextSearch::kMaxBytes));
+     }},
+    {"explain",
+     [](Building& b, const TermView& v, std::string_view f) -> Status {
+       ASSIGN_OR_RETURN(b.out.filter.explain, read_boolean(v, f));
+       return {};
+     }},
     {"trace_id", not_yet},
 };
 

@@ -17,9 +17,7 @@ using codec::TraceRecord;
 
 std::optional<TermView> payload(const TraceRecord& record) {
   if (record.payload.empty()) return std::nullopt;
-  auto term = codec::view(record.payload);
-  if (!term) return std::nullopt;  // validated at ingest; a block's checksum guards it since
-  return *term;
+  return record.term();  // validated at ingest; a block's checksum guards it since
 }
 
 void term_or_unknown(TermBuilder& out, const std::optional<TermView>& term) {
@@ -249,10 +247,41 @@ void write_completeness(TermBuilder& out, const analysis::Completeness& c) {
     });
   }
   count("truncated", c.truncated);
+  if (c.undecided > 0 || c.undecided_at_least) {
+    item("undecided", [&](MapWriter& m) {
+      m.key("count").unsigned_integer(c.undecided);
+      m.key("at_least").boolean(c.undecided_at_least);
+    });
+  }
+  if (c.retention)
+    item("retention", [&](MapWriter& m) { m.key("until").integer(c.retention->ns); });
   count("corrupt_blocks", c.corrupt_blocks);
   if (c.deadline_cut) item("deadline", [](MapWriter&) {});
   if (c.size_cut) item("size", [](MapWriter&) {});
   out.nil();
+}
+
+void write_explain(TermBuilder& out, const analysis::Explain& e) {
+  MapWriter map;
+  auto& plan = map.key("plan").list(static_cast<std::uint32_t>(e.plan.size()));
+  for (const auto& step : e.plan) {
+    MapWriter item;
+    item.key("index").atom(step.index);
+    item.key("before").integer(step.before);
+    item.key("after").integer(step.after);
+    item.write(plan);
+  }
+  plan.nil();
+  map.key("units").integer(e.units);
+  map.key("candidates").integer(e.candidates);
+  map.key("blocks_read").unsigned_integer(e.blocks_read);
+  map.key("tail_read").unsigned_integer(e.tail_read);
+  map.key("rows_read").unsigned_integer(e.rows_read);
+  map.key("rollup_cells").unsigned_integer(e.rollup_cells);
+  auto& steps = map.key("steps").list(static_cast<std::uint32_t>(e.steps.size()));
+  for (const auto& step : e.steps) steps.tuple(2).atom(step.name).integer(step.ns);
+  steps.nil();
+  map.write(out);
 }
 
 void write_cursor(TermBuilder& out, std::string_view cursor) {

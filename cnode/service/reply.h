@@ -9,6 +9,7 @@
 #include <optional>
 #include <string_view>
 
+#include "analysis/explain.h"
 #include "analysis/get_events.h"
 #include "analysis/query.h"
 #include "analysis/state_at.h"
@@ -54,6 +55,7 @@ void write_payload(codec::TermBuilder& out, const codec::TraceRecord& record);
 void write_event(codec::TermBuilder& out, const store::View& view,
                  const analysis::ClockModel& clock, const analysis::Event& event);
 void write_completeness(codec::TermBuilder& out, const analysis::Completeness& completeness);
+void write_explain(codec::TermBuilder& out, const analysis::Explain& explain);
 void write_cursor(codec::TermBuilder& out, std::string_view cursor);  // none when empty
 
 void write_error(codec::TermBuilder& out, const Error& error);  // {Code, #{..}}
