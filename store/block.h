@@ -1,7 +1,8 @@
 // A block: about 16k rows of all nodes as columns; immutable; one value of `blk`.
 //
 //   block       = header head body                                       everything little-endian
-//   header      = magic:4 "SBLK" version:2 (1) flags:2 (0) head_xxh3:8 (of the bytes from `first` to the end of head)
+//   header      = magic:4 "SBLK" version:2 (2) flags:2 head_xxh3:8 (of the bytes from `first` to the end of head, the flags
+//                 its seed)
 //                 first:8 last:8 (LSNs) rows:4 types:4 head_end:4 end:4 processes:4 incarnations:4 nodes:4 frames:4
 //                 serial_width:1 row_width:1 state_chunks:4 other_chunks:4 state_bytes:4 other_bytes:4
 //   head        = incarnation* node* directory frame* chunk* (of states, then of other payloads)
@@ -19,6 +20,8 @@
 //               match hash (of the rows with kHashed); aliases: (count:1 id:4*)*
 //   column      = width:1 plane*    of width bytes per value, one plane for each byte, the lowest first; width 0: all 0
 //   chunk       zstd, 32 KB of a stream each but the last
+//   flags       1: payloads may name atoms by number (term_view.h, kTagLocalAtom); the number is the partition's NameId
+// Version 1 is read, too: it has no flags, hence no numbered atoms.
 //
 // Rows are sorted by (process, time, ordinal). What is stored was observed; inferences live elsewhere.
 // Rejected: one compressed directory (a process is found without decompressing anything: state_at), dictionaries
@@ -31,6 +34,7 @@
 #include <span>
 #include <vector>
 
+#include "store/block_index.h"
 #include "store/names.h"
 #include "store/view.h"
 
@@ -54,6 +58,7 @@ struct EncodedBlock {
   std::vector<std::byte> bytes;
   Unit unit;  // without its place and ranges
   std::vector<UnitRange> ranges;
+  std::shared_ptr<const BlockIndex> index;
 };
 
 class BlockEncoder {

@@ -5,6 +5,7 @@
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <numeric>
 
+#include "ei_codec/local_atoms.h"
 #include "store/block.h"
 #include "store/block_format.h"
 
@@ -54,12 +55,17 @@ struct BlockEncoder::Work {
   boost::unordered_flat_map<std::pair<const char*, std::uint32_t>, std::uint32_t> node_numbers;
   std::vector<IncarnationEntry> incarnations;
   std::vector<std::uint64_t> columns[kRestColumns];
+  std::vector<NameId> mfas;  // by sorted row
   ByteWriter raw, body;
   std::vector<std::byte> streams[2], packed;  // states, other payloads
+  // The numbers that the batches of these rows have for their atoms, as this partition's.
+  boost::unordered_flat_map<std::pair<const codec::StringTable*, std::uint32_t>, NameId> atoms;
+  bool local_atoms = false;
 
   void sort_rows(std::span<const StoredRow* const> rows);
   std::uint32_t node_index(std::string_view node, std::uint32_t creation, BlockNames& names);
   void list_incarnations(BlockNames& names);
+  void add_payload(const TraceRecord& record, BlockNames& names);
   Piece add_piece(Bytes bytes, bool compress);
   FrameEntry encode_frame(std::size_t begin, std::size_t end, BlockNames& names);
 };
@@ -147,6 +153,19 @@ Piece BlockEncoder::Work::add_piece(Bytes bytes, bool compress) {
   return piece;
 }
 
+void BlockEncoder::Work::add_payload(const TraceRecord& record, BlockNames& names) {
+  auto& stream = streams[record.type == codec::EventType::state_change ? 0 : 1];
+  const auto at = stream.size();
+  stream.insert(stream.end(), record.payload.begin(), record.payload.end());
+  if (!record.strings || record.payload.empty()) return;
+  local_atoms = true;
+  codec::renumber_local_atoms(stream.data() + at, [&](std::uint32_t number) {
+    const auto [it, fresh] = atoms.try_emplace({record.strings, number}, 0U);
+    if (fresh) it->second = names.atom(record.strings->atom(number).value_or(std::string_view{}));
+    return it->second;
+  });
+}
+
 FrameEntry BlockEncoder::Work::encode_frame(std::size_t begin, std::size_t end, BlockNames& names) {
   FrameEntry frame;
   frame.state_at = static_cast<std::uint32_t>(streams[0].size());
@@ -159,6 +178,7 @@ FrameEntry BlockEncoder::Work::encode_frame(std::size_t begin, std::size_t end, 
     columns[kType][i] = static_cast<std::uint64_t>(r.type);
     columns[kFlags][i] = r.flags;
     columns[kMfa][i] = names.mfa(r.mfa);
+    mfas.push_back(static_cast<NameId>(columns[kMfa][i]));
     columns[kOrdinal][i] = r.ordinal;
   }
   raw.clear();
@@ -190,8 +210,7 @@ FrameEntry BlockEncoder::Work::encode_frame(std::size_t begin, std::size_t end, 
     const auto& row = *sorted[begin + i];
     const auto& r = row.record;
     columns[kPayload][i] = r.payload.size();
-    auto& stream = streams[r.type == codec::EventType::state_change ? 0 : 1];
-    stream.insert(stream.end(), r.payload.begin(), r.payload.end());
+    add_payload(r, names);
     columns[kOriginal][i] = r.original_bytes;
     if (r.has(TraceRecord::kHashed)) columns[kHash].push_back(r.match_hash);
     columns[kPeerKind][i] = static_cast<std::uint64_t>(r.peer.kind);
@@ -240,8 +259,11 @@ EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn fi
   auto& w = *work_;
   w.nodes.clear();
   w.node_numbers.clear();
+  w.mfas.clear();
   w.body.clear();
   for (auto& s : w.streams) s.clear();
+  w.atoms.clear();
+  w.local_atoms = false;
   w.sort_rows(rows);
   w.list_incarnations(names);
 
@@ -302,7 +324,9 @@ EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn fi
     chunk.offset += header.head_end;
     head.fixed(chunk);
   }
-  header.head_xxh3 = XXH3_64bits(head.data() + kHashFrom, head.size() - kHashFrom);
+  header.flags = w.local_atoms ? kLocalAtoms : 0;
+  header.head_xxh3 =
+      XXH3_64bits_withSeed(head.data() + kHashFrom, head.size() - kHashFrom, header.flags);
   put_at(head.vector(), 0, header);
   head.raw(w.body.bytes());
   out.bytes = std::move(head.vector());
@@ -313,6 +337,7 @@ EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn fi
   out.unit.types = header.types;
   for (const auto& i : w.incarnations)
     out.ranges.push_back({i.number, {i.oldest}, {i.newest}, i.rows});
+  out.index = make_block_index(w.sorted, w.mfas, [&](std::string_view t) { return names.atom(t); });
   return out;
 }
 

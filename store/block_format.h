@@ -7,7 +7,8 @@
 namespace scope::store::block_format {
 
 inline constexpr std::uint32_t kMagic = 0x4B4C4253;  // "SBLK"
-inline constexpr std::uint16_t kVersion = 1;
+inline constexpr std::uint16_t kVersion = 2;         // 1 is read, too: it has no flags
+enum Flag : std::uint16_t { kLocalAtoms = 1, kAllFlags = kLocalAtoms };
 inline constexpr std::size_t kHashFrom = 16;  // `first`
 
 #pragma pack(push, 1)

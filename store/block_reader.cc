@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <boost/unordered/unordered_flat_map.hpp>
 
 #include "store/block.h"
 #include "store/block_format.h"
@@ -85,10 +86,11 @@ Status Head::parse(Bytes bytes) {
   if (h.magic != kMagic || h.head_end > bytes.size() || h.head_end < sizeof(Header) ||
       h.end != bytes.size())
     return corrupt("header");
-  if (h.version != kVersion)
+  if (h.version == 0 || h.version > kVersion || (h.flags & ~kAllFlags) != 0)
     return fail(Code::corrupt,
                 fmt::format("a block of version {}, made by a later release?", h.version));
-  if (XXH3_64bits(bytes.data() + kHashFrom, h.head_end - kHashFrom) != h.head_xxh3)
+  if (XXH3_64bits_withSeed(bytes.data() + kHashFrom, h.head_end - kHashFrom, h.flags) !=
+      h.head_xxh3)
     return corrupt("head");
   if (h.rows == 0 || h.rows > kMaxBlockRows || h.processes == 0 || h.processes > h.rows ||
       h.incarnations == 0 || h.incarnations > h.processes || h.serial_width > 4 ||
@@ -272,11 +274,32 @@ Status Frame::open_rest() {
   return {};
 }
 
+// The atoms that payloads name by number. While `names` is there, what is asked for is looked up and kept.
+class BlockStrings final : public codec::StringTable {
+ public:
+  explicit BlockStrings(NameSource& names) : names_(&names) {}
+
+  std::optional<std::string_view> atom(std::uint32_t id) const override {
+    if (const auto it = texts_.find(id); it != texts_.end()) return it->second;
+    if (!names_) return std::nullopt;
+    const auto text = names_->atom(id);
+    if (!text) return std::nullopt;
+    texts_.emplace(id, *text);
+    return *text;
+  }
+  void seal() { names_ = nullptr; }  // from here on immutable
+
+ private:
+  NameSource* names_;
+  mutable boost::unordered_flat_map<NameId, std::string_view> texts_;
+};
+
 // The two payload streams; chunks are decompressed once each and kept by the rows.
 struct Payloads {
   std::shared_ptr<Arena> arena;
   std::vector<std::vector<std::byte>> chunks;
   std::deque<std::vector<std::byte>> joined;  // payloads that span chunks
+  std::optional<BlockStrings> strings;
 
   Result<Bytes> get(const Head& head, bool state, std::uint32_t at, std::uint32_t size) {
     if (size == 0) return Bytes{};
@@ -467,11 +490,19 @@ Status Reader::read_peer(Peer& peer, std::size_t incarnation, std::size_t i) {
 }
 
 Status Reader::fill_payloads() {
+  const bool local_atoms = (head_.h.flags & kLocalAtoms) != 0;
+  if (local_atoms) payloads_->strings.emplace(names_);
   for (std::size_t i = 0; i < rows_.size(); ++i) {
-    const bool state = rows_[i].record.type == codec::EventType::state_change;
-    ASSIGN_OR_RETURN(rows_[i].record.payload,
-                     payloads_->get(head_, state, places_[i].at, places_[i].size));
+    auto& r = rows_[i].record;
+    const bool state = r.type == codec::EventType::state_change;
+    ASSIGN_OR_RETURN(r.payload, payloads_->get(head_, state, places_[i].at, places_[i].size));
+    if (!local_atoms || r.payload.empty()) continue;
+    // Finds every atom's text now, because names are at hand only here.
+    const auto term = codec::view(r.payload, {.local_atoms = true}, &*payloads_->strings);
+    if (!term) return corrupt("payload");
+    r.strings = &*payloads_->strings;
   }
+  if (local_atoms) payloads_->strings->seal();
   return {};
 }
 

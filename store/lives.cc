@@ -103,16 +103,15 @@ ProcessId life_subject(const StoredRow& row) {
 
 std::string_view row_name(const TraceRecord& r) {
   if (r.payload.empty()) return {};
-  const auto term = codec::view(r.payload);
-  if (!term) return {};
+  const auto term = r.term();
   if (r.type == EventType::process_alive) {
-    auto map = term->map();
+    auto map = term.map();
     if (!map) return {};
     const auto name = map->find("name");
     return name ? name->atom().value_or(std::string_view{}) : std::string_view{};
   }
   if (r.type != EventType::process_register && r.type != EventType::process_unregister) return {};
-  return term->atom().value_or(std::string_view{});
+  return term.atom().value_or(std::string_view{});
 }
 
 void apply_to_life(Life& life, const StoredRow& row) {

@@ -15,6 +15,7 @@
 #include "ei_codec/capture_record.h"
 #include "ei_codec/term_builder.h"
 #include "store/trace_store.h"
+#include "test/unit/ei_codec/compact_maker.h"
 
 namespace scope::test {
 
@@ -204,6 +205,34 @@ class BatchMaker {
   store::IncomingBatch batch(Incarnation incarnation, std::uint64_t seq) {
     return incoming(incarnation, seq, message(seq));
   }
+  // The same batch as the native tracer would send it. REQUIRES events that have a compact form.
+  std::vector<std::byte> compact(Bytes message, const codec::HashKey& key) const {
+    const auto header = codec::read_batch_header(*codec::view(message));
+    SCOPE_CHECK(header.has_value() && !header->compact);
+    struct Events : codec::RecordSink {
+      codec::CompactMaker maker;
+      explicit Events(const BatchMaker& m) : maker(m.node_, m.creation_) {}
+      void record(const codec::TraceRecord& r) override {
+        if (r.type == codec::EventType::gap) return;  // in the header
+        SCOPE_CHECK(codec::CompactMaker::has_form(r));
+        maker.record(r);
+      }
+    } events(*this);
+    codec::BatchStrings none;
+    const auto stats = codec::decode_records(*header, {key, node_, creation_}, none, events);
+    SCOPE_CHECK(stats.malformed == 0);
+    TermBuilder b;
+    b.tuple(7).atom("batch").unsigned_integer(agent_id_).unsigned_integer(header->seq);
+    b.tuple(2).integer(header->clock_raw.ns).integer(header->clock_system_ns);
+    b.term(header->gaps).integer(header->cut.ns);
+    b.tuple(4).atom("compact").integer(1);
+    b.binary(Bytes(events.maker.strings())).binary(Bytes(events.maker.records()));
+    return {b.bytes().begin(), b.bytes().end()};
+  }
+  store::IncomingBatch compact_batch(Incarnation incarnation, std::uint64_t seq,
+                                     const codec::HashKey& key) {
+    return incoming(incarnation, seq, compact(message(seq), key));
+  }
   static store::IncomingBatch incoming(Incarnation incarnation, std::uint64_t seq,
                                        std::vector<std::byte> message) {
     auto buffer = std::make_shared<std::vector<std::byte>>(std::move(message));
@@ -233,7 +262,7 @@ class BatchMaker {
   std::uint64_t agent_id_;
   TermBuilder events_, gaps_;
   std::uint32_t count_ = 0, gap_count_ = 0;
-  std::int64_t newest_ = 0;
+  std::int64_t newest_ = INT64_MIN;  // raw times may be negative
 };
 
 }  // namespace scope::test

@@ -129,8 +129,12 @@ TEST_F(StoreTest, AgreesWithAPlainList) {
           // Equal times may meet across one boundary of batches, not across a whole batch (tail.h).
           if (seqs[k] % 2 == 0) ++clocks[k];
           random_events(makers[k], random, clocks[k]);
-          const auto batch = makers[k].batch(numbers[k], ++seqs[k]);
+          auto batch = makers[k].batch(numbers[k], ++seqs[k]);
           model.add(batch, makers[k], store_->hash_key());
+          if (random() % 2) {  // both kinds of payload, the same events
+            const auto compact = makers[k].compact(batch.message.bytes(), store_->hash_key());
+            batch = BatchMaker::incoming(numbers[k], seqs[k], compact);
+          }
           append(batch);
           if (random() % 5 == 0) append(batch);  // again: must not count
         }

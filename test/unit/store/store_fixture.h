@@ -72,6 +72,14 @@ inline std::string hex(Bytes bytes) {
   return out;
 }
 
+// The record's term with every atom spelt out, so that it is the same wherever it is kept.
+inline std::string payload_text(const codec::TraceRecord& r) {
+  if (r.strings == nullptr || r.payload.empty()) return hex(r.payload);
+  TermBuilder copy;
+  copy.term(r.term());
+  return hex(copy.bytes());
+}
+
 // Everything that a row says, so that two rows are equal when their texts are.
 inline std::string to_text(const ProcessId& p, const codec::TraceRecord& r) {
   std::string alias;
@@ -82,7 +90,7 @@ inline std::string to_text(const ProcessId& p, const codec::TraceRecord& r) {
       p.incarnation, p.id, p.serial, r.time.ns, r.ordinal, codec::event_type_name(r.type), r.flags,
       r.mfa.module, r.mfa.function, r.mfa.arity, static_cast<int>(r.peer.kind), r.peer.node,
       r.peer.creation, r.peer.id, r.peer.serial, r.peer.name, r.peer.alias.node, alias,
-      r.match_hash, r.original_bytes, hex(r.payload));
+      r.match_hash, r.original_bytes, payload_text(r));
 }
 inline std::string to_text(const store::StoredRow& row) { return to_text(row.process, row.record); }
 
