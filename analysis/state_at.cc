@@ -15,24 +15,17 @@ using codec::TraceRecord;
 
 constexpr std::uint32_t bit(EventType type) { return 1u << static_cast<unsigned>(type); }
 
-// Batches are flushed at least once a second, and pings and batches share the link: what was measured of the clock this
-// much later than a time says that everything up to that time has arrived.
-constexpr std::int64_t kFlushNs = 2'000'000'000;
-
-// Until when all that this node recorded is known to have arrived.
-ClusterTime horizon(const Context& context, const ClockModel& clock, const Process& process) {
-  ClusterTime out{INT64_MIN};
+// All that this node's agents recorded before that time is in the view; nullopt: not known.
+std::optional<ClusterTime> final_until(const Context& context, const ClockModel& clock,
+                                       const Process& process) {
+  std::optional<ClusterTime> out;
   for (const auto& id : process.ids) {
-    for (const auto& unit : context.view->units()) {
-      for (const auto& range : unit.ranges) {
-        if (range.incarnation != id.incarnation) continue;
-        out = std::max(out, clock.cluster(id.incarnation, range.newest).time);
-      }
-    }
-    if (const auto* version = clock.newest(id.incarnation)) {
-      const auto measured = clock.cluster(id.incarnation, version->raw_at).time;
-      out = std::max(out, ClusterTime{measured.ns - kFlushNs});
-    }
+    const auto raw = context.view->complete_until(id.incarnation);
+    if (!raw) continue;
+    const auto at = clock.cluster(id.incarnation, *raw);
+    if (at.error_ns == kUnknownError) continue;
+    const ClusterTime surely{at.time.ns - at.error_ns};
+    if (!out || *out < surely) out = surely;
   }
   return out;
 }
@@ -202,7 +195,8 @@ Result<StateAt> state_at(const Context& context, const ProcessSpec& spec, const 
   doubt(out.completeness.corrupt_blocks > 0, Doubt::corrupt);
   doubt(found.cut || out.completeness.deadline_cut, Doubt::deadline);
   doubt(record.has(TraceRecord::kInferred), Doubt::checkpoint);
-  doubt(horizon(context, clock, out.process) < out.asked, Doubt::not_final);
+  out.final_until = final_until(context, clock, out.process);
+  doubt(!out.final_until || *out.final_until < out.asked, Doubt::not_final);
   // Asked through the cluster's clock: a change as near as its error may belong to the other side of that time. `now`
   // and what lies beyond the last row have no other side.
   const auto error = clock.raw(out.state.row.process.incarnation, out.asked).error_ns;

@@ -20,7 +20,7 @@ enum class Certainty : std::uint8_t {
 enum class Doubt : std::uint8_t {
   gap,    // something was dropped or not captured on that node between the state and the time asked
   clock,  // a state change lies nearer to the time asked than the clocks can tell
-  not_final,  // nothing of that node is recorded past the time asked: more may be on its way, or tracing had ended
+  not_final,  // what the node recorded up to the time asked has not all arrived: `final_until` says how far
   checkpoint,  // asked of the process (sys:get_state), not captured at a change
   sampled,     // the node is traced by samples
   corrupt,     // a block could not be read
@@ -36,6 +36,8 @@ struct StateAt {
   ClusterTime asked;
   Certainty certainty = Certainty::proven;
   std::vector<Doubt> why;     // empty when proven
+  // Everything that the node recorded before that time has arrived; nullopt: not known.
+  std::optional<ClusterTime> final_until;
   Completeness completeness;  // between the state and the time asked
 };
 

@@ -85,6 +85,9 @@ class TraceStoreImpl final : public TraceStore {
   Status add_gap(Incarnation incarnation, std::string_view reason, RawTime from,
                  RawTime until) override;
   Status add_clock(ClockVersion version) override { return writer_.push(version, sizeof version); }
+  Status add_cut(Incarnation incarnation, RawTime until) override {
+    return writer_.push(Writer::Cut{incarnation, until}, sizeof(Writer::Cut));
+  }
   std::shared_ptr<const View> snapshot() const override { return writer_.view(); }
   StoreStats stats() const override;
   Status flush(int timeout_ms) override;

@@ -90,6 +90,8 @@ class TraceStore {
   virtual Status add_gap(Incarnation incarnation, std::string_view reason, RawTime from,
                          RawTime until) = 0;
   virtual Status add_clock(ClockVersion version) = 0;
+  // All that this incarnation recorded before that raw time was appended before this call (View::complete_until).
+  virtual Status add_cut(Incarnation incarnation, RawTime until) = 0;
 
   virtual std::shared_ptr<const View> snapshot() const = 0;
   virtual StoreStats stats() const = 0;

@@ -186,6 +186,12 @@ void Writer::handle(ClockVersion& version) {
   publisher_.set_clocks(state_.clocks);
 }
 
+void Writer::handle(Cut& cut) {
+  if (!state_.incarnations.exists(cut.incarnation)) return;
+  state_.incarnations.set_complete(cut.incarnation, cut.until);
+  publisher_.set_incarnations(state_.incarnations);
+}
+
 void Writer::handle(IncarnationRequest& request) {
   const auto n = state_.incarnations.find_or_make(request.node, request.creation, request.agent_id,
                                                   clock_.now());

@@ -42,7 +42,11 @@ class Writer {
   struct FlushRequest {
     std::shared_ptr<std::promise<void>> answer;
   };
-  using Item = std::variant<IncomingBatch, ClockVersion, IncarnationRequest, FlushRequest>;
+  struct Cut {
+    Incarnation incarnation = kNoIncarnation;
+    RawTime until;
+  };
+  using Item = std::variant<IncomingBatch, ClockVersion, Cut, IncarnationRequest, FlushRequest>;
 
   Writer(const StoreOptions& options, StoreState state, ClusterClock clock,
          StoreListener* listener);
@@ -65,6 +69,7 @@ class Writer {
   Clock::time_point next_event() const;
   void handle(IncomingBatch& batch);
   void handle(ClockVersion& version);
+  void handle(Cut& cut);
   void handle(IncarnationRequest& request);
   void handle(FlushRequest& request);
 

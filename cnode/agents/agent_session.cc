@@ -324,7 +324,8 @@ void AgentSession::on_message(Message message) {
   if (!arity || *arity < 2) return agents_.count(AgentCounter::unexpected_messages);
   auto tag = t.element(0).atom().value_or("");
   if (tag == "batch") return on_batch(std::move(message));
-  if (tag == "pong" && *arity == 4) return on_pong(t);
+  if (tag == "pong" && (*arity == 4 || *arity == 5))  // 4: an older build's, to be replaced
+    return on_pong(t);
   if (tag == "hello" && *arity == 2) return on_hello(message);
   if (tag == "nodes" && *arity == 2) return on_nodes(t.element(1));
   if (tag == "control_reply" && *arity == 3) return on_control_reply(message);
@@ -446,6 +447,10 @@ void AgentSession::on_pong(const TermView& pong) {
   auto versions = clock_->add({sent->second, received, RawTime{*raw}, *system});
   pings_.erase(sent);
   last_raw_ = std::max(last_raw_, RawTime{*raw});
+  const auto complete = pong.arity() == 5u ? pong.element(4).integer() : std::nullopt;
+  // After the batches that came before it, through the same queue; if they still wait here, it is not true yet. A lost
+  // one is made good by the next.
+  if (complete && waiting_.empty()) (void)store_.add_cut(incarnation_, RawTime{*complete});
   for (auto& version : versions) {
     if (auto stored = store_.add_clock(version); !stored)
       agents_.count(AgentCounter::clock_not_stored);

@@ -78,6 +78,11 @@ Status get_state_at(const TermView& request, Env& env, TermBuilder& out) {
   for (const auto doubt : at.why) why.atom(analysis::name(doubt));
   why.nil();
   map.key("asked").integer(at.asked.ns);
+  if (at.final_until) {
+    map.key("final_until").integer(at.final_until->ns);
+  } else {
+    unknown(map.key("final_until"));
+  }
   write_process(map.key("pid"), at.process);
   text_or_unknown(map.key("node"), at.process.node);
   text_or_unknown(map.key("behaviour"), record.mfa.module);

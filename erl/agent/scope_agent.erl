@@ -24,7 +24,7 @@
 %%   {credit, Bytes}        absolute: bytes of this session (counted from the resume) that may be sent
 %%   {credit, Seq, Bytes}   the same, counted from the end of batch Seq: needs no common count of bytes. Preferred.
 %%             A batch's bytes are the size of its binary, plus 64. Without any credit message the window alone is the bound.
-%%   {ping, N, T}           answered with {pong, N, T, ClockPair}; at least one each deadman_ms, or shipping stops
+%%   {ping, N, T}           answered with {pong, N, T, ClockPair, SentUntil}; at least one each deadman_ms, or shipping stops
 %%   {control, Ref, Request}  answered with {control_reply, Ref, Result}
 %% AGENT -> DAEMON (to DaemonPid, with nosuspend and noconnect)
 %%   {hello, #{proto => 1, vsn, agent => pid(), agent_id, node, creation, first_seq, next_seq, otp, erts, arch,
@@ -35,7 +35,8 @@
 %%             first_seq is the oldest batch still held, next_seq the number of the next one to be made.
 %%   {batch, AgentId, Seq, ClockPair, Gaps, Cut, {etf, 1, term_to_binary([Event])}}     see
 %%             ei_codec/capture_record.h
-%%   {pong, N, T, ClockPair}      {control_reply, Ref, Result}
+%%   {pong, N, T, ClockPair, SentUntil}      SentUntil: raw time up to which everything was sent before this; or none
+%%   {control_reply, Ref, Result}
 %%   {nodes, #{visible => [Node], hidden => [Node]}}     every node this one knows now, after one came or went
 %%   {stopped, Id | all, Reason}  a start ended by itself: {limit, ms | count} | lost | overload | hold_full
 %%   {bye, Reason}          the agent is about to leave the node
@@ -151,7 +152,7 @@ handle({credit, N}, S) when is_integer(N) -> heard(S#s{hold = scope_hold:credit(
 handle({credit, Seq, N}, S) when is_integer(Seq), is_integer(N) ->
     heard(S#s{hold = scope_hold:credit(Seq, N, S#s.hold)});
 handle({ping, N, T}, S) ->
-    _ = send(S#s.daemon, {pong, N, T, clock_pair()}),
+    _ = send(S#s.daemon, {pong, N, T, clock_pair(), sent_until(S)}),
     heard(S);
 handle({control, Ref, Request}, S) -> heard(control(Request, Ref, S));
 handle({attach, Daemon, Opts}, S) when is_pid(Daemon), is_map(Opts) -> attach(Daemon, Opts, S);
@@ -272,6 +273,15 @@ ship_next(Daemon, Window, {Seq, Clock, Gaps, Cut, Bin, Hold}, S) ->
     end.
 
 heard(S) -> S#s{heard = now_ms()}.
+
+%% All that was captured before this raw time has been sent before what is sent now. What the tracer flushed is in our
+%% hands once no bytes are under way; the order of the two readings matters.
+sent_until(#s{ctx = Ctx, shipping = Shipping, hold = Hold}) ->
+    Flushed = scope_beat:last_flush(Ctx),
+    case Shipping andalso scope_beat:under_way(Ctx) =:= 0 andalso scope_hold:is_all_sent(Hold) of
+        true -> Flushed;
+        false -> none
+    end.
 
 tick(S0) ->
     Now = now_ms(),

@@ -5,7 +5,7 @@
 -module(scope_hold).
 
 -export([new/1, limit/2, add/2, gap/2, flush_gaps/2, next/2, ack/2, credit/2, credit/3, resume/2,
-         first_seq/1, next_seq/1, oldest/1, is_full/1, is_empty/1, status/1]).
+         first_seq/1, next_seq/1, oldest/1, is_full/1, is_empty/1, is_all_sent/1, status/1]).
 -export_type([hold/0, made/0, gap/0]).
 
 -type clock() :: {integer(), integer()}.
@@ -149,6 +149,10 @@ head(#hold{sent = Sent, unsent = Unsent}) ->
 %% The last batch did not fit.
 -spec is_full(hold()) -> boolean().
 is_full(#hold{gaps = Gaps}) -> is_map_key(hold_full, Gaps).
+
+%% Gaps that wait for their batch count as unsent.
+-spec is_all_sent(hold()) -> boolean().
+is_all_sent(#hold{unsent = Unsent, gaps = Gaps}) -> queue:is_empty(Unsent) andalso map_size(Gaps) =:= 0.
 
 -spec is_empty(hold()) -> boolean().
 is_empty(H) -> head(H) =:= empty.

@@ -108,7 +108,7 @@ loop(S) ->
                 #{opts := #{ping := Ms}} -> tell(S, {ping, 1, 0}), erlang:send_after(Ms, self(), ping)
             end,
             loop(S);
-        {pong, _, _, {_, _}} -> loop(S);
+        {pong, _, _, {_, _}, _} -> loop(S);
         {batch, Id, Seq, Clock, Gaps, Cut, {etf, 1, Bin}} -> loop(batch({Id, Seq, Clock, Gaps, Cut, binary_to_term(Bin)}, S));
         {hello, Hello} ->
             S1 = seen({hello, Hello}, S#{agent => maps:get(agent, Hello), hello => Hello,

@@ -2,12 +2,12 @@
 -module(spine_SUITE).
 -export([all/0, timeout/1]).
 -export([stopped_while_deploying/1, answers_hello_and_status/1, wrong_requests/1, unknown_name_is_noproc_at_once/1, records_calls/1,
-         state_at_any_time/1, state_history_and_causes/1, flow_across_nodes/1, lifecycle_and_names/1,
+         state_at_any_time/1, an_idle_nodes_state_is_proven/1, state_history_and_causes/1, flow_across_nodes/1, lifecycle_and_names/1,
          finds_nodes_by_itself/1, leaves_no_trace/1, a_second_start_is_a_union/1, trace_expires/1]).
 -import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [call/3, ask/3, await_live/3, all_events/4]).
 
-all() -> [answers_hello_and_status, wrong_requests, unknown_name_is_noproc_at_once, records_calls, state_at_any_time,
+all() -> [answers_hello_and_status, wrong_requests, unknown_name_is_noproc_at_once, records_calls, state_at_any_time, an_idle_nodes_state_is_proven,
           state_history_and_causes, flow_across_nodes, lifecycle_and_names, finds_nodes_by_itself, leaves_no_trace,
           stopped_while_deploying,
           a_second_start_is_a_union, trace_expires].
@@ -101,7 +101,8 @@ state_at_any_time(Config) ->
     assert_eq([K * (K + 1) div 2 || K <- lists:seq(1, 30)], [N || #{n := N, seq := Q} <- States, Q > 0]),
     [begin
          %% The moment itself lies within the clock's error, and the answer says so.
-         #{state := State, certainty := inferred, why := [clock]} = ask(B, D, {get_state_at, Pid, T}),
+         #{state := State, certainty := inferred, why := Why} = ask(B, D, {get_state_at, Pid, T}),
+         true = lists:member(clock, Why),
          assert_eq(S, State)
      end || #{time := T, state := S} <- Events],
     %% Between two states, further from both than the clock's error, it is proven.
@@ -109,12 +110,31 @@ state_at_any_time(Config) ->
     rpc(A, gen_server, call, [c1, {add, 31}]),
     Two = await_events(A, D, #{pid => Pid, type => state_change}, fun(L) -> length(L) > length(Events) end),
     [#{time := T2, state := _}, #{time := T1, state := S1} | _] = lists:reverse(Two),
-    #{state := S1, certainty := proven} = ask(B, D, {get_state_at, Pid, (T1 + T2) div 2}),
+    wait_until(fun() ->
+                       #{state := S1, why := Why} = ask(B, D, {get_state_at, Pid, (T1 + T2) div 2}),
+                       Why =:= [] orelse Why
+               end, 5000),
     #{state := Last} = ask(B, D, {get_state_at, Pid, now}),
     assert_eq(rpc(A, gen_server, call, [c1, get]), Last),
     %% By name, and by text with its node.
     #{state := Last} = ask(B, D, {get_state_at, {c1, node_of(A)}, now}),
     {error, {not_recorded, _}} = call(B, D, {get_state_at, Pid, maps:get(time, hd(Events)) - 10000000000}).
+
+%% Nothing happens on the node, and still what is known of it becomes certain: within a second or two.
+an_idle_nodes_state_is_proven(Config) ->
+    {[A], D} = cluster(Config, [a]),
+    {ok, Pid} = rpc(A, scope_counter, start, [c1]),
+    _ = start_trace(A, D, #{pids => [Pid], events => [state]}),
+    5 = rpc(A, gen_server, call, [c1, {add, 5}]),
+    _ = await_events(A, D, #{pid => Pid, type => state_change}, fun(L) -> length(L) >= 1 end),
+    #{certainty := inferred, why := [not_final], time := Changed, asked := Asked} = ask(A, D, {get_state_at, Pid, now}),
+    true = Asked > Changed,
+    wait_until(fun() ->
+                       case ask(A, D, {get_state_at, Pid, Asked}) of
+                           #{certainty := proven, why := [], state := #{n := 5}, final_until := Until} -> Until >= Asked;
+                           Other -> Other
+                       end
+               end, 5000).
 
 state_history_and_causes(Config) ->
     {[A], D} = cluster(Config, [a]),
