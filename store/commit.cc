@@ -6,6 +6,7 @@
 
 #include "store/key_format.h"
 #include "store/lives.h"
+#include "store/segment.h"
 #include "store/writer.h"
 
 namespace scope::store {
@@ -114,6 +115,42 @@ Status Writer::write_group(lmdb::Txn& txn, Group& group) {
   return store_lives(txn, db, batches, state_.incarnations, *state_.names);
 }
 
+Status put_segment(lmdb::Txn& txn, const Databases& db, const OpenSegment& open) {
+  for (const char kind : kSegmentKinds)
+    RETURN_IF_ERROR(txn.put(db.seg, segment_key(kind, segment_of(open.first_block)),
+                            encode_segment(kind, open.blocks)));
+  return {};
+}
+
+// Adds the new blocks to `open`; what becomes complete is written.
+Status Writer::write_segments(lmdb::Txn& txn, std::span<Group> groups, OpenSegment& open) const {
+  for (const auto& group : groups) {
+    for (const auto& block : group.blocks) {
+      open.blocks.push_back(block.index);
+      if (open.blocks.size() < kSegmentBlocks) continue;
+      if (std::ranges::find(open.blocks, nullptr) == open.blocks.end())
+        RETURN_IF_ERROR(put_segment(txn, state_.active->db(), open));
+      open.first_block += kSegmentBlocks;
+      open.blocks.clear();
+    }
+  }
+  return {};
+}
+
+// The last segment of a partition that ends. Without it these blocks are judged by their statistics.
+void Writer::end_segment() {
+  if (open_.blocks.empty() || std::ranges::find(open_.blocks, nullptr) != open_.blocks.end())
+    return;
+  const auto write = [&]() -> Status {
+    ASSIGN_OR_RETURN(auto txn, lmdb::Txn::begin(state_.active->env(), true));
+    RETURN_IF_ERROR(put_segment(txn, state_.active->db(), open_));
+    return txn.commit();
+  };
+  if (const auto written = write(); !written)
+    spdlog::warn("store: the last {} blocks of partition {} stay without an index: {}",
+                 open_.blocks.size(), state_.active->number(), to_string(written.error()));
+}
+
 Status Writer::commit() {
   auto groups = plan_groups();
   auto next_block = state_.last_block;
@@ -135,10 +172,12 @@ Status Writer::commit() {
     if (batch.cut) state_.incarnations.set_complete(batch.incarnation(), *batch.cut);
   }
 
+  auto open = open_;
   const auto write = [&]() -> Status {
     const auto& db = state_.active->db();
     ASSIGN_OR_RETURN(auto txn, lmdb::Txn::begin(state_.active->env(), true));
     for (auto& group : groups) RETURN_IF_ERROR(write_group(txn, group));
+    RETURN_IF_ERROR(write_segments(txn, groups, open));
     RETURN_IF_ERROR(
         write_hot(txn, std::span(state_.tail).subspan(std::max(sealed, committed_)), db));
     RETURN_IF_ERROR(state_.incarnations.store(txn, db.agents));
@@ -151,14 +190,14 @@ Status Writer::commit() {
     for (const auto& [n, seq] : before) state_.incarnations.set_committed(n, seq);
     return written;
   }
-  committed(groups);
+  committed(groups, std::move(open));
   for (const auto& [n, seq] : before) {
     if (listener_) listener_->on_committed(n, state_.incarnations.info(n).last_committed_seq);
   }
   return {};
 }
 
-void Writer::committed(std::vector<Group>& groups) {
+void Writer::committed(std::vector<Group>& groups, OpenSegment open) {
   ++counters_->commits;
   fresh_partition_ = false;
   state_.names->mark_stored();
@@ -173,6 +212,8 @@ void Writer::committed(std::vector<Group>& groups) {
   }
   const auto sealed = groups.empty() ? 0 : groups.back().end;
   if (sealed > 0) {
+    open_ = std::move(open);
+    publisher_.set_open(open_);
     for (std::size_t i = 0; i < sealed; ++i) {
       tail_rows_ -= state_.tail[i]->rows.size();
       tail_bytes_ -= state_.tail[i]->bytes();
@@ -217,9 +258,12 @@ Status Writer::roll() {
     fresh->unlink_when_closed();
     return done;
   }
+  end_segment();
   state_.manifest = std::move(manifest);
   state_.active = std::move(fresh);
   state_.names = std::move(names);
+  open_ = {number, 1, {}};
+  publisher_.set_open(open_);
   state_.last_block = 0;
   fresh_partition_ = true;
   publisher_.add_partition(state_.active);

@@ -13,7 +13,7 @@ struct Counters {
   Counter events = 0, malformed = 0, gaps = 0;
   Counter events_stored = 0, bytes_on_disk = 0;
   Counter partitions = 0, blocks = 0, tail_rows = 0;
-  Counter commits = 0, commit_failures = 0, corrupt_blocks = 0;
+  Counter commits = 0, commit_failures = 0, corrupt_blocks = 0, corrupt_indexes = 0;
   std::atomic<std::int64_t> commit_ns_last = 0;
 };
 

@@ -5,6 +5,8 @@
 //   hot     Lsn:8                                            hot_value below: a raw batch that is in no block yet
 //   blk     Block:4                                          block.h
 //   seg     'u' Block:4                                      unit_stats (partition.h): the copy of the block table
+//           'p' 'm' 'h' 't' 'r' 'e', each with Segment:4     segment.h: the indexes over blocks 64*Segment+1 .. +64
+//           'i' Segment:4                                    reserved: observed trace ids
 //   agents  'i' Incarnation:4                                incarnations.h
 //           'o' Incarnation:4                                tail.h: ordinals after the last sealed batch
 //           'm'                                              meta below
@@ -85,6 +87,7 @@ inline bool starts_with(Bytes key, Bytes prefix) {
 inline Key hot_key(Lsn lsn) { return Key().u64(lsn); }
 inline Key block_key(std::uint32_t block) { return Key().u32(block); }
 inline Key unit_key(std::uint32_t block) { return Key('u').u32(block); }
+inline Key segment_key(char kind, std::uint32_t segment) { return Key(kind).u32(segment); }
 inline Key incarnation_key(Incarnation n) { return Key('i').u32(n); }
 inline Key ordinals_key(Incarnation n) { return Key('o').u32(n); }
 inline Key meta_key() { return Key('m'); }

@@ -2,6 +2,8 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
+
 #include "store/key_format.h"
 
 namespace scope::store {
@@ -133,6 +135,20 @@ Result<codec::Mfa> NameReader::mfa(NameId id) {
   mfa.function = arena_.copy(mfa.function);
   mfas_.emplace(id, mfa);
   return mfa;
+}
+
+Result<std::vector<NameId>> NameReader::find_mfas(std::span<const MfaPattern> patterns) const {
+  std::vector<NameId> out;
+  const Key prefix('f');
+  ASSIGN_OR_RETURN(auto cursor, lmdb::Cursor::open(txn_, dbi_));
+  ASSIGN_OR_RETURN(bool found, cursor.seek(prefix));
+  while (found && starts_with(cursor.key(), prefix)) {
+    ASSIGN_OR_RETURN(const auto mfa, read_mfa(cursor.value()));
+    if (std::ranges::any_of(patterns, [&](const auto& p) { return p.matches(mfa); }))
+      out.push_back(KeyReader(cursor.key().subspan(1)).u32());
+    ASSIGN_OR_RETURN(found, cursor.next());
+  }
+  return out;
 }
 
 Result<NameId> NameReader::find(std::string_view text) const {

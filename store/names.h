@@ -12,6 +12,7 @@
 
 #include "ei_codec/trace_event.h"
 #include "store/lmdb.h"
+#include "store/view.h"
 
 namespace scope::store {
 
@@ -76,6 +77,8 @@ class NameReader final : public NameSource {
   Result<codec::Mfa> mfa(NameId id) override;
   // 0: this partition never saw it.
   Result<NameId> find(std::string_view text) const;
+  // All functions that match one of the patterns, ascending. Looks at each that the partition holds.
+  Result<std::vector<NameId>> find_mfas(std::span<const MfaPattern> patterns) const;
 
  private:
   const lmdb::Txn& txn_;

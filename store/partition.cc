@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "store/key_format.h"
 
 namespace scope::store {
@@ -46,6 +48,26 @@ Status Partition::open_databases(bool create) {
 
 std::span<const UnitRange> Partition::keep(std::vector<UnitRange> ranges) {
   return ranges_.emplace_back(std::move(ranges));
+}
+
+std::optional<SegmentValue> Partition::segment(const lmdb::Txn& txn, char kind,
+                                               std::uint32_t segment,
+                                               std::atomic<std::uint64_t>& bad) const {
+  const auto value = txn.get(db_.seg, segment_key(kind, segment));
+  if (value && !*value) return std::nullopt;
+  const auto k = static_cast<std::size_t>(std::ranges::find(kSegmentKinds, kind) - kSegmentKinds);
+  const auto place = k * kSegmentsChecked + segment;
+  const bool keeps = segment < kSegmentsChecked;
+  const auto bit = 1ULL << place % 64;
+  const bool checked = keeps && (checked_[place / 64].load(std::memory_order_relaxed) & bit) != 0;
+  auto opened = value ? SegmentValue::open(**value, checked)
+                      : Result<SegmentValue>(std::unexpected(value.error()));
+  if (!opened) {
+    ++bad;
+    return std::nullopt;
+  }
+  if (keeps && !checked) checked_[place / 64].fetch_or(bit, std::memory_order_relaxed);
+  return *opened;
 }
 
 Status Partition::load_units() {

@@ -8,6 +8,7 @@
 // Thread Writing: the writer's only. Reading: any, each with a transaction of its own.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <deque>
 #include <memory>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "store/lmdb.h"
+#include "store/segment.h"
 #include "store/view.h"
 
 namespace scope::store {
@@ -49,6 +51,11 @@ class Partition {
   // Keeps the ranges of a new block (the writer's).
   std::span<const UnitRange> keep(std::vector<UnitRange> ranges);
 
+  // A value of `seg`; nullopt: the segment was never completed, or the value is damaged (`bad` counts that).
+  // Lives as long as `txn`.
+  std::optional<SegmentValue> segment(const lmdb::Txn& txn, char kind, std::uint32_t segment,
+                                      std::atomic<std::uint64_t>& bad) const;
+
   void unlink_when_closed() { unlink_ = true; }
 
  private:
@@ -62,6 +69,10 @@ class Partition {
   Databases db_;
   std::deque<std::vector<UnitRange>> ranges_;
   std::vector<Unit> units_;
+  // Values that were hashed once and are not again: they never change. A bit per kind and segment.
+  static constexpr std::size_t kSegmentsChecked = 1024;
+  mutable std::array<std::atomic<std::uint64_t>, sizeof kSegmentKinds * kSegmentsChecked / 64>
+      checked_{};
   std::atomic<bool> unlink_ = false;
 };
 

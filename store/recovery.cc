@@ -5,7 +5,9 @@
 
 #include <filesystem>
 
+#include "store/block.h"
 #include "store/key_format.h"
+#include "store/segment.h"
 
 namespace scope::store {
 namespace {
@@ -87,6 +89,30 @@ Status read_hot(StoreState& state, const lmdb::Txn& txn) {
   return {};
 }
 
+// The blocks of the segment that is not complete, at most 63, decoded and indexed anew. One that is damaged stays null,
+// and with it its segment: candidates by statistics, and read() says what is wrong.
+void rebuild_open(StoreState& state, const lmdb::Txn& txn) {
+  auto& open = state.open;
+  open.partition = state.active->number();
+  open.first_block = state.last_block / kSegmentBlocks * kSegmentBlocks + 1;
+  for (auto block = open.first_block; block <= state.last_block; ++block) {
+    auto& index = open.blocks.emplace_back();
+    const auto value = txn.get(state.active->db().blk, block_key(block));
+    if (!value || !*value) continue;
+    auto arena = std::make_shared<Arena>();
+    const auto rows = read_block(**value, {}, *state.names, arena);
+    if (!rows) continue;
+    std::vector<const StoredRow*> sorted;
+    std::vector<NameId> mfas;
+    for (const auto& row : rows->rows) {
+      sorted.push_back(&row);
+      mfas.push_back(state.names->mfa(row.record.mfa));
+    }
+    index =
+        make_block_index(sorted, mfas, [&](std::string_view t) { return state.names->atom(t); });
+  }
+}
+
 }  // namespace
 
 std::vector<std::byte> encode_meta(Lsn last_lsn, ClusterTime now) {
@@ -134,6 +160,7 @@ Result<StoreState> recover(const StoreOptions& options, Manifest manifest) {
   RETURN_IF_ERROR(read_meta(state, txn));
   RETURN_IF_ERROR(read_ordinals(state, txn));
   RETURN_IF_ERROR(read_hot(state, txn));
+  rebuild_open(state, txn);
   return state;
 }
 

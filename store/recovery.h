@@ -17,6 +17,7 @@
 #include "store/partition.h"
 #include "store/tail.h"
 #include "store/trace_store.h"
+#include "store/view_impl.h"
 
 namespace scope::store {
 
@@ -32,6 +33,7 @@ struct StoreState {
   Lsn last_lsn = 0;
   ClusterTime newest;            // the latest cluster time that was written down
   std::uint32_t last_block = 0;  // of the active partition
+  OpenSegment open;              // made again from its blocks
 };
 
 Result<StoreState> recover(const StoreOptions& options, Manifest manifest);

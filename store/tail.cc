@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "ei_codec/term_builder.h"
+
 namespace scope::store {
 namespace {
 
@@ -115,6 +117,12 @@ void OrdinalMemory::clear() {
   now_ = {};
 }
 
+std::optional<RawTime> OrdinalMemory::earliest() const {
+  std::optional<RawTime> out;
+  for (const auto& [pid, last] : before_) out = out ? std::min(*out, last.time) : last.time;
+  return out;
+}
+
 std::vector<std::byte> OrdinalMemory::encode_after(const TailBatch& batch) {
   Map last;
   for (const auto& row : batch.rows) {
@@ -160,6 +168,26 @@ std::shared_ptr<TailBatch> empty_batch(const TailInput& input) {
   return batch;
 }
 
+namespace {
+
+void add_unreadable(TailBatch& batch, codec::DecodeStats& stats, RawTime from, RawTime until,
+                    TailSink& sink) {
+  codec::TermBuilder gap;
+  gap.tuple(4).atom("unreadable");
+  stats.unreadable ? gap.atom("unknown") : gap.unsigned_integer(stats.malformed);
+  gap.integer(from.ns).integer(until.ns);
+  batch.gap.assign(gap.bytes().begin(), gap.bytes().end());
+  TraceRecord record;
+  record.type = EventType::gap;
+  record.time = until;
+  record.payload = batch.gap;
+  sink.record(record);
+  stats.oldest = batch.rows.size() == 1 ? until : std::min(stats.oldest, until);
+  stats.newest = batch.rows.size() == 1 ? until : std::max(stats.newest, until);
+}
+
+}  // namespace
+
 Result<std::shared_ptr<TailBatch>> decode_batch(const TailInput& input,
                                                 const codec::HashKey& hash_key,
                                                 Incarnations& incarnations,
@@ -172,7 +200,12 @@ Result<std::shared_ptr<TailBatch>> decode_batch(const TailInput& input,
   const auto& info = incarnations.info(input.incarnation);
   const codec::DecodeContext context{hash_key, incarnations.node(input.incarnation), info.creation};
   TailSink sink(*batch, input, incarnations, ordinals);
-  const auto stats = codec::decode_records(header, context, batch->strings, sink);
+  auto stats = codec::decode_records(header, context, batch->strings, sink);
+  if (stats.malformed > 0) {
+    const auto until = std::max(header.clock_raw, header.cut);
+    const auto from = std::min(until, ordinals.earliest().value_or(header.cut));
+    add_unreadable(*batch, stats, from, until, sink);
+  }
   ordinals.end_batch(input.seq != 0);
   batch->malformed = stats.malformed;
   batch->range.rows = static_cast<std::uint32_t>(batch->rows.size());

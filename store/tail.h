@@ -34,6 +34,7 @@ struct TailBatch {
   UnitRange range;
   std::optional<RawTime> cut;  // nothing older will come from this agent; none in the store's own
   std::uint64_t malformed = 0, gaps = 0;
+  std::vector<std::byte> gap;  // the payload of the row for what could not be read
 
   Incarnation incarnation() const { return range.incarnation; }
   // What it takes in memory, roughly.
@@ -49,6 +50,8 @@ class OrdinalMemory {
   // `counts`: false for a batch that the store made itself; such are not remembered.
   void end_batch(bool counts);
   void clear();
+  // No event of this batch should be older, so far as is known: when the batch before ended for each of its processes.
+  std::optional<RawTime> earliest() const;
 
   // The memory as it is after `batch`, encoded; and back.
   static std::vector<std::byte> encode_after(const TailBatch& batch);
@@ -95,7 +98,9 @@ struct TailInput {
   codec::TermView message;
 };
 
-// Decodes a batch; nodes of peers that were never heard of get their incarnations. malformed: it is no batch at all.
+// Decodes a batch; nodes of peers that were never heard of get their incarnations. What of it cannot be read is lost, and
+// is a row of type gap, reason `unreadable`: from the batch before, or the batch's cut, to its clock pair; its count is
+// known if only single events do not fit. malformed: it is no batch at all; not even a time is known then.
 Result<std::shared_ptr<TailBatch>> decode_batch(const TailInput& input,
                                                 const codec::HashKey& hash_key,
                                                 Incarnations& incarnations,

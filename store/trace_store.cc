@@ -156,6 +156,7 @@ StoreStats TraceStoreImpl::stats() const {
   s.commits = c.commits;
   s.commit_failures = c.commit_failures;
   s.corrupt_blocks = c.corrupt_blocks;
+  s.corrupt_indexes = c.corrupt_indexes;
   s.queue_bytes = writer_.queue_bytes();
   s.commit_ns_last = c.commit_ns_last;
   return s;

@@ -60,7 +60,7 @@ struct StoreStats {
   std::uint64_t events = 0, malformed = 0, gaps = 0;            // since open
   std::uint64_t events_stored = 0, bytes_on_disk = 0;           // of the whole store
   std::uint64_t partitions = 0, blocks = 0, tail_rows = 0;
-  std::uint64_t commits = 0, commit_failures = 0, corrupt_blocks = 0;
+  std::uint64_t commits = 0, commit_failures = 0, corrupt_blocks = 0, corrupt_indexes = 0;
   std::uint64_t queue_bytes = 0;
   std::int64_t commit_ns_last = 0;
 };

@@ -95,7 +95,8 @@ Status roll_up_rows(const View& view, const Unit& unit, const RollupSpec& spec,
     const auto& r = row.record;
     const auto second = second_of(r.time);
     if (!whole_second_inside(spec.times, row.process.incarnation, second)) continue;
-    ++cells[{row.process.incarnation, second, r.type, r.mfa.module, r.mfa.function, r.mfa.arity}];
+    ++cells[{row.process.incarnation, spec.by_second ? second : 0, r.type, r.mfa.module,
+             r.mfa.function, r.mfa.arity}];
   }
   for (const auto& [k, n] : cells)
     sink({k.incarnation, k.second, k.type, {k.module, k.function, k.arity}, n});

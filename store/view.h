@@ -177,6 +177,8 @@ struct RollupSpec {
   std::span<const Incarnation> incarnations;  // ascending; empty: all
   std::span<const MfaPattern> mfas;           // any of them; empty: all
   std::span<const TimeRange> times;           // as in Selection
+  bool by_second =
+      true;  // false: the cells' seconds are left out (0) and most sums are made already
 };
 struct RollupInfo {
   std::vector<std::uint32_t>

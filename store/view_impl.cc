@@ -7,6 +7,7 @@
 #include "store/block.h"
 #include "store/key_format.h"
 #include "store/lives.h"
+#include "store/view_index.h"
 
 namespace scope::store {
 namespace {
@@ -29,6 +30,16 @@ class ViewImpl final : public View {
   std::span<const ClockVersion> clocks() const override { return *p_.clocks; }
   Result<Rows> read(const Unit& unit, const RowFilter& filter) const override;
   std::optional<RawTime> complete_until(Incarnation n) const override;
+  Candidates candidates(const Selection& selection) const override {
+    return find_candidates(*this, p_, selection);
+  }
+  Result<RollupInfo> rollup(const RollupSpec& spec, const RollupSink& sink) const override {
+    return sum_cells(*this, p_, spec, sink);
+  }
+  Result<RollupInfo> edges(std::span<const ProcessId> senders,
+                           const EdgeSink& sink) const override {
+    return sum_edges(*this, p_, senders, sink);
+  }
   Result<std::vector<Life>> lives(ProcessId process,
                                   std::shared_ptr<const void>& owner) const override;
   Result<std::vector<NameSpell>> name_spells(std::string_view node, std::string_view name,
@@ -277,6 +288,7 @@ std::shared_ptr<const View> make_view(Published published) {
 Publisher::Publisher(std::shared_ptr<Counters> counters)
     : counters_(std::move(counters)),
       sealed_(std::make_shared<SealedUnits>()),
+      open_(std::make_shared<OpenSegment>()),
       tail_(std::make_shared<TailArray>()),
       incarnations_(std::make_shared<std::vector<IncarnationInfo>>()),
       clocks_(std::make_shared<std::vector<ClockVersion>>()) {}
@@ -335,8 +347,8 @@ void Publisher::set_incarnations(const Incarnations& incarnations) {
 std::span<const std::shared_ptr<const TailBatch>> Publisher::tail() const { return tail_->batches; }
 
 void Publisher::publish(Lsn upper) {
-  auto view =
-      make_view({sealed_, sealed_->units, tail_, tail(), incarnations_, clocks_, counters_, upper});
+  auto view = make_view(
+      {sealed_, sealed_->units, open_, tail_, tail(), incarnations_, clocks_, counters_, upper});
   const std::lock_guard lock(mutex_);
   current_.swap(view);
 }

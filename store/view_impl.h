@@ -26,10 +26,24 @@ struct TailArray {
   std::vector<std::shared_ptr<const TailBatch>> batches;  // never moves
 };
 
+// Sealed blocks of the active partition whose segment is not complete yet.
+struct OpenSegment {
+  std::uint32_t partition = 0, first_block = 1;
+  std::vector<std::shared_ptr<const BlockIndex>> blocks;  // null: not indexed
+
+  const BlockIndex* find(const Unit& unit) const {
+    const auto i = unit.block - first_block;
+    return unit.partition == partition && unit.block >= first_block && i < blocks.size()
+               ? blocks[i].get()
+               : nullptr;
+  }
+};
+
 // What one view shows.
 struct Published {
   std::shared_ptr<const SealedUnits> sealed;
   std::span<const Unit> blocks;
+  std::shared_ptr<const OpenSegment> open;
   std::shared_ptr<const TailArray> tail_array;
   std::span<const std::shared_ptr<const TailBatch>> tail;
   std::shared_ptr<const std::vector<IncarnationInfo>> incarnations;
@@ -47,6 +61,7 @@ class Publisher {
   void add_partition(std::shared_ptr<Partition> partition);  // its units too
   void drop_partition(std::uint32_t number);
   void add_unit(const Unit& unit);  // REQUIRES that its ranges live with its partition
+  void set_open(OpenSegment open) { open_ = std::make_shared<const OpenSegment>(std::move(open)); }
   void push_tail(std::shared_ptr<const TailBatch> batch);
   void drop_tail(std::size_t count);  // the oldest ones: they are in blocks now
   void set_incarnations(const Incarnations& incarnations);
@@ -62,6 +77,7 @@ class Publisher {
 
   std::shared_ptr<Counters> counters_;
   std::shared_ptr<SealedUnits> sealed_;
+  std::shared_ptr<const OpenSegment> open_;
   std::shared_ptr<TailArray> tail_;
   std::shared_ptr<const std::vector<IncarnationInfo>> incarnations_;
   std::shared_ptr<const std::vector<ClockVersion>> clocks_;

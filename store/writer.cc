@@ -36,6 +36,8 @@ Writer::Writer(const StoreOptions& options, StoreState state, ClusterClock clock
       publisher_(counters_) {
   for (const auto& p : state_.partitions) publisher_.add_partition(p);
   state_.partitions.clear();  // the publisher holds them
+  open_ = std::move(state_.open);
+  publisher_.set_open(open_);
   for (const auto& batch : state_.tail) {
     publisher_.push_tail(batch);
     tail_rows_ += batch->rows.size();

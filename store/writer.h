@@ -81,7 +81,9 @@ class Writer {
   Status write_hot(lmdb::Txn& txn, std::span<const std::shared_ptr<TailBatch>> batches,
                    const Databases& db) const;
   Status write_group(lmdb::Txn& txn, Group& group);
-  void committed(std::vector<Group>& groups);
+  void committed(std::vector<Group>& groups, OpenSegment open);
+  Status write_segments(lmdb::Txn& txn, std::span<Group> groups, OpenSegment& open) const;
+  void end_segment();
   Status roll();
   Status fill_partition(const Partition& fresh, NameTable& names);
   bool roll_due() const;
@@ -100,6 +102,7 @@ class Writer {
 
   std::map<Incarnation, std::uint64_t> received_;      // last sequence number taken
   std::map<Incarnation, std::uint64_t> out_of_order_;  // told once per break
+  OpenSegment open_;                                   // as published
   std::size_t committed_ = 0;
   std::size_t tail_rows_ = 0, tail_bytes_ = 0, pending_rows_ = 0, pending_bytes_ = 0;
   Clock::time_point pending_since_, retry_at_, house_at_, rate_since_;

@@ -1,0 +1,408 @@
+#include "store/view_index.h"
+
+#include <algorithm>
+#include <boost/unordered/unordered_flat_map.hpp>
+
+#include "store/block.h"
+#include "store/unit_filter.h"
+
+namespace scope::store {
+namespace {
+
+// One partition, open for a question.
+struct Source {
+  const Partition* partition = nullptr;
+  std::optional<lmdb::Txn> txn;
+  Arena arena;
+  std::optional<NameReader> names;
+  std::vector<NameId> mfas;  // those that the question's patterns mean
+  bool mfas_known = true;
+
+  static std::unique_ptr<Source> open(const Published& shown, std::uint32_t number,
+                                      std::span<const MfaPattern> patterns) {
+    auto out = std::make_unique<Source>();
+    const auto& partitions = shown.sealed->partitions;
+    const auto it =
+        std::ranges::lower_bound(partitions, number, {}, [](const auto& p) { return p->number(); });
+    if (it == partitions.end() || (*it)->number() != number) return nullptr;
+    out->partition = it->get();
+    auto txn = lmdb::Txn::begin(out->partition->env(), false);
+    if (!txn) return nullptr;
+    out->txn = std::move(*txn);
+    out->names.emplace(*out->txn, out->partition->db().names, out->arena);
+    if (!patterns.empty()) {
+      auto found = out->names->find_mfas(patterns);
+      out->mfas_known = found.has_value();
+      if (found) out->mfas = std::move(*found);
+    }
+    return out;
+  }
+  bool wants_mfa(std::span<const MfaPattern> patterns, NameId id) const {
+    return patterns.empty() || std::ranges::binary_search(mfas, id);
+  }
+};
+
+// Calls back for each run of `places` (into units) that are in one segment of one partition, or are one tail unit.
+template <typename OnTail, typename OnSegment>
+void by_segment(std::span<const Unit> units, std::span<const std::uint32_t> places, OnTail on_tail,
+                OnSegment on_segment) {
+  for (std::size_t i = 0, j = 0; i < places.size(); i = j) {
+    j = i + 1;
+    const auto& first = units[places[i]];
+    if (first.tail) {
+      on_tail(places[i]);
+      continue;
+    }
+    while (j < places.size() && !units[places[j]].tail &&
+           units[places[j]].partition == first.partition &&
+           segment_of(units[places[j]].block) == segment_of(first.block))
+      ++j;
+    on_segment(places.subspan(i, j - i));
+  }
+}
+
+const TailBatch* tail_batch(const Published& shown, const Unit& unit) {
+  const auto it =
+      std::ranges::lower_bound(shown.tail, unit.first, {}, [](const auto& b) { return b->lsn; });
+  return it == shown.tail.end() || (*it)->lsn != unit.first ? nullptr : it->get();
+}
+
+// The four indexes in the order of their use.
+class Finder {
+ public:
+  Finder(const View& view, const Published& shown, const Selection& selection)
+      : units_(view.units()),
+        shown_(shown),
+        filter_(selection.rows),
+        trigrams_(trigrams_of(selection.texts)) {
+    used_[0] = !filter_.processes.empty();
+    used_[1] = !filter_.mfas.empty();
+    used_[2] = !filter_.match_hashes.empty();
+    used_[3] = !trigrams_.empty();
+  }
+
+  void run(Candidates& out) {
+    if (std::ranges::find(used_, true) == std::end(used_)) return;
+    const auto places = std::exchange(out.units, {});
+    out.unindexed = 0;
+    by_segment(
+        units_, places, [&](std::uint32_t i) { judge_tail(i, out); },
+        [&](std::span<const std::uint32_t> here) { judge_segment(here, out); });
+    static constexpr std::string_view kNames[] = {"process", "mfa", "hash", "text"};
+    for (std::size_t k = 0; k < 4; ++k) {
+      if (used_[k]) out.steps.push_back({kNames[k], before_[k], after_[k]});
+    }
+  }
+
+ private:
+  // A tail batch is small and in memory: it is looked through, but for its text.
+  void judge_tail(std::uint32_t i, Candidates& out) {
+    const auto* batch = tail_batch(shown_, units_[i]);
+    const bool holds = batch == nullptr || std::ranges::any_of(batch->rows, [&](const auto& row) {
+                         return (filter_.types & type_bit(row.record.type)) != 0 &&
+                                wants_process(filter_, row.process) &&
+                                wants_record(filter_, row.record);
+                       });
+    bool first = true;
+    for (std::size_t k = 0; k < 4; ++k) {
+      if (!used_[k] || (!holds && !first)) continue;
+      ++before_[k];
+      if (holds) ++after_[k];
+      first = false;
+    }
+    if (!holds) return;
+    ++out.unindexed;
+    out.units.push_back(i);
+  }
+
+  void judge_segment(std::span<const std::uint32_t> here, Candidates& out) {
+    const auto& first = units_[here.front()];
+    if (!source_ || source_->partition->number() != first.partition)
+      source_ = Source::open(shown_, first.partition, filter_.mfas);
+    std::uint64_t blocks = 0, indexed = 0;
+    for (const auto i : here) blocks |= 1ULL << slot_of(units_[i].block);
+    for (std::size_t k = 0; k < 4; ++k) {
+      if (!used_[k] || blocks == 0) continue;
+      before_[k] += static_cast<std::uint32_t>(std::popcount(blocks));
+      if (source_) blocks &= judge(k, here, indexed);
+      after_[k] += static_cast<std::uint32_t>(std::popcount(blocks));
+    }
+    for (const auto i : here) {
+      const auto bit = 1ULL << slot_of(units_[i].block);
+      if ((blocks & bit) == 0) continue;
+      out.units.push_back(i);
+      if ((indexed & bit) == 0) ++out.unindexed;
+    }
+  }
+
+  // The blocks that index `k` does not rule out; `indexed` gets those that it knows.
+  std::uint64_t judge(std::size_t k, std::span<const std::uint32_t> here, std::uint64_t& indexed) {
+    const auto& first = units_[here.front()];
+    const auto& open = *shown_.open;
+    if (k == 1 && !source_->mfas_known) return ~0ULL;
+    if (first.partition == open.partition && first.block >= open.first_block) {
+      std::uint64_t out = ~0ULL;
+      for (const auto i : here) {
+        const auto* index = open.find(units_[i]);
+        if (index == nullptr) continue;
+        const auto bit = 1ULL << slot_of(units_[i].block);
+        indexed |= bit;
+        const bool holds = k == 0   ? index->has_process(filter_)
+                           : k == 1 ? index->has_mfa(source_->mfas)
+                           : k == 2 ? index->has_hash(filter_.match_hashes)
+                                    : index->has_text(trigrams_);
+        if (!holds) out &= ~bit;
+      }
+      return out;
+    }
+    auto& bad = shown_.counters->corrupt_indexes;
+    const auto value =
+        source_->partition->segment(*source_->txn, kSegmentKinds[k], segment_of(first.block), bad);
+    if (!value) return ~0ULL;
+    const auto found = k == 0   ? blocks_of_processes(*value, filter_)
+                       : k == 1 ? blocks_of_mfas(*value, source_->mfas)
+                       : k == 2 ? blocks_of_hashes(*value, filter_.match_hashes)
+                                : blocks_of_texts(*value, trigrams_);
+    if (!found) {
+      ++bad;
+      return ~0ULL;
+    }
+    indexed |= value->covered;
+    return *found | ~value->covered;
+  }
+
+  const std::span<const Unit> units_;
+  const Published& shown_;
+  const RowFilter& filter_;
+  const std::vector<std::uint32_t> trigrams_;
+  bool used_[4] = {};
+  std::uint32_t before_[4] = {}, after_[4] = {};
+  std::unique_ptr<Source> source_;
+};
+
+struct CellKey {
+  std::int64_t second;
+  codec::EventType type;
+  codec::Mfa mfa;
+  bool operator==(const CellKey&) const = default;
+  friend std::size_t hash_value(const CellKey& k) {
+    std::size_t h = 0;
+    boost::hash_combine(h, k.second);
+    boost::hash_combine(h, static_cast<int>(k.type));
+    boost::hash_combine(h, k.mfa.module);
+    boost::hash_combine(h, k.mfa.function);
+    return h;
+  }
+};
+
+class Sums {
+ public:
+  Sums(const View& view, const Published& shown, const RollupSpec& spec, const RollupSink& sink)
+      : view_(view), shown_(shown), spec_(spec), sink_(sink) {}
+
+  Result<RollupInfo> run() {
+    Selection selection;
+    selection.rows.types = spec_.types;
+    selection.rows.incarnations = spec_.incarnations;
+    selection.times = spec_.times;
+    const auto units = view_.units();
+    const auto places = by_statistics(units, selection).units;
+    by_segment(
+        units, places, [&](std::uint32_t i) { add_tail(i); },
+        [&](std::span<const std::uint32_t> here) { add_segment(units, here); });
+    return std::move(info_);
+  }
+
+ private:
+  bool wants(Incarnation incarnation, codec::EventType type) const {
+    return (spec_.types & type_bit(type)) != 0 &&
+           (spec_.incarnations.empty() ||
+            std::ranges::binary_search(spec_.incarnations, incarnation));
+  }
+  bool inside(Incarnation incarnation, std::int64_t second) const {
+    return whole_second_inside(spec_.times, incarnation, second);
+  }
+
+  void add_tail(std::uint32_t i) {
+    const auto* batch = tail_batch(shown_, view_.units()[i]);
+    if (batch == nullptr) return;
+    ++info_.read;
+    boost::unordered_flat_map<CellKey, std::uint64_t> cells;
+    const auto incarnation = batch->incarnation();
+    for (const auto& row : batch->rows) {
+      const auto& r = row.record;
+      const auto second = second_of(r.time);
+      if (!wants(incarnation, r.type) || !inside(incarnation, second)) continue;
+      if (!spec_.mfas.empty() &&
+          std::ranges::none_of(spec_.mfas, [&](const auto& p) { return p.matches(r.mfa); }))
+        continue;
+      ++cells[{spec_.by_second ? second : 0, r.type, r.mfa}];
+    }
+    for (const auto& [k, rows] : cells) sink_({incarnation, k.second, k.type, k.mfa, rows});
+  }
+
+  void add_segment(std::span<const Unit> units, std::span<const std::uint32_t> here) {
+    const auto& first = units[here.front()];
+    if (!source_ || source_->partition->number() != first.partition)
+      source_ = Source::open(shown_, first.partition, spec_.mfas);
+    if (!source_ || !source_->mfas_known) return add_rows(units, here);
+    const auto& open = *shown_.open;
+    if (first.partition == open.partition && first.block >= open.first_block) {
+      for (const auto i : here) {
+        const auto* index = open.find(units[i]);
+        if (index == nullptr) {
+          add_rows(units, {&i, 1});
+          continue;
+        }
+        bool fine = true;
+        for (const auto& cell : index->cells) {
+          if (!wants(cell.incarnation, cell.type) || !source_->wants_mfa(spec_.mfas, cell.mfa) ||
+              !inside(cell.incarnation, cell.second))
+            continue;
+          fine = fine && give(cell).has_value();
+        }
+        if (!fine) info_.missing.push_back(i);
+      }
+      return;
+    }
+    auto& bad = shown_.counters->corrupt_indexes;
+    const auto value =
+        source_->partition->segment(*source_->txn, 'r', segment_of(first.block), bad);
+    if (!value) return add_rows(units, here);
+    const auto how = [&](const CellRun& run) -> Result<int> {
+      const auto& cell = run.total;
+      if (!wants(cell.incarnation, cell.type) || !source_->wants_mfa(spec_.mfas, cell.mfa))
+        return 0;
+      if (spec_.by_second) return 2;
+      return inside(cell.incarnation, cell.second) && inside(cell.incarnation, run.last_second) ? 1
+                                                                                                : 2;
+    };
+    const auto done = visit_cells(*value, how, [&](const BlockIndex::Cell& cell) -> Status {
+      return spec_.times.empty() || inside(cell.incarnation, cell.second) ? give(cell) : Status{};
+    });
+    if (!done) {  // some cells were given already: the rest is unknown
+      ++bad;
+      info_.missing.insert(info_.missing.end(), here.begin(), here.end());
+    }
+  }
+
+  Status give(const BlockIndex::Cell& cell) {
+    ASSIGN_OR_RETURN(const auto mfa, source_->names->mfa(cell.mfa));
+    sink_({cell.incarnation, spec_.by_second ? cell.second : 0, cell.type, mfa, cell.rows});
+    return {};
+  }
+
+  void add_rows(std::span<const Unit> units, std::span<const std::uint32_t> here) {
+    for (const auto i : here) {
+      ++info_.read;
+      if (!roll_up_rows(view_, units[i], spec_, sink_)) info_.missing.push_back(i);
+    }
+  }
+
+  const View& view_;
+  const Published& shown_;
+  const RollupSpec& spec_;
+  const RollupSink& sink_;
+  RollupInfo info_;
+  std::unique_ptr<Source> source_;
+};
+
+class Edges {
+ public:
+  Edges(const View& view, const Published& shown, std::span<const ProcessId> senders,
+        const EdgeSink& sink)
+      : view_(view), shown_(shown), senders_(senders), sink_(sink) {}
+
+  Result<RollupInfo> run() {
+    Selection selection;
+    selection.rows.types = type_bit(codec::EventType::message_send);
+    selection.rows.processes = senders_;
+    const auto units = view_.units();
+    const auto places = find_candidates(view_, shown_, selection).units;
+    by_segment(
+        units, places, [&](std::uint32_t i) { add_rows(i); },
+        [&](std::span<const std::uint32_t> here) { add_segment(units, here); });
+    return std::move(info_);
+  }
+
+ private:
+  void add_segment(std::span<const Unit> units, std::span<const std::uint32_t> here) {
+    const auto& first = units[here.front()];
+    if (!source_ || source_->partition->number() != first.partition)
+      source_ = Source::open(shown_, first.partition, {});
+    const auto& open = *shown_.open;
+    if (source_ && first.partition == open.partition && first.block >= open.first_block) {
+      for (const auto i : here) {
+        const auto* index = open.find(units[i]);
+        if (index == nullptr || !index->edges_kept) {
+          add_rows(i);
+          continue;
+        }
+        bool fine = true;
+        for (const auto& edge : index->edges) {
+          if (senders_.empty() || std::ranges::binary_search(senders_, edge.sender))
+            fine = fine && give(edge).has_value();
+        }
+        if (!fine) info_.missing.push_back(i);
+      }
+      return;
+    }
+    auto& bad = shown_.counters->corrupt_indexes;
+    std::optional<SegmentValue> value;
+    if (source_)
+      value = source_->partition->segment(*source_->txn, 'e', segment_of(first.block), bad);
+    if (!value || value->covered == 0) {
+      for (const auto i : here) add_rows(i);
+      return;
+    }
+    if (!visit_edges(*value, senders_, [&](const BlockIndex::Edge& e) { return give(e); })) {
+      ++bad;
+      info_.missing.insert(info_.missing.end(), here.begin(), here.end());
+    }
+  }
+
+  Status give(const BlockIndex::Edge& edge) {
+    EdgeCell cell{edge.sender, {}, edge.oldest, edge.newest, edge.rows};
+    auto& peer = cell.receiver;
+    peer.kind = edge.kind;
+    peer.creation = edge.creation;
+    peer.id = edge.id;
+    peer.serial = edge.serial;
+    ASSIGN_OR_RETURN(peer.node, source_->names->atom(edge.node));
+    ASSIGN_OR_RETURN(peer.name, source_->names->atom(edge.name));
+    sink_(cell);
+    return {};
+  }
+
+  void add_rows(std::uint32_t i) {
+    ++info_.read;
+    if (!edges_of_rows(view_, view_.units()[i], senders_, sink_)) info_.missing.push_back(i);
+  }
+
+  const View& view_;
+  const Published& shown_;
+  const std::span<const ProcessId> senders_;
+  const EdgeSink& sink_;
+  RollupInfo info_;
+  std::unique_ptr<Source> source_;
+};
+
+}  // namespace
+
+Candidates find_candidates(const View& view, const Published& shown, const Selection& selection) {
+  auto out = by_statistics(view.units(), selection);
+  Finder(view, shown, selection).run(out);
+  return out;
+}
+
+Result<RollupInfo> sum_cells(const View& view, const Published& shown, const RollupSpec& spec,
+                             const RollupSink& sink) {
+  return Sums(view, shown, spec, sink).run();
+}
+
+Result<RollupInfo> sum_edges(const View& view, const Published& shown,
+                             std::span<const ProcessId> senders, const EdgeSink& sink) {
+  return Edges(view, shown, senders, sink).run();
+}
+
+}  // namespace scope::store
