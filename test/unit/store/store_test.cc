@@ -182,21 +182,70 @@ TEST_F(StoreTest, EachBatchOnce) {
   EXPECT_EQ(listener_.breaks().size(), 2U);
 }
 
-TEST_F(StoreTest, MalformedBatchesAreCountedAndUsedUp) {
-  open();
-  BatchMaker m("shop@host", 3, 77);
-  const auto n = incarnation(m);
-  TermBuilder b;
-  b.tuple(2).atom("batch").integer(1);
-  append(BatchMaker::incoming(n, 1, {b.bytes().begin(), b.bytes().end()}));
-  m.call(PidParts{"else@where", 1, 0, 3}, kHandleCall, 5).call(m.own(1), kHandleCall, 6);
-  append(m.batch(n, 2));
-  flush();
-  EXPECT_EQ(listener_.committed(n), 2U);
-  EXPECT_EQ(store_->stats().malformed, 2U);
-  EXPECT_EQ(rows_of(*store_->snapshot()).size(), 1U);
-  reopen();
-  EXPECT_EQ(rows_of(*store_->snapshot()).size(), 1U);
+// The gaps of that reason in everything that is stored.
+std::vector<std::string> gaps_of(const store::View& view, std::string_view reason) {
+  std::vector<std::string> out;
+  for (const auto& unit : view.units()) {
+    const auto rows = view.read(unit, {});
+    if (!rows) continue;
+    for (const auto& row : rows->rows) {
+      if (row.record.type != EventType::gap) continue;
+      const auto gap = codec::read_gap(row.record.term());
+      if (!gap || gap->reason != reason) continue;
+      EXPECT_EQ(row.record.time, gap->until);
+      out.push_back(fmt::format("{} of {} to {}", gap->count ? fmt::format("{}", *gap->count) : "?",
+                                gap->from.ns, gap->until.ns));
+    }
+  }
+  return out;
+}
+
+TEST_F(StoreTest, WhatCannotBeReadIsCountedUsedUpAndAGap) {
+  for (const std::uint32_t block_rows : {1000U, 1U}) {  // in the tail, and in blocks
+    store_.reset();
+    std::filesystem::remove_all(options_.path);
+    options_.block_rows = block_rows;
+    open();
+    BatchMaker m("shop@host", 3, 77);
+    const auto n = incarnation(m);
+    TermBuilder b;
+    b.tuple(2).atom("batch").integer(1);
+    append(BatchMaker::incoming(n, 1, {b.bytes().begin(), b.bytes().end()}));
+    // One event of a node that is not the agent's, between two that are sound.
+    m.call(m.own(2), kHandleCall, 4).call(PidParts{"else@where", 1, 0, 3}, kHandleCall, 5);
+    m.call(m.own(1), kHandleCall, 6);
+    append(m.batch(n, 2));
+    const auto sound = m.call(m.own(1), kHandleCall, 9).message(3);
+    // Its events end in the middle; the header is whole.
+    const auto broken = [&](bool compact, std::uint64_t seq) {
+      const auto whole = m.call(m.own(1), kHandleCall, 20 + static_cast<std::int64_t>(seq))
+                             .call(m.own(1), kHandleCall, 21 + static_cast<std::int64_t>(seq))
+                             .message(seq);
+      const auto chosen = compact ? m.compact(whole, store_->hash_key()) : whole;
+      const auto header = *codec::read_batch_header(*codec::view(chosen));
+      TermBuilder out;
+      out.tuple(7).atom("batch").unsigned_integer(77).unsigned_integer(seq);
+      out.tuple(2).integer(header.clock_raw.ns).integer(header.clock_system_ns);
+      out.nil().integer(header.cut.ns - 7);
+      out.tuple(compact ? 4 : 3).atom(compact ? "compact" : "etf").integer(1);
+      if (compact) out.binary(header.strings);
+      out.binary(header.events.first(header.events.size() - 5));
+      append(BatchMaker::incoming(n, seq, {out.bytes().begin(), out.bytes().end()}));
+    };
+    append(BatchMaker::incoming(n, 3, sound));
+    broken(false, 4);
+    broken(true, 5);
+    flush();
+    const std::vector<std::string> want{"1 of 6 to 6", "? of 9 to 25", "? of 25 to 26"};
+    EXPECT_EQ(listener_.committed(n), 5U);
+    EXPECT_EQ(store_->stats().malformed, 4U);
+    EXPECT_EQ(gaps_of(*store_->snapshot(), "unreadable"), want);
+    const auto rows = rows_of(*store_->snapshot());
+    EXPECT_EQ(rows.size(), 2U + 1 + 1 + 3);  // of the compact batch the first event was whole
+    reopen();
+    EXPECT_EQ(rows_of(*store_->snapshot()), rows);
+    EXPECT_EQ(gaps_of(*store_->snapshot(), "unreadable"), want);
+  }
 }
 
 TEST_F(StoreTest, AViewShowsWhatThereWasWhenItWasTaken) {
@@ -657,7 +706,7 @@ store::IncomingBatch crash_batch(BatchMaker& m, Incarnation n, std::uint64_t seq
       m.send(p, BatchMaker::far("stock@host", 2, 9), gen_call(p, i, "crash"), t);
     }
   }
-  return m.batch(n, seq);
+  return seq % 2 ? m.batch(n, seq) : m.compact_batch(n, seq, {});  // hashes are not compared
 }
 
 // Writes each acknowledged number to a file, with one system call: what was written there is known to outlive a kill.
