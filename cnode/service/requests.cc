@@ -57,6 +57,7 @@ Status get_events(const TermView& request, Env& env, TermBuilder& out) {
   write_cursor(map.key("next"), page.next);
   write_completeness(map.key("completeness"), page.completeness);
   if (page.pid) write_process(map.key("pid"), *page.pid);
+  if (page.explain) write_explain(map.key("explain"), *page.explain);
   map.write(out);
   return {};
 }
