@@ -55,7 +55,6 @@ struct BlockEncoder::Work {
   boost::unordered_flat_map<std::pair<const char*, std::uint32_t>, std::uint32_t> node_numbers;
   std::vector<IncarnationEntry> incarnations;
   std::vector<std::uint64_t> columns[kRestColumns];
-  std::vector<NameId> mfas;  // by sorted row
   ByteWriter raw, body;
   std::vector<std::byte> streams[2], packed;  // states, other payloads
   // The numbers that the batches of these rows have for their atoms, as this partition's.
@@ -67,7 +66,8 @@ struct BlockEncoder::Work {
   void list_incarnations(BlockNames& names);
   void add_payload(const TraceRecord& record, BlockNames& names);
   Piece add_piece(Bytes bytes, bool compress);
-  FrameEntry encode_frame(std::size_t begin, std::size_t end, BlockNames& names);
+  FrameEntry encode_frame(std::size_t begin, std::size_t end, BlockNames& names,
+                          BlockIndexBuilder& index);
 };
 
 // A counting sort by process; within a process rows mostly come in order already.
@@ -166,7 +166,8 @@ void BlockEncoder::Work::add_payload(const TraceRecord& record, BlockNames& name
   });
 }
 
-FrameEntry BlockEncoder::Work::encode_frame(std::size_t begin, std::size_t end, BlockNames& names) {
+FrameEntry BlockEncoder::Work::encode_frame(std::size_t begin, std::size_t end, BlockNames& names,
+                                            BlockIndexBuilder& index) {
   FrameEntry frame;
   frame.state_at = static_cast<std::uint32_t>(streams[0].size());
   frame.other_at = static_cast<std::uint32_t>(streams[1].size());
@@ -177,8 +178,9 @@ FrameEntry BlockEncoder::Work::encode_frame(std::size_t begin, std::size_t end, 
     const auto& r = sorted[begin + i]->record;
     columns[kType][i] = static_cast<std::uint64_t>(r.type);
     columns[kFlags][i] = r.flags;
-    columns[kMfa][i] = names.mfa(r.mfa);
-    mfas.push_back(static_cast<NameId>(columns[kMfa][i]));
+    const auto mfa = names.mfa(r.mfa);
+    columns[kMfa][i] = mfa;
+    index.add(*sorted[begin + i], mfa);  // here, while the row is in the cache
     columns[kOrdinal][i] = r.ordinal;
   }
   raw.clear();
@@ -259,7 +261,6 @@ EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn fi
   auto& w = *work_;
   w.nodes.clear();
   w.node_numbers.clear();
-  w.mfas.clear();
   w.body.clear();
   for (auto& s : w.streams) s.clear();
   w.atoms.clear();
@@ -279,8 +280,9 @@ EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn fi
   header.processes = static_cast<std::uint32_t>(w.processes.size());
 
   std::vector<FrameEntry> frames;
+  BlockIndexBuilder index([&](std::string_view text) { return names.atom(text); });
   for (std::size_t at = 0; at < rows.size(); at += kFrameRows)
-    frames.push_back(w.encode_frame(at, std::min(at + kFrameRows, rows.size()), names));
+    frames.push_back(w.encode_frame(at, std::min(at + kFrameRows, rows.size()), names, index));
   std::vector<Piece> chunks;
   for (const auto& stream : w.streams) {
     for (std::size_t at = 0; at < stream.size(); at += kChunkBytes)
@@ -337,7 +339,7 @@ EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn fi
   out.unit.types = header.types;
   for (const auto& i : w.incarnations)
     out.ranges.push_back({i.number, {i.oldest}, {i.newest}, i.rows});
-  out.index = make_block_index(w.sorted, w.mfas, [&](std::string_view t) { return names.atom(t); });
+  out.index = index.finish();
   return out;
 }
 

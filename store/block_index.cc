@@ -26,17 +26,17 @@ constexpr std::array<std::uint8_t, 256> kCodes = [] {
 
 class TextBits {
  public:
-  TextBits() : bits_((kTrigrams + 63) / 64) {}
+  // A byte each while they are gathered: a store, where a bit would be a load, an or and a store for every byte.
+  TextBits() : seen_(kTrigrams + 63) {}
 
   void add(Bytes bytes) {
-    unsigned a = 0, b = 0;
-    auto* bits = bits_.data();
+    unsigned pair = 0, last = 0;
+    auto* seen = seen_.data();
     for (const auto byte : bytes) {
       const unsigned c = kCodes[std::to_integer<unsigned>(byte)];
-      const auto at = trigram(a, b, c);
-      bits[at / 64] |= 1ULL << (at % 64);
-      a = b;
-      b = c;
+      seen[pair * kTextCodes + c] = 1;
+      pair = last * kTextCodes + c;
+      last = c;
     }
   }
   // Atoms that the payload names by number: any place that looks like one counts.
@@ -49,16 +49,20 @@ class TextBits {
       if (at == nullptr) return;
       std::uint32_t id = 0;
       for (int i = 1; i <= 4; ++i) id = id << 8 | std::to_integer<std::uint32_t>(at[i]);
-      if (const auto text = strings.atom(id); text && seen_.insert(text->data()).second)
+      if (const auto text = strings.atom(id); text && named_.insert(text->data()).second)
         add(as_bytes(*text));
       ++at;
     }
   }
-  std::vector<std::uint64_t> take() { return std::move(bits_); }
+  std::vector<std::uint64_t> take() const {
+    std::vector<std::uint64_t> bits((kTrigrams + 63) / 64);
+    for (std::size_t i = 0; i < kTrigrams; ++i) bits[i / 64] |= std::uint64_t{seen_[i]} << i % 64;
+    return bits;
+  }
 
  private:
-  std::vector<std::uint64_t> bits_;
-  boost::unordered_flat_set<const char*> seen_;
+  std::vector<std::uint8_t> seen_;
+  boost::unordered_flat_set<const char*> named_;
 };
 
 struct CellKey {
@@ -70,15 +74,9 @@ struct CellKey {
   }
 };
 
-void add_cells(BlockIndex& out, std::span<const StoredRow* const> rows,
-               std::span<const NameId> mfas) {
-  boost::unordered_flat_map<CellKey, std::uint32_t> cells;
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const auto& row = *rows[i];
-    const auto second = static_cast<std::uint64_t>(second_of(row.record.time));
-    ++cells[{std::uint64_t{row.process.incarnation} << 32 | mfas[i],
-             second << 8 | static_cast<std::uint64_t>(row.record.type)}];
-  }
+using CellMap = boost::unordered_flat_map<CellKey, std::uint32_t>;
+
+void take_cells(BlockIndex& out, const CellMap& cells) {
   out.cells.reserve(cells.size());
   for (const auto& [key, count] : cells)
     out.cells.push_back({static_cast<Incarnation>(key.whose >> 32),
@@ -105,8 +103,7 @@ struct EdgeHash {
 };
 using EdgeMap = boost::unordered_flat_map<EdgeKey, std::uint32_t, EdgeHash>;
 
-void add_edge(BlockIndex& out, EdgeMap& places, const StoredRow& row,
-              const std::function<NameId(std::string_view)>& atom) {
+void add_edge(BlockIndex& out, EdgeMap& places, const StoredRow& row, const AtomNumber& atom) {
   if (!out.edges_kept) return;
   const auto& r = row.record;
   const bool named = r.peer.kind == Peer::Kind::name || r.peer.kind == Peer::Kind::remote_name;
@@ -182,31 +179,43 @@ bool BlockIndex::has_text(std::span<const std::uint32_t> trigrams) const {
   return std::ranges::all_of(trigrams, [&](auto t) { return (text[t / 64] >> t % 64 & 1) != 0; });
 }
 
-std::shared_ptr<const BlockIndex> make_block_index(
-    std::span<const StoredRow* const> rows, std::span<const NameId> mfas,
-    const std::function<NameId(std::string_view)>& atom) {
-  auto out = std::make_shared<BlockIndex>();
+struct BlockIndexBuilder::Work {
+  std::shared_ptr<BlockIndex> out = std::make_shared<BlockIndex>();
   TextBits text;
   EdgeMap places;
-  for (const auto* row : rows) {
-    const auto& r = row->record;
-    if (out->processes.empty() || out->processes.back().id != row->process)
-      out->processes.push_back({row->process, 0});
-    out->processes.back().classes |= class_of(r.type);
-    if (r.has(TraceRecord::kHashed)) out->hashes.push_back(r.match_hash);
-    if (r.type == EventType::message_send) add_edge(*out, places, *row, atom);
-    text.add(r.payload);
-    if (r.strings != nullptr) text.add_named(r.payload, *r.strings);
-  }
-  std::ranges::sort(out->hashes);
-  out->hashes.erase(std::ranges::unique(out->hashes).begin(), out->hashes.end());
-  out->hashes.shrink_to_fit();
-  out->processes.shrink_to_fit();
-  out->edges.shrink_to_fit();
-  std::ranges::sort(out->edges, {}, &BlockIndex::Edge::key);
-  out->text = text.take();
-  add_cells(*out, rows, mfas);
-  return out;
+  CellMap cells;
+};
+
+BlockIndexBuilder::BlockIndexBuilder(AtomNumber atom)
+    : atom_(std::move(atom)), work_(std::make_unique<Work>()) {}
+BlockIndexBuilder::~BlockIndexBuilder() = default;
+
+void BlockIndexBuilder::add(const StoredRow& row, NameId mfa) {
+  auto& out = *work_->out;
+  const auto& r = row.record;
+  if (out.processes.empty() || out.processes.back().id != row.process)
+    out.processes.push_back({row.process, 0});
+  out.processes.back().classes |= class_of(r.type);
+  if (r.has(TraceRecord::kHashed)) out.hashes.push_back(r.match_hash);
+  if (r.type == EventType::message_send) add_edge(out, work_->places, row, atom_);
+  const auto second = static_cast<std::uint64_t>(second_of(r.time));
+  ++work_->cells[{std::uint64_t{row.process.incarnation} << 32 | mfa,
+                  second << 8 | static_cast<std::uint64_t>(r.type)}];
+  work_->text.add(r.payload);
+  if (r.strings != nullptr) work_->text.add_named(r.payload, *r.strings);
+}
+
+std::shared_ptr<const BlockIndex> BlockIndexBuilder::finish() {
+  auto& out = *work_->out;
+  std::ranges::sort(out.hashes);
+  out.hashes.erase(std::ranges::unique(out.hashes).begin(), out.hashes.end());
+  out.hashes.shrink_to_fit();
+  out.processes.shrink_to_fit();
+  out.edges.shrink_to_fit();
+  std::ranges::sort(out.edges, {}, &BlockIndex::Edge::key);
+  out.text = work_->text.take();
+  take_cells(out, work_->cells);
+  return std::move(work_->out);
 }
 
 }  // namespace scope::store

@@ -72,10 +72,20 @@ struct BlockIndex {
 // The classes that a filter's types are in.
 std::uint8_t classes_of(std::uint32_t types);
 
-// `rows` sorted by process; `mfas`: the number of each row's function; `atom`: that of a
-// text.
-std::shared_ptr<const BlockIndex> make_block_index(
-    std::span<const StoredRow* const> rows, std::span<const NameId> mfas,
-    const std::function<NameId(std::string_view)>& atom);
+using AtomNumber = std::function<NameId(std::string_view)>;
+
+// Rows come sorted by process; `mfa`: the number of the row's function; `atom`: answers that of a text. One block each.
+class BlockIndexBuilder {
+ public:
+  explicit BlockIndexBuilder(AtomNumber atom);
+  ~BlockIndexBuilder();
+  void add(const StoredRow& row, NameId mfa);
+  std::shared_ptr<const BlockIndex> finish();
+
+ private:
+  struct Work;
+  AtomNumber atom_;
+  std::unique_ptr<Work> work_;
+};
 
 }  // namespace scope::store

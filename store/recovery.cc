@@ -102,14 +102,9 @@ void rebuild_open(StoreState& state, const lmdb::Txn& txn) {
     auto arena = std::make_shared<Arena>();
     const auto rows = read_block(**value, {}, *state.names, arena);
     if (!rows) continue;
-    std::vector<const StoredRow*> sorted;
-    std::vector<NameId> mfas;
-    for (const auto& row : rows->rows) {
-      sorted.push_back(&row);
-      mfas.push_back(state.names->mfa(row.record.mfa));
-    }
-    index =
-        make_block_index(sorted, mfas, [&](std::string_view t) { return state.names->atom(t); });
+    BlockIndexBuilder builder([&](std::string_view t) { return state.names->atom(t); });
+    for (const auto& row : rows->rows) builder.add(row, state.names->mfa(row.record.mfa));
+    index = builder.finish();
   }
 }
 
