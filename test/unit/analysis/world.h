@@ -65,10 +65,13 @@ class World {
     return node;
   }
 
-  // What the node has gathered, as its next batch.
-  void append(Node& node) {
+  // What the node has gathered, as its next batch: as the native tracer sends it, where that has a form for it, so that
+  // what is asked here meets atoms by number; else, and with `etf`, as the Erlang tracer sends it.
+  void append(Node& node, bool etf = false) {
     const std::uint64_t seq = ++node.seq;
-    auto batch = node.batch(node.incarnation, seq);
+    auto batch = etf || !node.has_compact_form()
+                     ? node.batch(node.incarnation, seq)
+                     : node.compact_batch(node.incarnation, seq, store->hash_key());
     for (int tries = 0;; ++tries) {
       const auto done = store->append(batch);
       if (done) return;

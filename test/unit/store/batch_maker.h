@@ -146,6 +146,7 @@ class BatchMaker {
   BatchMaker& alive(PidParts pid, std::string_view name, std::optional<PidParts> parent,
                     Mfa initial, std::int64_t ts) {
     ++count_;
+    only_etf_ = true;
     events_.tuple(5).atom("scope").atom("alive").pid(pid);
     events_.map((name.empty() ? 0U : 1U) + (parent ? 1U : 0U) + (initial ? 1U : 0U));
     if (!name.empty()) events_.atom("name").atom(name);
@@ -165,11 +166,13 @@ class BatchMaker {
   }
   BatchMaker& code_load(std::string_view module, std::int64_t vsn, std::int64_t ts) {
     ++count_;
+    only_etf_ = true;
     events_.tuple(5).atom("scope").atom("code_load").atom(module).integer(vsn);
     return time(ts);
   }
   BatchMaker& node_up(std::string_view node, std::int64_t ts, bool up = true) {
     ++count_;
+    only_etf_ = true;
     events_.tuple(4).atom("scope").atom(up ? "node_up" : "node_down").atom(node);
     return time(ts);
   }
@@ -200,11 +203,13 @@ class BatchMaker {
     events_.clear();
     gaps_.clear();
     count_ = gap_count_ = 0;
+    only_etf_ = false;
     return {b.bytes().begin(), b.bytes().end()};
   }
   store::IncomingBatch batch(Incarnation incarnation, std::uint64_t seq) {
     return incoming(incarnation, seq, message(seq));
   }
+  bool has_compact_form() const { return !only_etf_; }  // of the events gathered so far
   // The same batch as the native tracer would send it. REQUIRES events that have a compact form.
   std::vector<std::byte> compact(Bytes message, const codec::HashKey& key) const {
     const auto header = codec::read_batch_header(*codec::view(message));
@@ -244,6 +249,7 @@ class BatchMaker {
  private:
   BatchMaker& head(std::string_view kind, PidParts pid, std::uint32_t arity) {
     ++count_;
+    only_etf_ |= pid.node != node_ || pid.creation != creation_;
     events_.tuple(arity).atom("trace_ts").pid(pid).atom(kind);
     return *this;
   }
@@ -263,6 +269,7 @@ class BatchMaker {
   TermBuilder events_, gaps_;
   std::uint32_t count_ = 0, gap_count_ = 0;
   std::int64_t newest_ = INT64_MIN;  // raw times may be negative
+  bool only_etf_ = false;
 };
 
 }  // namespace scope::test
