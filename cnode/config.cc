@@ -60,6 +60,9 @@ const Option kOptions[] = {
      "threads that answer questions"},
     {"query_deadline_ms", &Config::query_deadline_ms, milliseconds, 100, 60 * kSecond, false, false,
      "a question is answered, in part if need be, within this time"},
+    {"capture", &Config::capture, none, 0, ~0ull, false, false,
+     "native: agents load a tracer library, and fall back to Erlang where they cannot; erlang: they "
+     "never do"},
     {"log_level", &Config::log_level, none, 0, ~0ull, true, false, "debug, info, warn or error"},
 };
 
@@ -71,6 +74,7 @@ Status check_enum(std::string_view key, std::string_view text) {
     return fail(Code::bad_value, fmt::format("{} must be one of {}", key, fmt::join(allowed, ", ")),
                 std::string(key), std::string(text));
   };
+  if (key == "capture") return one_of({"native", "erlang"});
   if (key == "log_level") return one_of({"debug", "info", "warn", "error"});
   return {};
 }

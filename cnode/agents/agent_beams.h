@@ -1,4 +1,5 @@
-// The agent's compiled modules, embedded in the executable (erl/CMakeLists.txt). Static storage; any thread.
+// The agent's compiled modules and its native tracer, embedded in the executable (erl/CMakeLists.txt). Static storage;
+// any thread.
 #pragma once
 
 #include <cstddef>
@@ -13,5 +14,7 @@ struct AgentBeam {
 };
 
 std::span<const AgentBeam> agent_beams();
+// scope_nif's shared library, for the architecture that this executable was built for.
+std::span<const std::byte> agent_library();
 
 }  // namespace scope::node

@@ -81,6 +81,7 @@ std::string_view agent_version() {
     for (const auto& beam : agent_beams()) {
       for (std::byte b : beam.bytes) h = (h ^ static_cast<std::uint8_t>(b)) * 1099511628211ull;
     }
+    for (std::byte b : agent_library()) h = (h ^ static_cast<std::uint8_t>(b)) * 1099511628211ull;
     return fmt::format("{:016x}", h);
   }();
   return version;
@@ -222,7 +223,7 @@ Awaitable<Status> AgentSession::deploy() {
     }
   }
   TermBuilder args;
-  args.list(2).pid(self_pid_.parts()).raw(attach_options()).nil();
+  args.list(2).pid(self_pid_.parts()).raw(attach_options(config_.capture == "native")).nil();
   CO_ASSIGN_OR_RETURN(auto started, co_await node_.rpc_call(peer_, "scope_agent", "start",
                                                             owned(args), kRpcTimeout));
   if (!started.term.is_atom("ok")) {
@@ -244,9 +245,10 @@ Awaitable<void> AgentSession::remove_code() {
   }
 }
 
-std::vector<std::byte> AgentSession::attach_options() const {
+std::vector<std::byte> AgentSession::attach_options(bool with_library) const {
   TermBuilder b;
-  b.map(8);
+  b.map(with_library ? 9 : 8);
+  if (with_library) b.atom("library").binary(agent_library());
   b.atom("proto").integer(1);
   b.atom("daemon").atom(node_.name());
   b.atom("daemon_id").unsigned_integer(daemon_id_);
@@ -362,6 +364,11 @@ void AgentSession::on_hello(const Message& message) {
   info_.otp = text_of(hello, "otp");
   info_.arch = text_of(hello, "arch");
   info_.capture = text_of(hello, "capture");
+  info_.capture_reason = text_of(hello, "capture_reason");
+  if (info_.capture_reason == "none") info_.capture_reason.clear();
+  if (config_.capture == "native" && info_.capture != "native") {
+    spdlog::warn("{}: captured by the Erlang tracer: {}", peer_, info_.capture_reason);
+  }
   info_.elixir = text_of(hello, "elixir");
   info_.version = text_of(hello, "version");
   if (auto nodes = hello.map()->find("nodes")) on_nodes(*nodes);

@@ -44,6 +44,7 @@ struct AgentInfo {
   std::uint32_t creation = 0;
   std::uint64_t first_seq = 0, next_seq = 0;
   std::string otp, arch, capture, elixir, version;
+  std::string capture_reason;  // why it is not the native tracer; empty when it is
   std::uint64_t dropped = 0;
 };
 
@@ -101,7 +102,7 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
   void on_stopped(const codec::TermView& stopped);
   void push_waiting();
   void lost(std::string reason);
-  std::vector<std::byte> attach_options() const;
+  std::vector<std::byte> attach_options(bool with_library = false) const;
 
   boost::asio::io_context& io_;
   Node& node_;

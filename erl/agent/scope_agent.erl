@@ -12,7 +12,7 @@
 %%             {error, {start, Reason}}         it could not be started; nothing is left
 %%           If an agent runs already, start does what an attach does.
 %%           Opts, a map, all optional: daemon_id => term, lease_ms => 5000, grace_ms => 60000, hold_bytes => 16 MB,
-%%             window => 4 MB (unacknowledged bytes while connected), deadman_ms => 2000, hold_full_ms => 5000,
+%%             library => the native tracer's bytes (else the Erlang tracer), window => 4 MB (unacknowledged bytes while connected), deadman_ms => 2000, hold_full_ms => 5000,
 %%             caps => #{message => 4096, args => 4096, result => 4096, reason => 4096, state => 65536}
 %%
 %% DAEMON -> AGENT (to the pid in hello, or {scope_agent, Node})
@@ -28,13 +28,13 @@
 %%   {control, Ref, Request}  answered with {control_reply, Ref, Result}
 %% AGENT -> DAEMON (to DaemonPid, with nosuspend and noconnect)
 %%   {hello, #{proto => 1, vsn, agent => pid(), agent_id, node, creation, first_seq, next_seq, otp, erts, arch,
-%%             capture => erlang, threads, schedulers, time_unit => nanosecond, clock => ClockPair, net_ticktime,
+%%             capture => native | erlang, capture_reason => none | configured | Text, threads, schedulers, time_unit => nanosecond, clock => ClockPair, net_ticktime,
 %%             version => what Opts said when this agent was started: tells builds apart,
 %%             elixir => Vsn | none, nodes => #{visible => [Node], hidden => [Node]}, tracing => [Id],
 %%             others => #{system_monitor => Pid | none, seq_tracer => Pid | none}}}
 %%             first_seq is the oldest batch still held, next_seq the number of the next one to be made.
-%%   {batch, AgentId, Seq, ClockPair, Gaps, Cut, {etf, 1, term_to_binary([Event])}}     see
-%%             ei_codec/capture_record.h
+%%   {batch, AgentId, Seq, ClockPair, Gaps, Cut, {etf, 1, term_to_binary([Event])} | {compact, 1, Strings, Records}}
+%%             see ei_codec/capture_record.h
 %%   {pong, N, T, ClockPair, SentUntil}      SentUntil: raw time up to which everything was sent before this; or none
 %%   {control_reply, Ref, Result}
 %%   {nodes, #{visible => [Node], hidden => [Node]}}     every node this one knows now, after one came or went
@@ -80,7 +80,7 @@
 -define(VSN, 1).
 -define(TICK, 100).
 -define(DEFAULTS, #{lease_ms => 5000, grace_ms => 60000, hold_bytes => 16 bsl 20, window => 4 bsl 20,
-                    deadman_ms => 2000, hold_full_ms => 5000, caps => #{}}).
+                    deadman_ms => 2000, hold_full_ms => 5000, caps => #{}, budget => #{}}).
 
 -record(s, {opts :: map(),
             ctx :: map(),
@@ -101,7 +101,8 @@
 -spec modules() -> [module()].
 modules() ->
     [scope_agent, scope_sup, scope_guard, scope_trace, scope_tracer, scope_behaviours, scope_hold, scope_cut,
-     scope_hash, scope_beat, scope_patterns, scope_baseline, scope_budget, scope_probe].
+     scope_hash, scope_beat, scope_nif, scope_drain, scope_patterns, scope_baseline, scope_budget, scope_probe,
+     scope_spent].
 
 -spec init({pid(), map()} | [term()]) -> ok.
 init({Daemon, Opts}) -> start(Daemon, Opts);
@@ -214,20 +215,26 @@ resume(Map, S) ->
         _ -> S1
     end.
 
-hello(S) ->
+hello(S = #s{ctx = #{capture := Capture}}) ->
     #{proto => 1, vsn => ?VSN, version => maps:get(version, S#s.opts, none), agent => self(), agent_id => S#s.id, node => node(),
       creation => erlang:system_info(creation),
       first_seq => scope_hold:first_seq(S#s.hold), next_seq => scope_hold:next_seq(S#s.hold),
       otp => list_to_atom(erlang:system_info(otp_release)),
       erts => list_to_binary(erlang:system_info(version)),
       arch => list_to_binary(erlang:system_info(system_architecture)),
-      capture => erlang, threads => erlang:system_info(schedulers),
+      capture => case Capture of native -> native; _ -> erlang end,
+      capture_reason => case Capture of native -> none; {erlang, Why} -> reason(Why) end,
+      threads => erlang:system_info(schedulers),
       schedulers => erlang:system_info(schedulers_online),
       time_unit => nanosecond, clock => clock_pair(), net_ticktime => ticktime(),
       elixir => elixir(), nodes => known_nodes(),
       tracing => S#s.tracing,
       others => #{system_monitor => case erlang:system_monitor() of {P, _} -> P; _ -> none end,
                   seq_tracer => case seq_trace:get_system_tracer() of false -> none; T -> T end}}.
+
+%% As text: it is for people.
+reason(Why) when is_atom(Why) -> Why;
+reason(Why) -> unicode:characters_to_binary(io_lib:format("~0tp", [Why])).
 
 known_nodes() -> #{visible => nodes(visible), hidden => nodes(hidden)}.
 
@@ -267,10 +274,13 @@ ship(S) -> S.
 
 ship_next(_, _, none, S) -> S;
 ship_next(Daemon, Window, {Seq, Clock, Gaps, Cut, Bin, Hold}, S) ->
-    case send(Daemon, {batch, S#s.id, Seq, Clock, Gaps, Cut, {etf, 1, Bin}}) of
+    case send(Daemon, {batch, S#s.id, Seq, Clock, Gaps, Cut, payload(Bin)}) of
         ok -> ship_next(Daemon, Window, scope_hold:next(Window, Hold), S#s{hold = Hold});
         _ -> S#s{refused = S#s.refused + 1}          % busy: the next tick tries again
     end.
+
+payload(Compact) when is_tuple(Compact) -> Compact;
+payload(Bin) -> {etf, 1, Bin}.
 
 heard(S) -> S#s{heard = now_ms()}.
 
@@ -288,6 +298,7 @@ tick(S0) ->
     S = S0#s{hold = scope_hold:flush_gaps(clock_pair(), S0#s.hold)},
     Silent = Now - S#s.heard,
     Full = scope_hold:is_full(S#s.hold),
+    scope_beat:held(scope_hold:bytes(S#s.hold), Full, S#s.ctx),
     case S of
         #s{opts = #{grace_ms := Grace}} when Silent > Grace -> exit({leave, grace});
         #s{leaving = {acking, Ref, Until}} ->

@@ -1,7 +1,7 @@
 %% Bounds the terms of an event: what is larger than its cap goes as {'$scope_cut', Bytes, Bounded, Hash}.
 -module(scope_cut).
 
--export([caps/1, valid/1, event/3, bounded/1]).
+-export([caps/1, valid/1, event/3, bounded/1, sample_funs/1]).
 -export_type([caps/0, key/0]).
 
 -type key() :: <<_:128>> | none.        % of the match hash; none until the daemon has told it
@@ -130,3 +130,7 @@ list([H | T], I, D, N, Acc) ->
 list(T, _, D, N, Acc) ->
     {T1, N1} = walk(T, D, N),
     {lists:reverse(Acc, T1), N1}.
+
+%% Local funs of another module than scope_nif, for its samples.
+-spec sample_funs(term()) -> [fun()].
+sample_funs(X) -> [fun(Y) -> {Y, X} end, fun() -> X end, fun(A, B, C) -> {A, B, C, X} end, fun(_) -> none end].

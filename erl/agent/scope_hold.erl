@@ -5,15 +5,19 @@
 -module(scope_hold).
 
 -export([new/1, limit/2, add/2, gap/2, flush_gaps/2, next/2, ack/2, credit/2, credit/3, resume/2,
-         first_seq/1, next_seq/1, oldest/1, is_full/1, is_empty/1, is_all_sent/1, status/1]).
--export_type([hold/0, made/0, gap/0]).
+         first_seq/1, next_seq/1, oldest/1, is_full/1, is_empty/1, bytes/1, is_all_sent/1, status/1]).
+-export_type([hold/0, made/0, gap/0, payload/0]).
 
 -type clock() :: {integer(), integer()}.
--type gap() :: {atom(), non_neg_integer() | unknown, integer(), integer()}.
+%% With figures, a map, only what has the same ones is merged.
+-type gap() :: {atom(), non_neg_integer() | unknown, integer(), integer()}
+             | {atom(), non_neg_integer() | unknown, integer(), integer(), map()}.
 -type made() :: {Events :: non_neg_integer(), First :: integer(), Last :: integer(), clock(), [gap()],
-                 Cut :: integer(), binary()}.
+                 Cut :: integer(), payload()}.
+%% A list of events as a binary, or the native tracer's two.
+-type payload() :: binary() | {compact, 1, Strings :: binary(), Records :: binary()}.
 -record(b, {seq :: pos_integer(), size :: pos_integer(), first :: integer(), clock :: clock(), gaps :: [gap()],
-            cut :: integer(), bin :: binary(), 'end' = 0 :: non_neg_integer()}).
+            cut :: integer(), bin :: payload(), 'end' = 0 :: non_neg_integer()}).
 -record(hold, {limit :: pos_integer(),
                bytes = 0 :: non_neg_integer(),             % of all that is held
                next = 1 :: pos_integer(),
@@ -23,7 +27,7 @@
                position = 0 :: non_neg_integer(),          % bytes sent in this session
                acked_end = {0, 0} :: {non_neg_integer(), non_neg_integer()},   % {Seq, position at its end}
                credit = infinity :: non_neg_integer() | infinity,
-               gaps = #{} :: #{atom() => {non_neg_integer() | unknown, integer(), integer()}},
+               gaps = #{} :: #{atom() | {atom(), map()} => {non_neg_integer() | unknown, integer(), integer()}},
                cut = 0 :: integer(),
                dropped = 0 :: non_neg_integer(),
                rate = {0, 0} :: {integer(), non_neg_integer()}}).   % {since ms, bytes taken in since}
@@ -41,19 +45,26 @@ limit(Limit, H) -> H#hold{limit = Limit}.
 %% Takes a batch in, or drops and counts it.
 -spec add(made(), hold()) -> hold().
 add({N, First, Last, Clock, Gaps, Cut, Bin}, H0) ->
-    H = lists:foldl(fun gap/2, rate(byte_size(Bin), H0#hold{cut = Cut}), Gaps),
-    Size = byte_size(Bin) + ?OVERHEAD,
+    H = lists:foldl(fun gap/2, rate(size_of(Bin), H0#hold{cut = Cut}), Gaps),
+    Size = size_of(Bin) + ?OVERHEAD,
     case H#hold.bytes + Size > H#hold.limit of
         true -> gap({hold_full, N, First, Last}, H#hold{dropped = H#hold.dropped + N});
         false -> push(Size, First, Clock, Cut, Bin, H)
     end.
 
+size_of({compact, 1, Strings, Records}) -> byte_size(Strings) + byte_size(Records);
+size_of(Bin) -> byte_size(Bin).
+
 push(Size, First, Clock, Cut, Bin, H = #hold{next = Seq}) ->
-    Gaps = [{R, C, F, U} || {R, {C, F, U}} <- maps:to_list(H#hold.gaps)],
+    Gaps = [case R of
+                {Reason, Figures} -> {Reason, C, F, U, Figures};
+                _ -> {R, C, F, U}
+            end || {R, {C, F, U}} <- maps:to_list(H#hold.gaps)],
     B = #b{seq = Seq, size = Size, first = First, clock = Clock, gaps = Gaps, cut = Cut, bin = Bin},
     H#hold{unsent = queue:in(B, H#hold.unsent), next = Seq + 1, bytes = H#hold.bytes + Size, gaps = #{}}.
 
 -spec gap(gap(), hold()) -> hold().
+gap({Reason, Count, From, Until, Figures}, H) -> gap({{Reason, Figures}, Count, From, Until}, H);
 gap({Reason, Count, From, Until}, H = #hold{gaps = Gaps}) ->
     H#hold{gaps = Gaps#{Reason => case Gaps of
                                       #{Reason := {C, F, U}} -> {plus(C, Count), min(F, From), max(U, Until)};
@@ -78,7 +89,7 @@ flush_gaps(Clock = {Raw, _}, H) ->
 
 %% The next batch to send, if window and credit allow; one that is larger than the window goes alone.
 -spec next(pos_integer(), hold()) ->
-          none | {pos_integer(), clock(), [gap()], integer(), binary(), hold()}.
+          none | {pos_integer(), clock(), [gap()], integer(), payload(), hold()}.
 next(Window, H = #hold{in_flight = Flight, position = Pos}) ->
     case queue:out(H#hold.unsent) of
         {{value, B = #b{size = Size}}, Rest}
@@ -153,6 +164,9 @@ is_full(#hold{gaps = Gaps}) -> is_map_key(hold_full, Gaps).
 %% Gaps that wait for their batch count as unsent.
 -spec is_all_sent(hold()) -> boolean().
 is_all_sent(#hold{unsent = Unsent, gaps = Gaps}) -> queue:is_empty(Unsent) andalso map_size(Gaps) =:= 0.
+
+-spec bytes(hold()) -> non_neg_integer().
+bytes(#hold{bytes = Bytes}) -> Bytes.
 
 -spec is_empty(hold()) -> boolean().
 is_empty(H) -> head(H) =:= empty.

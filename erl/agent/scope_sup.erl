@@ -9,6 +9,7 @@
 
 -define(TICK, 250).
 -define(SILENT_MS, 3000).
+-define(LEASE_MS, 3000).       % without a word of ours, tracees of the native tracer lose their flags
 -define(RESTARTS, 20).          % of the tracer; the guard gives up tracing after 5 ..
 -define(WITHIN_MS, 60000).      % .. in this time; then everything goes
 
@@ -27,11 +28,13 @@ init(Daemon, Opts) ->
             ok
     end.
 
-start(Daemon, Opts) ->
-    Ctx0 = #{beats => scope_beat:new(), sup => self(), opts => Opts},
+start(Daemon, Given) ->
+    Opts = maps:remove(library, Given),
+    Capture = scope_nif:load(maps:get(library, Given, none), Opts),
+    Ctx0 = #{beats => scope_beat:new(), sup => self(), opts => Opts, capture => Capture},
     {Guard, GuardMon} = spawn_monitor(scope_guard, init, []),
     {Session, SessionMon} = spawn_monitor(scope_agent, session, [Daemon, Opts]),
-    {Tracer, TracerMon} = scope_tracer:start(),
+    {Tracer, TracerMon} = start_tracer(Capture),
     true = register(scope_guard, Guard),
     true = register(scope_agent, Session),
     true = register(scope_tracer, Tracer),
@@ -39,6 +42,9 @@ start(Daemon, Opts) ->
     tell(Ctx, [Guard, Tracer, Session]),
     _ = erlang:send_after(?TICK, self(), tick),
     loop(#s{ctx = Ctx, mons = #{GuardMon => guard, SessionMon => session, TracerMon => tracer}}).
+
+start_tracer(native) -> scope_drain:start();
+start_tracer(_) -> scope_tracer:start().
 
 tell(Ctx, Pids) -> lists:foreach(fun(P) -> P ! {peers, Ctx} end, Pids).
 
@@ -51,6 +57,7 @@ loop(S) ->
         tick ->
             _ = erlang:send_after(?TICK, self(), tick),
             scope_beat:beat(sup, S#s.ctx),
+            _ = scope_nif:lease(?LEASE_MS),
             tick(S);
         _ -> loop(S)
     end.
@@ -68,7 +75,7 @@ down(tracer, _, S = #s{ending = infinity, restarts = Before}) ->
 down(tracer, _, S) -> loop(S).
 
 restart(S = #s{ctx = Ctx0, mons = Mons}) ->
-    {Tracer, Mon} = scope_tracer:start(),
+    {Tracer, Mon} = start_tracer(map_get(capture, Ctx0)),
     _ = (catch register(scope_tracer, Tracer)),
     Ctx = Ctx0#{tracer => Tracer},
     scope_beat:beat(tracer, Ctx),

@@ -2,8 +2,8 @@
 %% (From OTP 27 on a trace session of our own belongs here.)
 -module(scope_trace).
 
--export([check_spec/1, flags/1, filtered/1, set_pattern/2, clear_pattern/1, pattern_state/2, owner_of_patterns/1,
-         flags_on/3, flags_off/3, all_off/1, new_on/2, new_off/1, tracer_of/1, pid_flags/1, left_out/0,
+-export([check_spec/1, flags/1, filtered/1, set_pattern/2, clear_pattern/1, count_calls/1, measured/3, pattern_state/2, owner_of_patterns/1,
+         flags_on/3, flags_off/3, all_off/1, new_on/2, new_off/1, tracer_of/1, is_ours/2, roles/1, pid_flags/1, left_out/0,
          delivered/1, canary/0, set_canary/0, canary_sings/0, finish/3,
          unload/1]).
 
@@ -33,7 +33,8 @@ check(mfas, L, _) ->
                                         andalso (A =:= '_' orelse is_integer(A) andalso A >= 0 andalso A < 256);
                      (_) -> false
                   end, mfa_expected);
-check(Key, B, _) when Key =:= all; Key =:= new_processes; Key =:= children; Key =:= args ->
+check(Key, B, _) when Key =:= all; Key =:= new_processes; Key =:= children; Key =:= args; Key =:= force;
+                      Key =:= continuous ->
     is_boolean(B) orelse throw({Key, boolean_expected}),
     ok;
 check(limit, L, _) when is_map(L) ->
@@ -42,8 +43,10 @@ check(limit, L, _) when is_map(L) ->
                              orelse throw({limit, {ms_or_count_expected, K}})
                  end, L);
 check(caps, M, _) when is_map(M) -> ok;
+check(budget, B, _) when is_map(B); B =:= none -> ok;
+check(sample, R, _) -> is_number(R) andalso R > 0 andalso R =< 1 orelse throw({sample, share_expected}), ok;
 check(meta, _, _) -> ok;
-check(Key, _, _) -> throw({Key, case lists:member(Key, [limit, caps]) of true -> map_expected; _ -> unknown_key end}).
+check(Key, _, _) -> throw({Key, case lists:member(Key, [limit, caps, budget]) of true -> map_expected; _ -> unknown_key end}).
 
 each(Key, L, Good, Why) when is_list(L) ->
     length(L) =< 100000 orelse throw({Key, too_many}),
@@ -53,7 +56,7 @@ each(Key, _, _, _) -> throw({Key, list_expected}).
 defaults(Spec) ->
     All = maps:merge(#{modules => [], mfas => [], pids => [], names => [], all => false, new_processes => false,
                        children => false, args => false, behaviours => scope_behaviours:modules(), limit => #{},
-                       caps => #{}}, Spec),
+                       caps => #{}, force => false, continuous => false, sample => 1.0, budget => #{}}, Spec),
     Calls = map_get(modules, All) =/= [] orelse map_get(mfas, All) =/= [],
     WithEvents = maps:merge(#{events => case Calls of
                                             true -> [calls];
@@ -78,18 +81,92 @@ flags(#{events := Events, children := Children}) ->
 
 %% Number of functions that it matches.
 -spec set_pattern({module(), atom(), arity() | '_'}, list()) -> non_neg_integer().
-set_pattern(MFA, MatchSpec) -> erlang:trace_pattern(MFA, MatchSpec, [local]).
+set_pattern(MFA, MatchSpec) -> erlang:trace_pattern(MFA, as_set(MatchSpec), [local]).
 
--spec clear_pattern({module(), atom(), arity() | '_'}) -> non_neg_integer().
+%% To the native tracer a match spec costs as much as the rest of an event, so where it can, it finds the terms itself.
+as_set(MatchSpec) ->
+    case scope_nif:active() of
+        true -> element(1, split(MatchSpec));
+        false -> MatchSpec
+    end.
+
+%% What the tracer is to do about these patterns' functions; told before they are set.
+-spec roles(#{{module(), atom(), arity() | '_'} => list()}) -> ok | {error, term()}.
+roles(Patterns) ->
+    case scope_nif:active() of
+        true -> roles([{M, F, A, R, Path} || {{M, F, A}, MS} <- maps:to_list(Patterns), {_, {R, Path}} <- [split(MS)]], 100);
+        false -> ok
+    end.
+
+roles(Rows, N) ->
+    case scope_nif:set_roles(Rows) of
+        busy when N > 0 -> receive after 1 -> roles(Rows, N - 1) end;
+        busy -> {error, tracer_busy};
+        Other -> Other
+    end.
+
+%% {What the VM matches, what the tracer does: its role and the path to the term from the list of arguments}
+split(MatchSpec = [{'_', [], Actions}]) ->
+    case [A || A <- Actions, element(1, A) =/= message] of
+        Actions -> {case Actions of [] -> []; _ -> MatchSpec end, {plain, []}};
+        [] -> {[], {args, []}};
+        Rest -> {[{'_', [], Rest}], {args, []}}
+    end;
+split(MatchSpec = [{Head, [], [{message, {{Role, What}}}]}]) when is_list(Head) ->
+    Path = case What of
+               '$1' -> path(Head);
+               {element, I, '$1'} -> [P ++ [I] || P <- path(Head)];
+               _ -> []
+           end,
+    case Path of
+        [P] when length(P) =< 4 -> {[], {Role, P}};
+        _ -> {MatchSpec, {plain, []}}
+    end;
+split(MatchSpec) -> {MatchSpec, {plain, []}}.
+
+%% The ways to '$1', if nothing is asked of the rest but its shape. (A record's name is its shape.)
+path('$1') -> [[]];
+path(L) when is_list(L) -> paths(L);
+path(T) when is_tuple(T), is_atom(element(1, T)), element(1, T) =/= '$1', element(1, T) =/= '_' ->
+    [[I + 1 | P] || [I | P] <- paths(tl(tuple_to_list(T)))];
+path(T) when is_tuple(T) -> paths(tuple_to_list(T));
+path(_) -> [].
+
+paths(L) ->
+    Found = [[I | P] || {I, E} <- lists:zip(lists:seq(1, length(L)), L), E =/= '_', P <- path(E)],
+    case [E || E <- L, E =/= '_', path(E) =:= []] of
+        [] -> Found;
+        _ -> []
+    end.
+
+-spec clear_pattern({module(), atom(), arity() | '_'} | {call_count, tuple()}) -> non_neg_integer().
+clear_pattern({call_count, MFA}) -> erlang:trace_pattern(MFA, false, [call_count]);
 clear_pattern(MFA) -> erlang:trace_pattern(MFA, false, [local]).
+
+%% Counts the calls from now on, by whatever process.
+-spec count_calls({module(), atom(), arity() | '_'}) -> non_neg_integer().
+count_calls(MFA) -> erlang:trace_pattern(MFA, true, [call_count]).
+
+%% A throwaway process of ours, traced by the caller to see what that costs.
+-spec measured(pid(), atom(), boolean()) -> boolean().
+measured(Pid, messages, On) -> 1 =:= erlang:trace(Pid, On, [send, 'receive', monotonic_timestamp, {tracer, self()}]);
+measured(Pid, Kind, On) ->
+    Actions = case Kind of
+                  calls -> [];
+                  args -> [{message, {{args, '$_'}}}];
+                  returns -> [{exception_trace}]
+              end,
+    _ = erlang:trace_pattern({scope_probe, mark, 1}, On andalso [{'_', [], Actions}], [local]),
+    1 =:= erlang:trace(Pid, On, [call, monotonic_timestamp, arity, {tracer, self()}]).
 
 %% ours: as we set it. other: somebody's. none: no pattern, or no such function.
 -spec pattern_state(mfa(), list()) -> ours | other | none.
 pattern_state(MFA, Ours) ->
     case erlang:trace_info(MFA, traced) of
         {traced, local} ->
+            Set = as_set(Ours),
             case erlang:trace_info(MFA, match_spec) of
-                {match_spec, Ours} -> ours;
+                {match_spec, Set} -> ours;
                 _ -> other
             end;
         {traced, global} -> other;
@@ -98,7 +175,7 @@ pattern_state(MFA, Ours) ->
 
 %% Patterns have no owner in OTP up to 26: whoever traces processes now is the best guess.
 -spec owner_of_patterns(pid()) -> pid() | unknown.
-owner_of_patterns(Ours) -> owner(processes(), Ours).
+owner_of_patterns(Tracer) -> owner(processes(), ours(Tracer)).
 
 owner([], _) -> unknown;
 owner([P | Rest], Ours) ->
@@ -131,9 +208,10 @@ canary_sings() -> erlang:trace_info({?MODULE, canary, 0}, traced) =:= {traced, l
 %% Switches flags on for one process. A look at its tracer comes first: the VM would log an error on the node.
 -spec flags_on(pid(), [atom()], pid()) -> ok | {owned_by, term()} | dead.
 flags_on(Pid, Flags, Tracer) ->
+    Ours = ours(Tracer),
     case tracer_of(Pid) of
-        Free when Free =:= none; Free =:= Tracer ->
-            try erlang:trace(Pid, true, [monotonic_timestamp, arity, {tracer, Tracer} | Flags]) of
+        Free when Free =:= none; Free =:= Ours ->
+            try erlang:trace(Pid, true, with(Tracer) ++ Flags) of
                 _ -> ok
             catch
                 error:badarg -> dead
@@ -143,9 +221,31 @@ flags_on(Pid, Flags, Tracer) ->
 
 -spec flags_off(pid(), [atom()], pid()) -> ok.
 flags_off(Pid, Flags, Tracer) ->
-    case tracer_of(Pid) of
-        Tracer -> try erlang:trace(Pid, false, [{tracer, Tracer} | Flags]) of _ -> ok catch error:badarg -> ok end;
+    case is_ours(Pid, Tracer) of
+        true -> try erlang:trace(Pid, false, [to(Tracer) | Flags]) of _ -> ok catch error:badarg -> ok end;
         _ -> ok
+    end.
+
+%% Whichever process drains it, the native tracer is one. It reads the clock itself, and wants the arguments.
+ours(Tracer) ->
+    case scope_nif:active() of
+        true -> {scope_nif, scope};
+        false -> Tracer
+    end.
+
+-spec is_ours(pid() | new_processes, pid()) -> boolean().
+is_ours(P, Tracer) -> tracer_of(P) =:= ours(Tracer).
+
+to(Tracer) ->
+    case ours(Tracer) of
+        {Module, State} -> {tracer, Module, State};
+        Tracer -> {tracer, Tracer}
+    end.
+
+with(Tracer) ->
+    case to(Tracer) of
+        {tracer, Tracer} = To -> [monotonic_timestamp, arity, To];
+        To -> [To]
     end.
 
 %% Of all that this tracer traces, and of new processes. Up to OTP 26 one stop of the schedulers, 23 ms with 100,000
@@ -156,27 +256,28 @@ all_off(Tracer) ->
     case list_to_integer(erlang:system_info(otp_release)) >= 27 of
         true -> lists:foreach(fun(P) -> flags_off(P, [all], Tracer) end, processes());
         false ->
-            try erlang:trace(all, false, [all, {tracer, Tracer}]) of _ -> ok catch error:badarg -> ok end
+            try erlang:trace(all, false, [all, to(Tracer)]) of _ -> ok catch error:badarg -> ok end
     end.
 
 -spec new_on([atom()], pid()) -> ok | {owned_by, term()}.
 new_on(Flags, Tracer) ->
-    case erlang:trace_info(new_processes, tracer) of
-        {tracer, T} when T =:= []; T =:= Tracer ->
-            _ = erlang:trace(new_processes, true, [monotonic_timestamp, arity, {tracer, Tracer} | Flags]),
+    Ours = ours(Tracer),
+    case tracer_of(new_processes) of
+        T when T =:= none; T =:= Ours ->
+            _ = erlang:trace(new_processes, true, with(Tracer) ++ Flags),
             ok;
-        {tracer, Other} -> {owned_by, Other}
+        Other -> {owned_by, Other}
     end.
 
 -spec new_off(pid()) -> ok.
 new_off(Tracer) ->
-    case erlang:trace_info(new_processes, tracer) of
-        {tracer, Tracer} ->
-            try erlang:trace(new_processes, false, [all, {tracer, Tracer}]) of _ -> ok catch error:badarg -> ok end;
+    case is_ours(new_processes, Tracer) of
+        true ->
+            try erlang:trace(new_processes, false, [all, to(Tracer)]) of _ -> ok catch error:badarg -> ok end;
         _ -> ok
     end.
 
--spec tracer_of(pid()) -> none | pid() | port() | {module(), term()}.
+-spec tracer_of(pid() | new_processes) -> none | pid() | port() | {module(), term()}.
 tracer_of(Pid) ->
     case erlang:trace_info(Pid, tracer) of
         {tracer, []} -> none;
@@ -236,6 +337,7 @@ delivered(Timeout) ->
 finish(Tracer0, Patterns, Others) ->
     Tracer = case Tracer0 of none -> self(); T -> T end,
     Modules = scope_agent:modules(),
+    _ = scope_nif:stop(),
     all_off(Tracer),
     Names = [whereis(N) || N <- [scope_agent, scope_guard, scope_sup, scope_tracer]],
     Pids = lists:usort([P || P <- [Tracer | Others] ++ Names, is_pid(P)]) -- [self()],

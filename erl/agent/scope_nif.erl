@@ -1,0 +1,181 @@
+%% The native tracer: the library's functions, and how it gets into a node and out again. The library (erl/c_src) is a
+%% tracer module of the VM: `enabled` and `trace` are called by tracees on their own threads, each of which has a ring of
+%% records; scope_tracer drains them. In a process's flags it is {scope_nif, scope}, for every process the same.
+%%
+%% It comes with the modules as bytes, is a private file only as long as it takes to load it, and is gone from memory
+%% when this module is purged. Where it cannot be loaded, or does not find the VM's terms where it expects them, the
+%% Erlang tracer does the work.
+-module(scope_nif).
+
+-export([load/2, samples/0]).
+-export([enabled/3, trace/5]).
+-export([setup/1, drain/0, pending/0, counters/0, lease/1, stop/0, watch/1, drainer/1, active/0, calibrated/0,
+         set_sample/1, set_budget/1, set_procs/2, set_caps/1, set_key/1, set_roles/1]).
+-export_type([drained/0]).
+
+%% {Events, First, Last, Cut, Gaps, Strings, Records, More, Family, Rejected, Counts}; times are raw; More: call again at once.
+%% Family: what is told of children when somebody follows them; pids as {Id, Serial}. Rejected: {N, FromRaw, UntilRaw} | none.
+%% Counts: events by kind, as scope_beat:kinds/0 has them.
+-type ids() :: {non_neg_integer(), non_neg_integer()}.
+-type drained() :: {non_neg_integer(), integer(), integer(), integer(), [scope_hold:gap()], binary(), binary(),
+                    boolean(), [{spawned, ids(), ids()} | {exit, ids()}],
+                    none | {pos_integer(), integer(), integer()}, [non_neg_integer()]}.
+
+%% native, or why not. What was written is deleted again in any case.
+-spec load(binary() | none, #{memory => pos_integer()}) -> native | {erlang, term()}.
+load(none, _) -> {erlang, configured};
+load(Library, Opts) ->
+    case in_some_folder(Library, [D || D <- [os:getenv("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"], is_list(D)], none) of
+        ok -> set_up(Opts);
+        Why -> {erlang, Why}
+    end.
+
+in_some_folder(_, [], Why) -> Why;
+in_some_folder(Library, [Dir | More], _) ->
+    case in_folder(Library, Dir) of
+        ok -> ok;
+        {Of, Text} when Of =:= upgrade; Of =:= load; Of =:= bad_lib -> {Of, Text};      % no other folder helps
+        Why -> in_some_folder(Library, More, {Dir, Why})
+    end.
+
+in_folder(Library, Dir) ->
+    Random = erlang:phash2({make_ref(), erlang:system_time(), self()}),
+    Own = filename:join(Dir, lists:flatten(io_lib:format("scope-~s-~.16b", [os:getpid(), Random]))),
+    File = filename:join(Own, "tracer"),
+    case file:make_dir(Own) of                  % fails if it is there: nobody else has made it
+        ok ->
+            try write(Own, File ++ ".so", Library) of
+                ok -> load_file(File);
+                {error, Why} -> Why
+            after
+                _ = file:delete(File ++ ".so", [raw]),
+                _ = file:del_dir(Own)
+            end;
+        {error, Why} -> Why
+    end.
+
+write(Own, File, Library) ->
+    case file:change_mode(Own, 8#700) of
+        ok ->
+            case file:write_file(File, <<>>, [exclusive]) of
+                ok ->
+                    _ = file:change_mode(File, 8#600),
+                    file:write_file(File, Library);
+                Error -> Error
+            end;
+        Error -> Error
+    end.
+
+load_file(File) ->
+    case erlang:load_nif(File, 0) of
+        ok -> ok;
+        {error, {load_failed, Text}} -> {load_failed, lists:sublist(lists:flatten(Text), 200)};     % noexec, say
+        {error, {Of, Text}} -> {Of, lists:sublist(lists:flatten(Text), 200)}
+    end.
+
+set_up(Opts) ->
+    Threads = erlang:system_info(schedulers) + erlang:system_info(dirty_cpu_schedulers)
+        + erlang:system_info(dirty_io_schedulers) + 4,
+    try setup(maps:merge(samples(), #{memory => maps:get(memory, Opts, 32 bsl 20), threads => Threads,
+                                      node => node(), creation => erlang:system_info(creation)})) of
+        ok -> native;
+        {error, already} -> native;
+        {error, Why} -> {erlang, {not_calibrated, Why}}
+    catch
+        error:Why -> {erlang, Why}
+    end.
+
+%% Terms whose parts are known: the library compares what it reads of the VM's words with them (erl/c_src/layout.h).
+-spec samples() -> #{atom() => [tuple()]}.
+samples() ->
+    Node = atom_to_binary(node(), utf8),
+    Name = <<119, (byte_size(Node)), Node/binary>>,
+    C = erlang:system_info(creation),
+    Pid = fun(I, S) -> binary_to_term(<<131, 88, Name/binary, I:32, S:32, C:32>>) end,
+    Port = fun(I) -> binary_to_term(<<131, 120, Name/binary, I:64, C:32>>) end,
+    Ref = fun(A, B, D) -> binary_to_term(<<131, 90, 3:16, Name/binary, C:32, A:32, B:32, D:32>>) end,
+    Aliases = [apply(erlang, alias, []) || _ <- [1, 2, 3]],
+    _ = [apply(erlang, unalias, [A]) || A <- Aliases],
+    Far = binary_to_term(<<131, 88, 119, 3, "a@b", 7:32, 1:32, 5:32>>),
+    Funs = [fun() -> ok end, fun(X) -> {X, C} end, fun(X, Y) -> {X, Y, C, Node, Name} end | scope_cut:sample_funs(C)],
+    <<Big:800>> = << <<I>> || I <- lists:seq(1, 100) >>,
+    #{atoms => [{A, atom_to_list(A)} || A <- [false, true, '', '_', scope_nif, erlang, init, 'odd atom', node()]],
+      smalls => [{I} || I <- [0, 1, -1, 255, -4711, 1 bsl 59 - 1, -(1 bsl 59)]],
+      %% How large they may be differs between versions.
+      pids => [{P, I, S} || P <- [self(), whereis(init), Pid(32767, 0), Pid(1, 8191), Pid(16#5432, 16#1357),
+                                  try_to(Pid, [16#7654321, 16#13579B])],
+                            is_pid(P), {I, S} <- [ids(P)]],
+      ports => [{P, I} || I <- [0, 1, 16#1234567, 16#ABCDEF01], P <- [try_to(Port, [I])], is_port(P)],
+      others => [{T} || T <- [1.5, <<"x">>, <<1:3>>, #{}, #{a => 1}, {}, {a}, [a], "ab", make_ref(), hd(Aliases), 1 bsl 70,
+                              -(1 bsl 70), Far, hd(Funs), fun lists:map/2, binary:copy(<<"y">>, 200)]],
+      refs => [{R, ref_ids(R)} || R <- [make_ref(), make_ref(), Ref(16#2AAAA, 16#12345678, 16#9ABCDEF0),
+                                       Ref(1, 2, 3), Ref(16#155, 16#F00DF00D, 77)]],
+      aliases => [{A, ref_ids(A)} || A <- Aliases],
+      bigs => [{B, N, magnitude(B)}
+               || M <- [1 bsl 64, 1 bsl 70 + 12345, 16#FFFFFFFFFFFFFFFF, Big], {B, N} <- [{M, 0}, {-M, 1}]],
+      funs => [{F, info(F, module), info(F, new_index), info(F, new_uniq), info(F, arity)} || F <- Funs],
+      exports => [{F} || F <- [fun lists:map/2, fun erlang:node/0, fun ?MODULE:load/2, fun maps:fold/3]]}.
+
+try_to(Make, Args) -> try apply(Make, Args) catch error:badarg -> none end.
+
+ids(P) ->
+    B = term_to_binary(P),
+    <<I:32, S:32, _:32>> = binary:part(B, byte_size(B), -12),
+    {I, S}.
+
+ref_ids(R) ->
+    <<131, 90, N:16, Rest/binary>> = term_to_binary(R),
+    << <<I:32/native>> || <<I:32>> <= binary:part(Rest, byte_size(Rest), -4 * N) >>.
+
+magnitude(B) ->
+    Bin = binary:encode_unsigned(abs(B), little),
+    Pad = (8 - byte_size(Bin) rem 8) rem 8,
+    <<Bin/binary, 0:Pad/unit:8>>.
+
+info(F, Item) -> element(2, erlang:fun_info(F, Item)).
+
+%% --- the library -----------------------------------------------------------------------------------------------------
+
+-spec enabled(atom(), term(), pid() | port()) -> trace | discard | remove.
+enabled(trace_status, _, _) -> remove;          % the library is not there
+enabled(_, _, _) -> discard.
+-spec trace(atom(), term(), pid() | port(), term(), map()) -> ok.
+trace(_, _, _, _, _) -> ok.
+
+-spec setup(map()) -> ok | {error, atom()}.
+setup(_) -> erlang:nif_error(not_loaded).
+-spec drain() -> drained() | busy.
+drain() -> erlang:nif_error(not_loaded).
+%% {Bytes that wait, how full the fullest ring is in 1/256, events that were dropped or rejected and not yet told of}
+-spec pending() -> {non_neg_integer(), non_neg_integer(), non_neg_integer()}.
+pending() -> erlang:nif_error(not_loaded).
+-spec counters() -> #{pushed | dropped | rejected | bytes | ring_bytes | rings | held => non_neg_integer()}.
+counters() -> #{pushed => 0, dropped => 0, rejected => 0, bytes => 0, ring_bytes => 0, rings => 0, held => 0}.
+%% The agent's word that it is there; without it for so many ms, tracees lose their flags.
+-spec lease(pos_integer()) -> ok.
+lease(_) -> ok.
+-spec stop() -> ok.
+stop() -> ok.
+-spec watch(pid()) -> ok | {error, dead}.
+watch(_) -> ok.
+-spec drainer(boolean()) -> ok.
+drainer(_) -> ok.
+-spec active() -> boolean().
+active() -> false.
+-spec calibrated() -> [refs | aliases | bigs | funs].
+calibrated() -> [].
+%% Processes are traced whose hash is below so many 65536ths.
+-spec set_sample(0..65536) -> ok.
+set_sample(_) -> ok.
+%% Events for each ring and 10 ms; 0: no limit.
+-spec set_budget(non_neg_integer()) -> ok.
+set_budget(_) -> ok.
+-spec set_procs(boolean(), boolean()) -> ok.
+set_procs(_, _) -> ok.
+-spec set_caps(map()) -> ok.
+set_caps(_) -> ok.
+-spec set_key(<<_:128>>) -> ok | {error, another_key}.
+set_key(_) -> ok.
+-spec set_roles([{module(), atom(), arity() | '_', plain | args | take | state | final, [pos_integer()]}]) ->
+          ok | busy | {error, atom()}.
+set_roles(_) -> ok.

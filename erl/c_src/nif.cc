@@ -1,0 +1,304 @@
+// scope_nif's library: loading, setting up, settings, the lease and the monitor. See erl/agent/scope_nif.erl.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "erl/c_src/encode.h"
+#include "erl/c_src/layout.h"
+#include "erl/c_src/state.h"
+
+namespace scope::tracer {
+
+static_assert(std::endian::native == std::endian::little && sizeof(void*) == 8,
+              "records are little-endian, and terms are read as 64-bit words");
+
+State g;
+Atoms a;
+
+namespace {
+
+ErlNifResourceType* monitor_type = nullptr;
+
+void agent_down(ErlNifEnv*, void*, ErlNifPid*, ErlNifMonitor*) { g.off.store(true); }
+
+void make_atoms(ErlNifEnv* env) {
+  const std::pair<ERL_NIF_TERM*, const char*> all[] = {
+      {&a.trace, "trace"},
+      {&a.discard, "discard"},
+      {&a.remove, "remove"},
+      {&a.ok, "ok"},
+      {&a.trace_status, "trace_status"},
+      {&a.call, "call"},
+      {&a.return_from, "return_from"},
+      {&a.exception_from, "exception_from"},
+      {&a.send, "send"},
+      {&a.send_dead, "send_to_non_existing_process"},
+      {&a.receive, "receive"},
+      {&a.spawn, "spawn"},
+      {&a.spawned, "spawned"},
+      {&a.exit, "exit"},
+      {&a.link, "link"},
+      {&a.getting_linked, "getting_linked"},
+      {&a.unlink, "unlink"},
+      {&a.getting_unlinked, "getting_unlinked"},
+      {&a.reg, "register"},
+      {&a.unreg, "unregister"},
+      {&a.extra, "extra"},
+      {&a.match_spec_result, "match_spec_result"},
+      {&a.args, "args"},
+      {&a.take, "take"},
+      {&a.state, "state"},
+      {&a.final, "final"},
+      {&a.wake, "scope_wake"},
+      {&a.ring_full, "ring_full"},
+      {&a.error, "error"},
+      {&a.busy, "busy"},
+      {&a.none, "none"},
+      {&a.any, "_"},
+      {&a.plain, "plain"}};
+  for (const auto& [term, text] : all) *term = enif_make_atom(env, text);
+}
+
+int on_load(ErlNifEnv* env, void**, ERL_NIF_TERM) {
+  make_atoms(env);
+  ErlNifResourceTypeInit init{};
+  init.down = agent_down;
+  monitor_type = enif_open_resource_type_x(
+      env, "scope_monitor", &init,
+      static_cast<ErlNifResourceFlags>(ERL_NIF_RT_CREATE | ERL_NIF_RT_TAKEOVER), nullptr);
+  return monitor_type ? 0 : 1;
+}
+int upgrade(ErlNifEnv* env, void** data, void**, ERL_NIF_TERM info) {
+  return on_load(env, data, info);
+}
+
+void release_monitor() {
+  if (g.monitor) enif_release_resource(g.monitor);
+  g.monitor = nullptr;
+}
+
+void unload(ErlNifEnv*, void*) {
+  g.ready.store(false);
+  release_monitor();
+  drain_teardown();
+  if (g.memory) munmap(g.memory, g.memory_bytes);
+  g.memory = nullptr;
+}
+
+ERL_NIF_TERM fail(ErlNifEnv* env, const char* why) {
+  return enif_make_tuple2(env, a.error, enif_make_atom(env, why));
+}
+
+std::uint64_t number(ErlNifEnv* env, ERL_NIF_TERM map, const char* key, std::uint64_t otherwise) {
+  ERL_NIF_TERM term;
+  ErlNifUInt64 value;
+  return enif_get_map_value(env, map, enif_make_atom(env, key), &term) &&
+                 enif_get_uint64(env, term, &value)
+             ? value
+             : otherwise;
+}
+
+// setup(#{memory, threads, creation, node, samples..}) -> ok | {error, Why}
+ERL_NIF_TERM setup(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+  if (g.memory) return fail(env, "already");
+  if (const char* wrong = calibrate(env, argv[0])) return fail(env, wrong);
+  ERL_NIF_TERM node;
+  if (!enif_get_map_value(env, argv[0], enif_make_atom(env, "node"), &node))
+    return fail(env, "node");
+  names.node = atom_id(node);
+  names.dots = atom_id(enif_make_atom(env, "..."));
+  names.fun = atom_id(enif_make_atom(env, "fun"));
+  names.creation = static_cast<std::uint32_t>(number(env, argv[0], "creation", 0));
+  const std::uint64_t threads =
+      std::clamp<std::uint64_t>(number(env, argv[0], "threads", 1), 1, kMaxRings);
+  const std::uint64_t memory = number(env, argv[0], "memory", 32u << 20);
+  g.rings = static_cast<unsigned>(threads);
+  g.ring_bytes = std::bit_floor(std::clamp<std::uint64_t>(memory / 2 / threads, 65536, 1u << 20));
+  g.ring_stride = (sizeof(Ring) + g.ring_bytes + kMaxRecord + 4095) & ~std::size_t{4095};
+  g.memory_bytes = g.ring_stride * threads;
+  // Address space; a page becomes memory when its thread first writes there.
+  void* p = mmap(nullptr, g.memory_bytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED || !drain_setup()) return fail(env, "memory");
+  g.memory = static_cast<std::byte*>(p);
+  constexpr std::uint32_t kDefault[kCaps] = {256, 256, 256, 256, 4096};
+  for (unsigned i = 0; i < kCaps; ++i) g.cap[i].store(kDefault[i]);
+  for (unsigned i = 0; i < g.rings; ++i)
+    g.ring(i)->last = INT64_MIN + 1;  // no time yet: before all
+  g.sample.store(65536);
+  g.lease_until.store(now() + 3'000'000'000);
+  g.ready.store(true);
+  return a.ok;
+}
+
+// lease(Ms) -> ok: tracing goes on for so long.
+ERL_NIF_TERM lease(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+  unsigned ms;
+  if (!enif_get_uint(env, argv[0], &ms)) return enif_make_badarg(env);
+  g.lease_until.store(now() + std::int64_t{ms} * 1'000'000);
+  g.expired.store(false);
+  return a.ok;
+}
+
+// stop() -> ok: every tracee loses its flags when it runs next.
+ERL_NIF_TERM stop(ErlNifEnv*, int, const ERL_NIF_TERM[]) {
+  g.off.store(true);
+  release_monitor();
+  return a.ok;
+}
+
+// watch(Agent) -> ok: its death is a stop.
+ERL_NIF_TERM watch(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+  ErlNifPid pid;
+  if (!enif_get_local_pid(env, argv[0], &pid)) return enif_make_badarg(env);
+  release_monitor();
+  g.monitor = enif_alloc_resource(monitor_type, 8);
+  if (!g.monitor || enif_monitor_process(env, g.monitor, &pid, nullptr) != 0)
+    return fail(env, "dead");
+  return a.ok;
+}
+
+// drainer(Sleeping :: boolean) -> ok: the caller drains, and (true) is about to wait long: wake it with scope_wake.
+ERL_NIF_TERM drainer(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+  g.asleep.store(false);
+  if (!enif_self(env, &g.drainer)) return enif_make_badarg(env);
+  g.asleep.store(argv[0] == enif_make_atom(env, "true"));
+  return a.ok;
+}
+
+ERL_NIF_TERM set_sample(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+  unsigned n;
+  if (!enif_get_uint(env, argv[0], &n) || n > 65536) return enif_make_badarg(env);
+  g.sample.store(n);
+  return a.ok;
+}
+
+ERL_NIF_TERM set_budget(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+  unsigned n;
+  if (!enif_get_uint(env, argv[0], &n)) return enif_make_badarg(env);
+  for (unsigned i = 0; i < std::min(g.claimed.load(), g.rings); ++i) {
+    g.ring(i)->limit.store(get(g.ring(i)->spent) + n);
+  }
+  g.budget.store(n);
+  return a.ok;
+}
+
+// set_procs(Wanted, Follow): are process events wanted, and does the agent ask whose child is whose
+ERL_NIF_TERM set_procs(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+  const ERL_NIF_TERM yes = enif_make_atom(env, "true");
+  g.procs.store(argv[0] == yes);
+  g.follow.store(argv[1] == yes);
+  return a.ok;
+}
+
+ERL_NIF_TERM set_caps(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+  constexpr const char* kNames[kCaps] = {"message", "args", "result", "reason", "state"};
+  for (unsigned i = 0; i < kCaps; ++i) {
+    const std::uint64_t cap = number(env, argv[0], kNames[i], g.cap[i].load());
+    g.cap[i].store(static_cast<std::uint32_t>(std::clamp<std::uint64_t>(cap, 16, kMaxCap)));
+  }
+  return a.ok;
+}
+
+// A key is given once in an agent's life, before messages are hashed with it; a second one is refused.
+ERL_NIF_TERM set_key(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+  ErlNifBinary b;
+  if (!enif_inspect_binary(env, argv[0], &b) || b.size != 16) return enif_make_badarg(env);
+  if (g.keyed.load())
+    return std::memcmp(g.key.data(), b.data, 16) == 0 ? a.ok : fail(env, "another_key");
+  std::memcpy(g.key.data(), b.data, 16);
+  g.keyed.store(true);
+  return a.ok;
+}
+
+bool read_row(ErlNifEnv* env, ERL_NIF_TERM term, RoleRow& row) {
+  int n;
+  const ERL_NIF_TERM* e;
+  if (!enif_get_tuple(env, term, &n, &e) || n != 5 || !is_atom(e[0]) || !is_atom(e[1]))
+    return false;
+  row = {};
+  row.module_plus_1 = atom_id(e[0]) + 1;
+  row.function_plus_1 = e[1] == a.any ? 0 : atom_id(e[1]) + 1;
+  unsigned arity = kAnyArity;
+  if (e[2] != a.any && (!enif_get_uint(env, e[2], &arity) || arity > 255)) return false;
+  row.arity = static_cast<std::uint16_t>(arity);
+  row.role = e[3] == a.plain   ? Role::plain
+             : e[3] == a.args  ? Role::args
+             : e[3] == a.take  ? Role::take
+             : e[3] == a.state ? Role::state
+             : e[3] == a.final ? Role::final
+                               : Role::none;
+  ERL_NIF_TERM head, list = e[4];
+  for (; enif_get_list_cell(env, list, &head, &list); ++row.depth) {
+    unsigned step;
+    if (row.depth == 4 || !enif_get_uint(env, head, &step) || step == 0 || step > 65535)
+      return false;
+    row.path[row.depth] = static_cast<std::uint16_t>(step);
+  }
+  return row.role != Role::none;
+}
+
+// set_roles([{M, F | '_', A | '_', plain | args | take | state | final, Path}]) -> ok | busy | {error, Why}
+// busy: somebody may still look at the table before the last one; try again in a millisecond.
+ERL_NIF_TERM set_roles(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+  if (!g.ready.load()) return fail(env, "not_set_up");
+  for (unsigned i = 0; i < std::min(g.claimed.load(), g.rings); ++i) {
+    const auto flight = static_cast<std::int64_t>(g.ring(i)->in_flight.load());
+    if (flight != 0 && flight <= g.swapped) return a.busy;
+  }
+  RoleTable& table = g.roles.load() == &g.tables[0] ? g.tables[1] : g.tables[0];
+  std::memset(&table, 0, sizeof table);
+  ERL_NIF_TERM head, list = argv[0];
+  for (; enif_get_list_cell(env, list, &head, &list); ++table.rows) {
+    RoleRow row;
+    if (!read_row(env, head, row)) return enif_make_badarg(env);
+    if (table.rows == kRoleSlots / 2) return fail(env, "too_many");
+    table.wide_arity |= row.arity == kAnyArity && row.function_plus_1 != 0;
+    table.wide_function |= row.function_plus_1 == 0;
+    std::size_t i = slot_of(row.module_plus_1, row.function_plus_1, row.arity);
+    while (table.slot[i].module_plus_1 != 0) i = (i + 1) & (kRoleSlots - 1);
+    table.slot[i] = row;
+  }
+  g.roles.store(&table);
+  g.swapped = now();
+  return a.ok;
+}
+
+// active() -> is this the tracer?
+ERL_NIF_TERM active(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
+  return enif_make_atom(env, g.ready.load() ? "true" : "false");
+}
+
+// layout() -> what calibration found, for the tests: [refs | aliases | bigs | funs]
+ERL_NIF_TERM found(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
+  ERL_NIF_TERM list = enif_make_list(env, 0);
+  const auto add_if = [&](bool there, const char* what) {
+    if (there) list = enif_make_list_cell(env, enif_make_atom(env, what), list);
+  };
+  add_if(layout.funs, "funs");
+  add_if(layout.big_tag[0] != 0, "bigs");
+  add_if(layout.alias.count != 0, "aliases");
+  add_if(layout.reference.count != 0, "refs");
+  return list;
+}
+
+ErlNifFunc functions[] = {{"enabled", 3, enabled, 0},       {"trace", 5, trace, 0},
+                          {"setup", 1, setup, 0},           {"drain", 0, drain, 0},
+                          {"pending", 0, pending, 0},       {"counters", 0, counters, 0},
+                          {"lease", 1, lease, 0},           {"stop", 0, stop, 0},
+                          {"watch", 1, watch, 0},           {"drainer", 1, drainer, 0},
+                          {"set_sample", 1, set_sample, 0}, {"set_budget", 1, set_budget, 0},
+                          {"set_procs", 2, set_procs, 0},   {"set_caps", 1, set_caps, 0},
+                          {"set_key", 1, set_key, 0},       {"set_roles", 1, set_roles, 0},
+                          {"active", 0, active, 0},         {"calibrated", 0, found, 0}};
+
+}  // namespace
+}  // namespace scope::tracer
+
+using scope::tracer::functions;
+using scope::tracer::on_load;
+using scope::tracer::unload;
+using scope::tracer::upgrade;
+extern "C" __attribute__((visibility("default"))) ErlNifEntry* nif_init(void);
+ERL_NIF_INIT(scope_nif, functions, on_load, nullptr, upgrade, unload)

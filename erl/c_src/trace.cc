@@ -1,0 +1,327 @@
+// The tracee's path: nothing here locks, allocates, or takes longer than the caps allow.
+#include <algorithm>
+
+#include "erl/c_src/encode.h"
+#include "erl/c_src/hash.h"
+#include "erl/c_src/layout.h"
+#include "erl/c_src/state.h"
+
+namespace scope::tracer {
+namespace {
+
+thread_local Ring* my_ring = nullptr;  // one pointer: large thread-locals make dlopen fail
+
+Ring* claim() {
+  const unsigned i = g.claimed.fetch_add(1);
+  if (i >= g.rings) {
+    g.claimed.fetch_sub(1);
+    return nullptr;
+  }
+  return my_ring = g.ring(i);
+}
+
+bool sampled_out(ERL_NIF_TERM pid) {
+  const std::uint32_t threshold = g.sample.load(std::memory_order_relaxed);
+  if (threshold >= 65536) return false;
+  // As scope_budget:in_sample/2 has it: erlang:phash2(Pid, 1 bsl 20)
+  return (enif_hash(ERL_NIF_PHASH2, pid, 0) & 0xFFFFF) >= threshold << 4;
+}
+
+bool over_budget() {
+  if (g.budget.load(std::memory_order_relaxed) == 0 || !my_ring) return false;
+  if (get(my_ring->spent) < get(my_ring->limit)) return false;
+  add(my_ring->spent, 1);
+  add(my_ring->rejected, 1);
+  return true;
+}
+
+const RoleRow* find(const RoleTable& table, std::uint32_t module, std::uint32_t function,
+                    unsigned arity) {
+  for (std::size_t i = slot_of(module, function, arity);; i = (i + 1) & (kRoleSlots - 1)) {
+    const RoleRow& row = table.slot[i];
+    if (row.module_plus_1 == 0) return nullptr;
+    if (row.module_plus_1 == module && row.function_plus_1 == function && row.arity == arity)
+      return &row;
+  }
+}
+
+const RoleRow* role_of(ERL_NIF_TERM module, ERL_NIF_TERM function, unsigned arity) {
+  const RoleTable* table = g.roles.load(std::memory_order_acquire);
+  if (!table || table->rows == 0) return nullptr;
+  const std::uint32_t m = atom_id(module) + 1, f = atom_id(function) + 1;
+  const RoleRow* row = find(*table, m, f, arity);
+  if (!row && table->wide_arity) row = find(*table, m, f, kAnyArity);
+  if (!row && table->wide_function) row = find(*table, m, 0, kAnyArity);
+  return row;
+}
+
+// The term at the row's path, from the arguments; false if the arguments are not of that shape.
+bool at_path(ErlNifEnv* env, const RoleRow& row, ERL_NIF_TERM term, ERL_NIF_TERM& out) {
+  for (unsigned i = 0; i < row.depth; ++i) {
+    int arity;
+    const ERL_NIF_TERM* e;
+    if (enif_get_tuple(env, term, &arity, &e)) {
+      if (row.path[i] > static_cast<unsigned>(arity)) return false;
+      term = e[row.path[i] - 1];
+      continue;
+    }
+    ERL_NIF_TERM head, rest = term;
+    for (unsigned n = 0; n < row.path[i]; ++n) {
+      if (!enif_get_list_cell(env, rest, &head, &rest)) return false;
+    }
+    term = head;
+  }
+  out = term;
+  return true;
+}
+
+struct Event {
+  Kind kind;
+  std::uint8_t arity = 0;
+  std::uint16_t flags = 0;
+  bool has_mfa = false, has_peer = false, has_payload = false, message = false;
+  Cap cap = kMessageCap;
+  ERL_NIF_TERM module = 0, function = 0, peer = 0, payload = 0;
+};
+
+std::uint8_t length_of(ErlNifEnv* env, ERL_NIF_TERM list) {
+  ERL_NIF_TERM head;
+  unsigned n = 0;
+  while (n < 255 && enif_get_list_cell(env, list, &head, &list)) ++n;
+  return static_cast<std::uint8_t>(n);
+}
+
+// {M, F, Arity | Args}; gives the arguments if they are there.
+bool read_mfa(ErlNifEnv* env, ERL_NIF_TERM mfa, Event& e, ERL_NIF_TERM& args) {
+  int n;
+  const ERL_NIF_TERM* el;
+  if (!enif_get_tuple(env, mfa, &n, &el) || n != 3 || !is_atom(el[0]) || !is_atom(el[1]))
+    return false;
+  e.has_mfa = true;
+  e.module = el[0];
+  e.function = el[1];
+  args = 0;
+  if (is_small(el[2])) {
+    e.arity = static_cast<std::uint8_t>(small_value(el[2]));
+  } else {
+    e.arity = length_of(env, el[2]);
+    args = el[2];
+  }
+  return true;
+}
+
+void set_role(Event& e, Role role, ERL_NIF_TERM term) {
+  e.has_payload = true;
+  e.payload = term;
+  e.cap = kStateCap;
+  switch (role) {
+    case Role::take:
+      e.kind = kTake;
+      e.message = true;
+      e.cap = kMessageCap;
+      break;
+    case Role::final:
+      e.flags |= kEndState;
+      [[fallthrough]];
+    case Role::state:
+      e.kind = kState;
+      break;
+    default:
+      e.cap = kArgsCap;
+  }
+}
+
+bool read_call(ErlNifEnv* env, ERL_NIF_TERM term, ERL_NIF_TERM opts, Event& e) {
+  ERL_NIF_TERM args, result;
+  e.kind = kEntry;
+  if (!read_mfa(env, term, e, args)) return false;
+  // What a match spec rebuilt: {Role, Term}
+  int n;
+  const ERL_NIF_TERM* el;
+  if (enif_get_map_value(env, opts, a.match_spec_result, &result) &&
+      enif_get_tuple(env, result, &n, &el) && n == 2) {
+    const Role role = el[0] == a.args    ? Role::args
+                      : el[0] == a.take  ? Role::take
+                      : el[0] == a.state ? Role::state
+                      : el[0] == a.final ? Role::final
+                                         : Role::none;
+    if (role != Role::none) {
+      set_role(e, role, el[1]);
+      return true;
+    }
+  }
+  if (!args) return true;
+  const RoleRow* row = role_of(e.module, e.function, e.arity);
+  if (!row || row->role == Role::plain) return true;
+  if (row->role == Role::args) {
+    set_role(e, Role::args, args);
+    return true;
+  }
+  if (!at_path(env, *row, args, result)) return false;  // as a match spec that does not match
+  set_role(e, row->role, result);
+  return true;
+}
+
+bool read_event(ErlNifEnv* env, ERL_NIF_TERM tag, ERL_NIF_TERM term, ERL_NIF_TERM opts, Event& e) {
+  if (tag == a.call) return read_call(env, term, opts, e);
+  ERL_NIF_TERM extra = 0, args;
+  (void)enif_get_map_value(env, opts, a.extra, &extra);
+  const auto payload = [&](ERL_NIF_TERM t, Cap cap) {
+    e.has_payload = true;
+    e.payload = t;
+    e.cap = cap;
+    return true;
+  };
+  const auto peer = [&](Kind kind, ERL_NIF_TERM t) {
+    e.kind = kind;
+    e.has_peer = true;
+    e.peer = t;
+    return t != 0;
+  };
+  if (tag == a.return_from || tag == a.exception_from) {
+    const bool returned = tag == a.return_from;
+    e.kind = returned ? kExit : kException;
+    return read_mfa(env, term, e, args) && extra &&
+           payload(extra, returned ? kResultCap : kReasonCap);
+  }
+  if (tag == a.send || tag == a.send_dead) {
+    if (tag == a.send_dead) e.flags |= kDeadReceiver;
+    e.message = true;
+    return peer(kSend, extra) && payload(term, kMessageCap);
+  }
+  if (tag == a.receive) {
+    e.kind = kFetch;
+    e.message = true;
+    return payload(term, kMessageCap);
+  }
+  if (tag == a.exit) {
+    e.kind = kProcessExit;
+    return payload(term, kReasonCap);
+  }
+  const bool wanted = g.procs.load(std::memory_order_relaxed);
+  if (tag == a.spawn || tag == a.spawned) {
+    if (tag == a.spawned) e.flags |= kChildSide;
+    if (!wanted && tag == a.spawn) return false;
+    if (!peer(kSpawn, term) || !extra || !read_mfa(env, extra, e, args)) return false;
+    return !args || payload(args, kArgsCap);
+  }
+  if (!wanted) return false;
+  if (tag == a.link || tag == a.getting_linked) return peer(kLink, term);
+  if (tag == a.unlink || tag == a.getting_unlinked) return peer(kUnlink, term);
+  e.kind = tag == a.reg ? kRegister : kUnregister;
+  return (tag == a.reg || tag == a.unreg) && payload(term, kMessageCap);
+}
+
+// Writes the record at `at`, which has room for the worst case; its size.
+std::uint32_t write(ErlNifEnv* env, Ring& ring, std::byte* at, const Event& e, ERL_NIF_TERM tracee,
+                    std::int64_t t) {
+  std::uint16_t flags = e.flags;
+  std::byte* p = at + kHeader;
+  const auto put = [&](auto value) {
+    std::memcpy(p, &value, sizeof value);
+    p += sizeof value;
+  };
+  if (e.has_mfa) {
+    put(atom_id(e.module));
+    put(atom_id(e.function));
+  }
+  if (e.message && g.keyed.load(std::memory_order_acquire)) {
+    const MatchHash hash = match_hash(env, e.payload, g.key, ring.texts);
+    if (hash.known) {
+      flags |= kHashed;
+      if (hash.bounded) flags |= kHashBounded;
+      put(hash.value);
+    }
+  }
+  std::byte* const rest = p;
+  if (e.has_peer) {
+    Encoder peer(env, reinterpret_cast<std::uint8_t*>(p), kPeerCap);
+    peer.encode(e.peer);
+    p = reinterpret_cast<std::byte*>(peer.end());
+  }
+  if (e.has_payload) {
+    Encoder payload(env, reinterpret_cast<std::uint8_t*>(p),
+                    g.cap[e.cap].load(std::memory_order_relaxed));
+    payload.encode(e.payload);
+    std::byte* const end = reinterpret_cast<std::byte*>(payload.end());
+    if (payload.cut()) {
+      flags |= kTruncated;
+      const auto size = static_cast<std::uint64_t>(end - p);
+      const auto original = static_cast<std::uint32_t>(
+          std::min<std::uint64_t>(std::max(payload.walked(), size + 1), 0xFFFFFFFFu));
+      std::memmove(rest + 4, rest, static_cast<std::size_t>(end - rest));
+      std::memcpy(rest, &original, 4);
+      p = end + 4;
+    } else {
+      p = end;
+    }
+  }
+  const auto size = static_cast<std::uint32_t>(p - at);
+  const RecordHead head{size, e.kind, e.arity, flags, t, pid_id(tracee), pid_serial(tracee)};
+  std::memcpy(at, &head, sizeof head);
+  for (std::uint32_t i = size; i % 8 != 0; ++i) *p++ = std::byte{0};
+  return size;
+}
+
+}  // namespace
+
+ERL_NIF_TERM enabled(ErlNifEnv*, int, const ERL_NIF_TERM argv[]) {
+  if (argv[0] == a.trace_status) {
+    if (!g.ready.load(std::memory_order_relaxed) || g.off.load(std::memory_order_relaxed))
+      return a.remove;
+    if (g.expired.load(std::memory_order_relaxed)) return a.remove;
+    if (now() <= g.lease_until.load(std::memory_order_relaxed)) return a.trace;
+    g.expired.store(true, std::memory_order_relaxed);
+    return a.remove;
+  }
+  if (g.off.load(std::memory_order_relaxed) || g.expired.load(std::memory_order_relaxed))
+    return a.discard;
+  if (!is_local_pid(argv[2]) || sampled_out(argv[2]) || over_budget()) return a.discard;
+  return a.trace;
+}
+
+ERL_NIF_TERM trace(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+  Event e;
+  if (!g.ready.load(std::memory_order_relaxed) || !is_local_pid(argv[2]) ||
+      !read_event(env, argv[0], argv[3], argv[4], e)) {
+    return a.ok;
+  }
+  Ring* ring = my_ring ? my_ring : claim();
+  if (!ring) {
+    g.ringless.fetch_add(1, std::memory_order_relaxed);
+    return a.ok;
+  }
+  add(ring->spent, 1);
+  ring->in_flight.exchange(static_cast<std::uint64_t>(ring->last) | 1, std::memory_order_seq_cst);
+  const std::int64_t t = now();
+  ring->in_flight.store(static_cast<std::uint64_t>(t), std::memory_order_relaxed);
+  ring->last = t;
+  const std::size_t worst = kHeader + 32 + (e.has_peer ? kPeerCap : 0) +
+                            (e.has_payload ? g.cap[e.cap].load(std::memory_order_relaxed) : 0);
+  const std::uint64_t head = ring->head.load(std::memory_order_relaxed);
+  if (head + worst > ring->tail_seen + g.ring_bytes)
+    ring->tail_seen = ring->tail.load(std::memory_order_acquire);
+  if (head + worst > ring->tail_seen + g.ring_bytes) {
+    if (get(ring->dropped) == get(ring->dropped_told))
+      ring->drop_first.store(t, std::memory_order_relaxed);
+    ring->drop_last.store(t, std::memory_order_relaxed);
+    ring->dropped.store(get(ring->dropped) + 1, std::memory_order_release);
+  } else {
+    const std::uint32_t size =
+        write(env, *ring, ring->data + (head & (g.ring_bytes - 1)), e, argv[2], t);
+    const std::uint64_t padded = (size + 7u) & ~7u;
+    add(ring->pushed, 1);
+    add(ring->bytes, padded);
+    ring->head.store(head + padded, std::memory_order_release);
+    if (head + padded - ring->tail_seen > g.ring_bytes / 4 &&
+        g.asleep.load(std::memory_order_relaxed) && g.asleep.exchange(false)) {
+      (void)enif_send(env, &g.drainer, nullptr, a.wake);
+    }
+  }
+  ring->in_flight.store(0, std::memory_order_release);
+  if (t > g.lease_until.load(std::memory_order_relaxed))
+    g.expired.store(true, std::memory_order_relaxed);
+  return a.ok;
+}
+
+}  // namespace scope::tracer
