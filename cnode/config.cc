@@ -46,6 +46,8 @@ const Option kOptions[] = {
      "an agent without a daemon for so long removes itself"},
     {"lease_ms", &Config::lease_ms, milliseconds, 500, 60 * kSecond, false, false,
      "a daemon that an agent has not heard of for so long no longer owns it: another may attach"},
+    {"forget_ms", &Config::forget_ms, milliseconds, kSecond, 30 * kDay, true, false,
+     "a node that was found, not given, and that is gone for so long is listed no more"},
     {"ping_ms", &Config::ping_ms, milliseconds, 50, 10 * kSecond, true, false,
      "time between pings to each agent (lease and clock)"},
     {"partition_bytes", &Config::partition_bytes, bytes, 4 * kMiB, 3 * kGiB, false, false,

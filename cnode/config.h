@@ -30,6 +30,7 @@ struct Config {
   std::uint64_t hold_bytes = 16ull << 20;
   std::uint64_t grace_ms = 60'000;
   std::uint64_t lease_ms = 2'000;
+  std::uint64_t forget_ms = 600'000;
   std::uint64_t ping_ms = 500;
   std::uint64_t partition_bytes = 1ull << 30;
   std::uint64_t retain_bytes = 20ull << 30;

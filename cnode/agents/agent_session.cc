@@ -23,8 +23,6 @@ constexpr Millis kRpcTimeout = 5s;
 constexpr Millis kHelloTimeout = 5s;
 constexpr Millis kFirstBackoff = 250ms, kLastBackoff = 10s;
 constexpr Millis kRefusedRetry = 15s;
-constexpr auto kForgetAfter =
-    10min;  // a node that the user did not name, and that does not come back
 constexpr std::size_t kMaxPings = 64;
 constexpr std::size_t kMaxControls = 256;
 
@@ -140,7 +138,8 @@ Awaitable<void> AgentSession::run(std::shared_ptr<AgentSession> self) {
       bool refused = up.error().code == Code::owned_by || up.error().code == Code::refused ||
                      up.error().code == Code::auth_failed;
       self->set_state(refused ? AgentState::refused : AgentState::down, up.error().message);
-      if (!refused && !self->given && std::chrono::steady_clock::now() - last_live > kForgetAfter) {
+      const Millis forget_after(self->config_.forget_ms);
+      if (!refused && !self->given && std::chrono::steady_clock::now() - last_live > forget_after) {
         co_return self->agents_.forget(self->peer_);  // found again if it comes back
       }
       auto until = std::chrono::steady_clock::now() + (refused ? kRefusedRetry : backoff);

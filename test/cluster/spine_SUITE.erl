@@ -3,12 +3,12 @@
 -export([all/0, timeout/1]).
 -export([stopped_while_deploying/1, answers_hello_and_status/1, wrong_requests/1, unknown_name_is_noproc_at_once/1, records_calls/1,
          state_at_any_time/1, an_idle_nodes_state_is_proven/1, state_history_and_causes/1, flow_across_nodes/1, lifecycle_and_names/1,
-         finds_nodes_by_itself/1, leaves_no_trace/1, a_second_start_is_a_union/1, trace_expires/1]).
+         finds_nodes_by_itself/1, a_node_that_is_gone_is_forgotten/1, leaves_no_trace/1, a_second_start_is_a_union/1, trace_expires/1]).
 -import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [call/3, ask/3, await_live/3, all_events/4]).
 
 all() -> [answers_hello_and_status, wrong_requests, unknown_name_is_noproc_at_once, records_calls, state_at_any_time, an_idle_nodes_state_is_proven,
-          state_history_and_causes, flow_across_nodes, lifecycle_and_names, finds_nodes_by_itself, leaves_no_trace,
+          state_history_and_causes, flow_across_nodes, lifecycle_and_names, finds_nodes_by_itself, a_node_that_is_gone_is_forgotten, leaves_no_trace,
           stopped_while_deploying,
           a_second_start_is_a_union, trace_expires].
 timeout(_) -> 90000.
@@ -190,6 +190,23 @@ finds_nodes_by_itself(Config) ->
     await_live(A, D, [A, B, C]),
     scope_test:kill(C),
     scope_daemon:await_nodes(A, D, {[down, connecting], [node_of(C)]}).
+
+%% A node that was only found, and that does not come back, is listed no more; its past can still be asked for.
+a_node_that_is_gone_is_forgotten(Config) ->
+    [A, B] = [start_node(Config, N) || N <- [a, b]],
+    true = rpc(A, net_kernel, connect_node, [node_of(B)]),
+    D = scope_daemon:start(Config, [A], #{args => ["--forget-ms", "1s"]}),
+    await_live(A, D, [A, B]),
+    {ok, Pid} = rpc(B, scope_counter, start, [c1]),
+    _ = start_trace(A, D, #{names => [c1], events => [state]}),
+    7 = rpc(B, gen_server, call, [c1, {add, 7}]),
+    _ = await_events(A, D, #{pid => Pid, type => state_change}, fun(L) -> length(L) >= 1 end),
+    ok = scope_test:kill(B),
+    wait_until(fun() ->
+                       #{nodes := Nodes} = ask(A, D, status),
+                       maps:keys(Nodes) =:= [node_of(A)] orelse Nodes
+               end, 20000),
+    #{state := #{n := 7}} = ask(A, D, {get_state_at, Pid, now}).
 
 leaves_no_trace(Config) ->
     {Nodes = [A | _], D} = cluster(Config, [a, b]),
