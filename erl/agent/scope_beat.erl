@@ -3,14 +3,19 @@
 -module(scope_beat).
 
 -export([new/0, beat/2, silent_ms/2, sent/2, received/2, under_way/1, flushed/2, last_flush/1,
-         captured/2, captured/1, discarded/2, discarded/1]).
+         captured/2, captured/1, discarded/2, discarded/1, kinds/0, counted/3, totals/1,
+         held/3, held/1, full/1]).
 
 -type who() :: session | guard | sup | tracer.
 -type ctx() :: #{beats := atomics:atomics_ref(), _ => _}.
+-type kind() :: calls | args | returns | sends | fetches | procs | takes | state.
+-export_type([kind/0]).
+
+-define(KINDS, 10).     % the first index of what was captured by kind; bytes come after the last
 
 -spec new() -> atomics:atomics_ref().
 new() ->
-    Ref = atomics:new(9, []),
+    Ref = atomics:new(24, []),
     [atomics:put(Ref, I, now_ms()) || I <- [1, 2, 3, 4]],
     atomics:put(Ref, 6, erlang:monotonic_time(nanosecond)),
     Ref.
@@ -48,5 +53,42 @@ captured(#{beats := Ref}) -> atomics:get(Ref, 7).
 discarded(N, #{beats := Ref}) -> atomics:add(Ref, 8, N).
 -spec discarded(ctx()) -> integer().
 discarded(#{beats := Ref}) -> atomics:get(Ref, 8).
+
+%% What both tracers feed: events that they looked at, by kind, and the bytes that came of them.
+-spec kinds() -> [kind()].
+kinds() -> [calls, args, returns, sends, fetches, procs, takes, state].
+
+-spec counted(#{kind() => non_neg_integer()}, non_neg_integer(), ctx()) -> ok.
+counted(Counts, Bytes, #{beats := Ref}) ->
+    atomics:add(Ref, ?KINDS + length(kinds()), Bytes),
+    add(kinds(), ?KINDS, Counts, Ref).
+
+add([], _, _, _) -> ok;
+add([Kind | Rest], I, Counts, Ref) ->
+    _ = case Counts of
+            #{Kind := N} -> atomics:add(Ref, I, N);
+            _ -> ok
+        end,
+    add(Rest, I + 1, Counts, Ref).
+
+%% Since the agent began: each kind, `bytes`, and `discarded`.
+-spec totals(ctx()) -> #{kind() | bytes | discarded => non_neg_integer()}.
+totals(Ctx = #{beats := Ref}) ->
+    Kinds = kinds() ++ [bytes],
+    maps:from_list([{discarded, discarded(Ctx)}
+                    | lists:zip(Kinds, [atomics:get(Ref, ?KINDS + I) || I <- lists:seq(0, length(Kinds) - 1)])]).
+
+%% Bytes in the session's hold, and for how many of its ticks it has been full.
+-spec held(non_neg_integer(), boolean(), ctx()) -> ok.
+held(Bytes, Full, #{beats := Ref}) ->
+    atomics:put(Ref, 22, Bytes),
+    case Full of
+        true -> atomics:add(Ref, 23, 1);
+        false -> atomics:put(Ref, 23, 0)
+    end.
+-spec held(ctx()) -> integer().
+held(#{beats := Ref}) -> atomics:get(Ref, 22).
+-spec full(ctx()) -> integer().
+full(#{beats := Ref}) -> atomics:get(Ref, 23).
 
 now_ms() -> erlang:monotonic_time(millisecond).

@@ -15,8 +15,11 @@
 -define(SAMPLE, 16).
 -define(KILLS, 5).              % of the tracer in a minute, and
 -define(OVERLOAD_MS, 30000).    % overload that long: tracing is given up
+-define(PROBE_MS, 150).
+-define(JOB_MS, 3000).          % no job takes longer
+-define(LOW_MS, 5000).          % how often it is told that less than asked is captured
 
--record(start, {spec :: map(), flags :: [atom()], pids = #{} :: #{pid() => true}, names = #{} :: #{atom() => pid()},
+-record(start, {asked :: map(), spec :: map(), flags :: [atom()], pids = #{} :: #{pid() => true}, names = #{} :: #{atom() => pid()},
                 behaviours = [] :: list(), until = infinity :: integer() | infinity,
                 count = infinity :: integer() | infinity}).
 -record(s, {ctx :: map(), tracer :: pid(),
@@ -25,7 +28,13 @@
             checked :: integer(), checked_raw :: integer(), lost = none :: none | integer(),
             overloads = [] :: [integer()], since = 0 :: integer(),   % ms: of the last ones; when this spell began
             kills = [] :: [integer()], settings = #{} :: map(),
-            paused = no :: no | {reference(), atom(), integer()}}).   % flags are off: why, since which raw time
+            paused = no :: no | {reference(), atom(), integer()},    % flags are off: why, since which raw time
+            limits :: scope_budget:limits(), costs = unknown :: scope_budget:costs(),
+            ladder :: scope_budget:ladder(), spent :: scope_spent:spent(),
+            low = none :: none | integer(),         % raw time up to which it is told what a lower rung leaves out
+            counters = #{} :: map(),                % what the rung `counters` counts: {MFA, Rate}
+            job = none :: none | {reference(), pid(), reference(), tuple() | measure, list()},
+            jobs = [] :: list()}).
 
 -spec init() -> no_return().
 init() ->
@@ -36,9 +45,11 @@ init() ->
     _ = erlang:monitor(process, Session),
     _ = erlang:monitor(process, Sup),
     _ = erlang:send_after(?TICK, self(), tick),
-    S = #s{ctx = Ctx, tracer = Tracer, checked = now_ms(), checked_raw = mono()},
+    Limits = scope_budget:limits(maps:get(budget, maps:get(opts, Ctx), #{}), none),
+    S = #s{ctx = Ctx, tracer = Tracer, checked = now_ms(), checked_raw = mono(), limits = Limits,
+           ladder = scope_budget:new(Limits), spent = scope_spent:new(Ctx)},
     %% Quietly, if it comes to that: the supervisor takes everything down, and the node's log is not ours.
-    try loop(configure(maps:get(opts, Ctx), S))
+    try loop(job(measure, configure(maps:get(opts, Ctx), S)))
     catch
         error:Reason:Stack ->
             Session ! {stopped, all, {crashed, guard, Reason, Stack}},
@@ -50,6 +61,8 @@ loop(S0) ->
     loop(S).
 
 handle({request, From, Ref, leave}, S) -> leave(From, Ref, S);
+handle({request, From, Ref, {start, Id, Spec}}, S) -> ask({start, Id}, Spec, From, Ref, S);
+handle({request, From, Ref, {probe, Spec}}, S) -> ask(probe, Spec, From, Ref, S);
 handle({request, From, Ref, Request}, S) ->
     {Result, S1} = request(Request, S),
     From ! {guard_reply, Ref, Result},
@@ -59,10 +72,20 @@ handle({remove_all, Reason}, S) -> stop_all(Reason, S);
 handle({peers, Ctx = #{tracer := Tracer}}, S) -> S#s{ctx = Ctx, tracer = Tracer};
 handle({tracer_lost, From}, S) -> tracer_lost(From, S);
 handle({overload, Tracer, From}, S = #s{tracer = Tracer}) -> overload(From, S);
+handle({dry, What, From, Noticed, Relieved}, S) ->          % the tracer has taken all flags off
+    step_down(What, #{from => From, noticed => Noticed, relieved => Relieved}, S);
+handle({bucket_dry, Rejected, From, Until}, S) ->           % the native tracer's
+    step_down(cpu, #{from => From, noticed => Until, rejected => Rejected}, S);
 handle({resume, Ref}, S = #s{paused = {Ref, Reason, From}}) ->
     S1 = reapply(S#s{paused = no}),
     gap({Reason, unknown, From, mono()}, S1),
     S1;
+handle({costs, Ref, Costs}, S = #s{job = {Ref, _, _, _, _}}) -> next_job(job_done(S#s{costs = Costs}));
+handle({counted, Ref, Rates}, S = #s{job = {Ref, _, _, Job, _}}) -> counted(Job, Rates, job_done(S));
+handle({job_late, Ref}, S = #s{job = {Ref, Pid, _, _, _}}) ->
+    exit(Pid, kill),
+    S;
+handle({'DOWN', Mon, process, _, _}, S = #s{job = {_, _, Mon, Job, _}}) -> counted(Job, unknown, job_done(S));
 handle({'DOWN', _, process, _, _}, S) -> finish(S);         % session or supervisor
 handle(tick, S) ->
     _ = erlang:send_after(?TICK, self(), tick),
@@ -83,16 +106,9 @@ configure(Map0, S = #s{settings = Before, tracer = Tracer}) ->
 
 %% --- requests --------------------------------------------------------------------------------------------------------
 
-request({start, Id, Spec0}, S = #s{starts = Starts}) ->
-    case {scope_trace:check_spec(Spec0), Starts} of
-        {{error, _} = Error, _} -> {Error, S};
-        {{ok, Spec}, #{Id := #start{spec = Spec}}} -> {{ok, #{already => true}}, S};
-        {{ok, _}, #{Id := _}} -> {{error, exists}, S};
-        {{ok, Spec}, _} -> start(Id, Spec, S)
-    end;
-request({stop, all}, S) -> {ok, lists:foldl(fun stop/2, S, maps:keys(S#s.starts))};
+request({stop, all}, S) -> {ok, lists:foldl(fun stop/2, without_jobs(all, S), maps:keys(S#s.starts))};
 request({stop, Id}, S) when is_map_key(Id, S#s.starts) -> {ok, stop(Id, S)};
-request({stop, _}, S) -> {{error, not_found}, S};
+request({stop, Id}, S) -> {case queued(Id, S) of [] -> {error, not_found}; _ -> ok end, without_jobs(Id, S)};
 request(flush, S) ->
     _ = scope_trace:delivered(2000),
     {flush_tracer(S), S};
@@ -104,26 +120,28 @@ request(status, S = #s{ctx = Ctx, tracer = Tracer}) ->
     {{ok, Info#{tracing => maps:map(fun(_, #start{spec = Spec}) -> Spec end, S#s.starts),
                 patterns => length(scope_patterns:all(S#s.patterns)),
                 processes => lists:sum([map_size(P) || #start{pids = P} <- maps:values(S#s.starts)]),
-                captured => scope_beat:captured(Ctx), discarded => scope_beat:discarded(Ctx)}}, S};
+                captured => scope_beat:captured(Ctx), discarded => scope_beat:discarded(Ctx),
+                budget => limits_with([], S), spent => scope_spent:status(S#s.spent), costs => S#s.costs,
+                ladder => scope_budget:status(S#s.ladder), counters => maps:get(rates, S#s.counters, #{}),
+                traces => traces(S)}}, S};
 request(verify, S = #s{tracer = Tracer}) ->
-    Traced = length([P || P <- processes(), scope_trace:tracer_of(P) =:= Tracer]),
+    Traced = length([P || P <- processes(), scope_trace:is_ours(P, Tracer)]),
     {{ok, #{patterns => scope_patterns:all(S#s.patterns), traced => Traced,
             processes => [N || N <- [scope_agent, scope_sup, scope_guard, scope_tracer], whereis(N) =/= undefined]}}, S};
 request(_, S) -> {{error, unknown_request}, S}.
 
-start(Id, Spec = #{limit := Limit}, S) ->
-    Behaviours = behaviours(Spec),
-    Start = #start{spec = Spec, flags = scope_trace:flags(Spec), behaviours = Behaviours,
+start(Id, Asked, Spec = #{limit := Limit}, Behaviours, S) ->
+    Start = #start{asked = Asked, spec = Spec, flags = scope_trace:flags(Spec), behaviours = Behaviours,
                    until = case Limit of #{ms := Ms} -> now_ms() + Ms; _ -> infinity end,
                    count = case Limit of #{count := N} -> scope_beat:captured(S#s.ctx) + N; _ -> infinity end},
     Starts = (S#s.starts)#{Id => Start},
-    case set_patterns(desired(Starts), S) of
+    case set_patterns(desired(Starts, S), S) of
         {error, _} = Error -> {Error, S};
         {ok, Matched, S1} ->
             S2 = configure(maps:with([caps], Spec), S1#s{starts = Starts}),
             tell_procs(S2),
             {Processes, Out, Baseline, Start1} = trace_processes(Id, Start, S2),
-            Mine = maps:keys(desired(#{Id => Start})),
+            Mine = maps:keys(asked_for(#{Id => Start})),
             case Out of
                 [{_, {owned_by, Owner}}] when Processes =:= 0 ->
                     {{error, {owned_by, Owner}}, stop(Id, S2)};
@@ -131,8 +149,121 @@ start(Id, Spec = #{limit := Limit}, S) ->
                     {{ok, #{patterns => [{P, maps:get(P, Matched, already)} || P <- Mine], processes => Processes,
                             left_out => lists:sublist(Out, 100), behaviours => [{M, Sh} || {M, Sh, _} <- Behaviours],
                             baseline => Baseline}},
-                     S2#s{starts = Starts#{Id := Start1}}}
+                     changed(S2#s{starts = Starts#{Id := Start1}})}
             end
+    end.
+
+%% --- before a start --------------------------------------------------------------------------------------------------
+
+%% What may not be traced is refused at once; then what it would cost is counted, one request after another.
+ask(What, Spec0, From, Ref, S) ->
+    case scope_trace:check_spec(Spec0) of
+        {error, _} = Error -> answer(From, Ref, Error, S);
+        {ok, Asked} ->
+            case living(What, Asked, S) of
+                none ->
+                    case scope_probe:refused(Asked) of
+                        {ok, Spec} -> job({What, From, Ref, Asked, scope_probe:limited(Spec), behaviours(Spec)}, S);
+                        {error, _} = Refused -> answer(From, Ref, Refused, S)
+                    end;
+                Answer -> answer(From, Ref, Answer, S)
+            end
+    end.
+
+living(probe, _, _) -> none;
+living({start, Id}, Asked, S = #s{starts = Starts}) ->
+    case {Starts, queued(Id, S)} of
+        {#{Id := #start{asked = Asked}}, _} -> {ok, #{already => true}};
+        {#{Id := _}, _} -> {error, exists};
+        {_, []} -> none;
+        _ -> {error, exists}
+    end.
+
+answer(From, Ref, Result, S) ->
+    From ! {guard_reply, Ref, Result},
+    S.
+
+counted(measure, _, S) -> next_job(S);
+counted({What, From, Ref, Asked, Spec = #{sample := Sample}, Behaviours}, Rates, S = #s{costs = Costs}) ->
+    Limits = limits_with([Spec], S),
+    Prediction = case Rates of
+                     unknown -> #{};
+                     _ -> scope_probe:predict(Spec, Rates, Sample, Costs, probe_ms(S))
+                 end,
+    Shown = Prediction#{budget => case Limits of none -> none; _ -> maps:with([cpu, events], Limits) end},
+    {Result, S1} = case over(Prediction, Spec, Limits) of
+                       _ when What =:= probe -> {{ok, Shown#{spent => scope_spent:status(S#s.spent)}}, S};
+                       true -> {{error, {over_budget, Shown}}, S};
+                       false ->
+                           {start, Id} = What,
+                           {R, New} = start(Id, Asked, Spec, Behaviours, S),
+                           {case R of {ok, Map} -> {ok, Map#{prediction => Shown, limit => map_get(limit, Spec)}}; _ -> R end,
+                            New}
+                   end,
+    answer(From, Ref, Result, next_job(S1)).
+
+%% Only what is known to come is held against it. A sample is one way to ask for less, so it is counted in.
+over(_, #{force := true}, _) -> false;
+over(_, _, none) -> false;
+over(#{bound := Bound, cpu := Cpu, events_per_s := Events}, _, #{cpu := Most, events := MostEvents})
+  when Bound =/= at_most ->
+    (is_number(Cpu) andalso Cpu > Most) orelse Events > MostEvents;
+over(_, _, _) -> false.
+
+%% What takes a while is done by a process of its own, one at a time.
+job(Job, S = #s{jobs = Jobs}) -> next_job(S#s{jobs = Jobs ++ [Job]}).
+
+next_job(S = #s{job = none, jobs = [measure | Rest]}) ->
+    Me = self(),
+    run_job(measure, fun(Ref) -> scope_probe:costs(Me, Ref) end, [], S#s{jobs = Rest});
+next_job(S = #s{job = none, jobs = [Job = {_, _, _, _, Spec, Behaviours} | Rest], limits = Limits}) ->
+    case scope_probe:wanted(Spec, Behaviours) of
+        Wanted when Limits =:= none; Wanted =:= [] ->
+            counted(Job, case Wanted of [] -> []; _ -> unknown end, S#s{jobs = Rest});
+        Wanted ->
+            Me = self(),
+            Ms = probe_ms(S),
+            {Patterns, Ours} = scope_probe:countable(Wanted),
+            run_job(Job, fun(Ref) -> scope_probe:count(Me, Ref, {Wanted, Patterns, Ours, Ms}) end,
+                    [{call_count, P} || P <- Ours], S#s{jobs = Rest})
+    end;
+next_job(S) -> S.
+
+run_job(Job, Fun, Sets, S) ->
+    Ref = make_ref(),
+    {Pid, Mon} = spawn_opt(fun() -> Fun(Ref) end, [monitor, {priority, high}]),
+    _ = erlang:send_after(?JOB_MS, self(), {job_late, Ref}),
+    S1 = S#s{job = {Ref, Pid, Mon, Job, Sets}},
+    scope_patterns:intend(scope_patterns:all(S1#s.patterns), also(S1)),
+    S1.
+
+%% Whatever became of it, what it set is gone.
+job_done(S = #s{job = {_, Pid, Mon, _, Sets}}) ->
+    exit(Pid, kill),
+    _ = erlang:demonitor(Mon, [flush]),
+    lists:foreach(fun scope_trace:clear_pattern/1, Sets),
+    S1 = S#s{job = none},
+    scope_patterns:intend(scope_patterns:all(S1#s.patterns), also(S1)),
+    S1.
+
+also(#s{ctx = Ctx, job = Job, counters = Counters}) ->
+    Ctx#{also => case Job of {_, _, _, _, Sets} -> Sets; none -> [] end ++ maps:get(set, Counters, [])}.
+
+probe_ms(#s{ctx = #{opts := Opts}}) -> maps:get(probe_ms, Opts, ?PROBE_MS).
+
+queued(Id, #s{job = Job, jobs = Jobs}) ->
+    [J || J = {{start, I}, _, _, _, _, _} <- [element(4, Job) || Job =/= none] ++ Jobs, I =:= Id orelse Id =:= all].
+
+without_jobs(Id, S) ->
+    Gone = queued(Id, S),
+    [answer(From, Ref, {error, stopped}, S) || {_, From, Ref, _, _, _} <- Gone],
+    case S of
+        #s{job = {_, _, _, Job, _}} ->
+            case lists:member(Job, Gone) of
+                true -> next_job((job_done(S))#s{jobs = S#s.jobs -- Gone});
+                false -> S#s{jobs = S#s.jobs -- Gone}
+            end;
+        _ -> S
     end.
 
 %% [{Module, Shape | unknown | absent, Patterns}]
@@ -153,7 +284,7 @@ late_behaviours(S = #s{starts = Starts}) ->
             New = maps:map(fun(_, Start = #start{spec = Spec}) -> Start#start{behaviours = behaviours(Spec)} end,
                            Starts),
             gap({behaviour_loaded, unknown, mono() - ?TICK * 2000000, mono()}, S),
-            case set_patterns(desired(New), S) of
+            case set_patterns(desired(New, S), S) of
                 {ok, _, S1} -> S1#s{starts = New};
                 {error, _} -> S#s{starts = New}
             end
@@ -164,7 +295,8 @@ tell_procs(#s{starts = Starts, tracer = Tracer}) ->
                                maps:values(Starts))},
     ok.
 
-stop(Id, S = #s{starts = Starts, tracer = Tracer}) ->
+stop(Id, S0 = #s{starts = Starts, tracer = Tracer}) ->
+    S = tell_low(S0),
     {Start = #start{spec = Spec, flags = Flags}, Rest} = maps:take(Id, Starts),
     S1 = S#s{starts = Rest},
     _ = wants_new(Start) andalso new_flags(S1),
@@ -173,10 +305,10 @@ stop(Id, S = #s{starts = Starts, tracer = Tracer}) ->
                #{new_processes := true} -> processes();
                _ -> maps:keys(Start#start.pids)
            end,
-    _ = in_chunks(fun(P) -> flags_less(P, Flags, wanted(P, Rest), Tracer) end, Pids ++ followed(Id, S1)),
-    {ok, _, S2} = set_patterns(desired(Rest), S1),
+    _ = in_chunks(fun(P) -> flags_less(P, Flags, wanted(P, S1), Tracer) end, Pids ++ followed(Id, S1)),
+    {ok, _, S2} = set_patterns(desired(Rest, S1), S1),
     tell_procs(S2),
-    S2.
+    changed(S2).
 
 flags_less(Pid, Flags, Keep, Tracer) ->
     Off = case Keep of
@@ -187,14 +319,18 @@ flags_less(Pid, Flags, Keep, Tracer) ->
     ok.
 
 %% The flags that a process should have by the starts given.
-wanted(Pid, Starts) ->
-    lists:usort(lists:append([Flags || #start{flags = Flags, pids = Pids, spec = #{all := All}} <- maps:values(Starts),
-                                       All orelse is_map_key(Pid, Pids)])).
+wanted(Pid, S = #s{starts = Starts}) ->
+    lists:usort(lists:append([Flags || St = #start{flags = Flags, pids = Pids, spec = #{all := All}} <- maps:values(Starts),
+                                       All orelse is_map_key(Pid, Pids), in_sample(Pid, St, S)])).
 
-followed(Id, #s{tracer = Tracer, starts = Starts}) ->
+in_sample(Pid, Start, S) -> scope_budget:in_sample(Pid, rate(Start, S)).
+
+rate(#start{spec = #{sample := Sample}}, #s{ladder = Ladder}) -> Sample * scope_budget:factor(Ladder).
+
+followed(Id, S = #s{tracer = Tracer}) ->
     Ref = make_ref(),
     Tracer ! {unfollow, Id, self(), Ref},
-    receive {followed, Ref, Pids} -> [P || P <- Pids, wanted(P, Starts) =:= []]
+    receive {followed, Ref, Pids} -> [P || P <- Pids, wanted(P, S) =:= []]
     after 1000 -> []
     end.
 
@@ -206,7 +342,8 @@ stop_all(Reason, S = #s{starts = Starts, ctx = #{session := Session}, tracer = T
     _ = [Session ! {stopped, Id, Reason} || Id <- Ids],
     S1.
 
-leave(From, Ref, S = #s{tracer = Tracer}) ->
+leave(From, Ref, S0 = #s{tracer = Tracer}) ->
+    S = without_jobs(all, S0),
     scope_trace:all_off(Tracer),
     S1 = lists:foldl(fun stop/2, S, maps:keys(S#s.starts)),
     _ = scope_trace:delivered(2000),
@@ -221,12 +358,185 @@ flush_tracer(#s{tracer = Tracer}) ->
     Tracer ! {flush, self(), Ref},
     receive {flushed, Ref} -> ok after 5000 -> {error, timeout} end.
 
+%% --- the budget ------------------------------------------------------------------------------------------------------
+
+%% The node's, with what these and the living starts say: the largest share that anybody allows.
+limits_with(_, #s{limits = none}) -> none;
+limits_with(Specs, #s{limits = Limits, starts = Starts}) ->
+    Said = [B || #{budget := B} <- Specs ++ [Spec || #start{spec = Spec} <- maps:values(Starts)]],
+    case lists:member(none, Said) of
+        true -> none;
+        false when Said =:= [] -> Limits;
+        false -> Limits#{cpu => lists:max([maps:get(cpu, scope_budget:limits(B, Limits)) || B <- Said]),
+                         events => lists:max([maps:get(events, scope_budget:limits(B, Limits)) || B <- Said]),
+                         bytes => lists:max([maps:get(bytes, scope_budget:limits(B, Limits)) || B <- Said])}
+    end.
+
+%% What a trace spends is all that its kinds of events do, whoever else asks for them.
+traces(S = #s{starts = Starts, spent = Spent, costs = Costs}) ->
+    #{kinds := Kinds} = maps:merge(#{kinds => #{}}, scope_spent:status(Spent)),
+    maps:map(fun(Id, #start{spec = Spec}) ->
+                     Mine = kinds(Spec),
+                     Others = lists:append([kinds(Sp) || {I, #start{spec = Sp}} <- maps:to_list(Starts), I =/= Id]),
+                     #{budget => limits_with([], S#s{starts = maps:with([Id], Starts)}),
+                       spent => case Costs of
+                                    unknown -> unknown;
+                                    _ -> scope_budget:percent(
+                                           scope_budget:spent_ns(maps:with(Mine, Kinds), 0, Costs), 1000000000)
+                                end,
+                       events => lists:sum(maps:values(maps:with(Mine, Kinds))),
+                       shared => Mine -- Others =/= Mine}
+             end, Starts).
+
+kinds(#{events := Events}) ->
+    lists:flatmap(fun(calls) -> [calls, args];
+                     (messages) -> [sends, fetches];
+                     (E) -> [E]
+                  end, Events).
+
+%% Something else is traced now: a bucket that is full.
+changed(S = #s{starts = Starts}) when map_size(Starts) =:= 0 ->
+    refill(1.0, recount(S#s{ladder = scope_budget:new(S#s.limits), low = none}));
+changed(S = #s{ladder = Ladder, low = Low}) ->
+    refill(1.0, recount(S#s{ladder = scope_budget:reset(Ladder), low = case Low of none -> mono(); _ -> Low end})).
+
+refill(Share, S = #s{tracer = Tracer, costs = Costs}) ->
+    Tracer ! {bucket, scope_budget:bucket(limits_with([], S), Costs, Share)},
+    S.
+
+%% On the rung where calls are only counted: what the starts ask for, and only there.
+recount(S = #s{starts = Starts, ladder = Ladder, counters = Counters}) ->
+    _ = [scope_trace:clear_pattern(C) || C <- maps:get(set, Counters, [])],
+    case scope_budget:rung(Ladder) of
+        counters ->
+            {Patterns, Ours} = scope_probe:countable([{calls, P} || P <- maps:keys(asked_for(Starts))]),
+            S1 = S#s{counters = #{set => [{call_count, P} || P <- Ours], patterns => Patterns, at => mono(), rates => #{}}},
+            scope_patterns:intend(scope_patterns:all(S1#s.patterns), also(S1)),
+            lists:foreach(fun scope_trace:count_calls/1, Ours),
+            S1#s{counters = (S1#s.counters)#{last => scope_probe:read(Patterns)}};
+        _ -> S#s{counters = #{}}
+    end.
+
+read_counters(S = #s{counters = Counters = #{patterns := Patterns, last := Last, at := At}}) ->
+    Now = mono(),
+    New = scope_probe:read(Patterns),
+    Rates = maps:map(fun(P, N) -> round(max(0, N - map_get(P, Last)) * 1.0e9 / max(1, Now - At)) end, New),
+    S#s{counters = Counters#{last => New, at => Now, rates => Rates}};
+read_counters(S) -> S.
+
+%% Every 100 ms what else says that it is too much; every second what is spent, and whether it may be more again.
+look(false, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> S;
+look(true, S = #s{starts = Starts, ctx = Ctx, spent = Spent}) when map_size(Starts) =:= 0; S#s.limits =:= none ->
+    S#s{spent = scope_spent:look(Ctx, S#s.costs, Spent)};
+look(Second, S0 = #s{ctx = Ctx, spent = Spent0, limits = Limits}) ->
+    {Why, Spent} = scope_spent:breaker(Second, Limits, Spent0),
+    S = S0#s{spent = Spent},
+    Full = scope_beat:full(Ctx) >= 20,
+    if
+        Why =/= none -> breaker(Why, S);
+        Full -> breaker(credit, S);
+        Second -> second(read_counters(S#s{spent = scope_spent:look(Ctx, S#s.costs, Spent)}));
+        true -> S
+    end.
+
+second(S = #s{spent = Spent, ladder = Ladder, low = Low}) ->
+    #{memory := Memory, cpu := Cpu, own_cpu := Own, events := Events, bytes := Bytes} = scope_spent:status(Spent),
+    Limits = #{memory := Most} = limits_with([], S),
+    ByEvents = case Cpu of unknown -> unknown; _ -> Cpu - Own end,
+    Seen = maps:filter(fun(_, V) -> is_number(V) end, #{cpu => ByEvents, events => Events, bytes => Bytes}),
+    {_, Share} = scope_budget:blame(Seen, Limits, 1.0),
+    Told = case Low =/= none andalso mono() - Low >= ?LOW_MS * 1000000 of true -> tell_low(S); false -> S end,
+    if
+        Memory > Most -> breaker(memory, Told);
+        true ->
+            case scope_budget:up(one_up(Share, Limits, S), args_asked(S), now_ms(), Ladder) of
+                {up, New} -> step_to(New, #{}, Told);
+                {stay, New} -> Told#s{ladder = New}
+            end
+    end.
+
+%% What the share would be one rung up.
+one_up(Share, #{cpu := Most}, #s{ladder = Ladder, counters = Counters, costs = Costs}) ->
+    case scope_budget:rung(Ladder) of
+        fewer -> Share * 8;
+        no_args -> Share * 1.5;
+        counters when is_map(Costs) ->
+            Calls = lists:sum(maps:values(maps:get(rates, Counters, #{}))) / 8,
+            scope_budget:percent(scope_budget:spent_ns(#{args => Calls}, 0, Costs), 1000000000) / Most;
+        _ -> Share
+    end.
+
+args_asked(S = #s{starts = Starts}) ->
+    scope_patterns:desired(specs(Starts), true) =/= scope_patterns:desired(specs(Starts), false)
+        andalso map_size(S#s.starts) > 0.
+
+%% Not more than one rung a second.
+breaker(_, S = #s{limits = none}) -> S;
+breaker(Why, S = #s{ladder = Ladder}) ->
+    case scope_budget:status(Ladder) of
+        #{rung := Rung, rung_ms := Ms} when Rung =/= full, Ms < 1000 -> S;
+        _ -> step_down(Why, #{noticed => mono()}, S)
+    end.
+
+step_down(_, _, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> refill(1.0, reapply(S));
+step_down(Why, Figures, S = #s{ladder = Ladder}) ->
+    step_to(scope_budget:down(Why, args_asked(S), Ladder), Figures, S).
+
+%% Relief first, then order: flags go by one call, those that stay come back.
+step_to(New, Figures, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx}) ->
+    From = scope_budget:rung(Old),
+    #{rung := To, cause := Why} = scope_budget:status(New),
+    Down = scope_budget:factor(New) < scope_budget:factor(Old),
+    Off = is_map_key(relieved, Figures),
+    _ = Down andalso not Off andalso scope_trace:all_off(Tracer),
+    Relieved = maps:get(relieved, Figures, mono()),
+    S1 = tell_low(S0#s{spent = scope_spent:look(Ctx, S0#s.costs, S0#s.spent)}),
+    S2 = S1#s{ladder = New},
+    S3 = case To of
+             off -> stop_all(over_budget, S2);
+             _ ->
+                 {ok, _, Set} = set_patterns(desired(S2#s.starts, S2), recount(S2)),
+                 case scope_budget:factor(New) =:= scope_budget:factor(Old) andalso not Off of
+                     true -> Set;
+                     false -> reapply(Set)
+                 end
+         end,
+    Now = mono(),
+    Took = case Figures of #{noticed := At} -> #{took_us => ((case Down orelse Off of true -> Relieved; false -> Now end) - At) div 1000}; _ -> #{} end,
+    Limits = case limits_with([], S1) of none -> #{}; L -> maps:with([cpu, events, bytes, memory], L) end,
+    gap({case Why of quiet -> stepped_up; _ -> stepped_down end, unknown, maps:get(from, Figures, Now), Now,
+         maps:merge(Took, #{from => From, to => To, cause => Why, budget => Limits, spent => maps:without([kinds], scope_spent:status(S1#s.spent))})},
+        S3),
+    refill(case Why of quiet -> 0.5; _ -> 0.1 end, S3#s{low = case To of off -> none; _ -> Now end}).
+
+%% What a lower rung or a sample has left out since it was last told.
+tell_low(S = #s{low = none}) -> S;
+tell_low(S = #s{low = Low, ladder = Ladder, starts = Starts}) ->
+    Now = mono(),
+    _ = case scope_budget:rung(Ladder) of
+            full -> ok;
+            no_args -> gap({args_left_out, 0, Low, Now}, S);
+            fewer -> gap({fewer_tracees, unknown, Low, Now, #{rate => scope_budget:factor(Ladder)}}, S);
+            _ -> gap({counters_only, unknown, Low, Now}, S)
+        end,
+    Rates = lists:usort([R || #start{spec = #{sample := R}} <- maps:values(Starts), R < 1]),
+    _ = [gap({sampled, unknown, Low, Now, #{rate => R}}, S) || R <- Rates],
+    S#s{low = Now}.
+
 %% --- patterns --------------------------------------------------------------------------------------------------------
 
-desired(Starts) -> scope_patterns:desired([{Spec, B} || #start{spec = Spec, behaviours = B} <- maps:values(Starts)], true).
+desired(Starts, #s{ladder = Ladder}) ->
+    case scope_budget:rung(Ladder) of
+        counters -> #{};
+        _ -> scope_patterns:desired(specs(Starts), scope_budget:args(Ladder))
+    end.
 
-set_patterns(Wanted, S = #s{patterns = Patterns, ctx = Ctx}) ->
-    case scope_patterns:set(Wanted, Patterns, Ctx) of
+asked_for(Starts) -> scope_patterns:desired(specs(Starts), true).
+
+specs(Starts) -> [{Spec, B} || #start{spec = Spec, behaviours = B} <- maps:values(Starts)].
+
+set_patterns(Wanted, S = #s{patterns = Patterns}) ->
+    case scope_patterns:set(Wanted, Patterns, also(S)) of
         {ok, Matched, New} -> {ok, Matched, S#s{patterns = New}};
         {error, _} = Error -> Error
     end.
@@ -235,8 +545,16 @@ set_patterns(Wanted, S = #s{patterns = Patterns, ctx = Ctx}) ->
 
 wants_new(#start{spec = #{all := All, new_processes := New}}) -> All orelse New.
 
-new_flags(#s{starts = Starts, tracer = Tracer}) ->
-    Flags = lists:usort(lists:append([F || St = #start{flags = F} <- maps:values(Starts), wants_new(St)])),
+%% Of new ones all are traced at first, and the tracer drops what is none of the sample; what its parents brought along
+%% or was asked for by name stays.
+new_flags(S = #s{starts = Starts, tracer = Tracer}) ->
+    Those = [{F, R} || St = #start{flags = F} <- maps:values(Starts), wants_new(St), R <- [rate(St, S)], R > 0],
+    Flags = lists:usort(lists:append([F || {F, _} <- Those])),
+    Rate = lists:max([0.0 | [R || {_, R} <- Those]]),
+    Tracer ! {sample, case Flags of
+                          [_ | _] when Rate < 1 -> {Rate, maps:from_keys(lists:append([maps:keys(P) || #start{pids = P} <- maps:values(Starts)]), true)};
+                          _ -> all
+                      end},
     scope_trace:new_off(Tracer),
     case Flags of
         [] -> ok;
@@ -250,20 +568,25 @@ trace_processes(Id, Start = #start{spec = Spec}, S) ->
     Named = maps:from_list([{N, P} || N <- Names, P <- [whereis(N)], is_pid(P)]),
     Explicit = lists:usort(Pids ++ maps:values(Named)),
     Wanted = case All of true -> processes(); false -> Explicit end,
-    {Traced, Out} = flags_on(Wanted, Start, Follow andalso Id, S),
-    Keep = case All of true -> []; false -> Traced end,
+    {Traced, Skipped, Out} = flags_on(Wanted, Start, Follow andalso Id, S),
+    Keep = case All of true -> []; false -> Traced ++ Skipped end,
     Baseline = baseline(Traced, S),
     {length(Traced), [{E, filtered_by_another} || E <- scope_trace:filtered(Start#start.flags)]
          ++ [{new_processes, New} || New =/= ok] ++ [{N, not_registered} || N <- Names, not is_map_key(N, Named)]
          ++ Out, Baseline,
      Start#start{pids = maps:from_keys(Keep, true), names = Named}}.
 
-flags_on(Pids, #start{flags = Flags}, Follow, #s{tracer = Tracer}) ->
+%% {Traced, none of the sample, [{Pid, WhyNot}]}
+flags_on(Pids, Start = #start{flags = Flags}, Follow, S = #s{tracer = Tracer}) ->
     LeftOut = scope_trace:left_out(),
-    {Out, Rest} = lists:partition(fun(P) -> is_map_key(P, LeftOut) end, Pids),
+    {Out, Free} = lists:partition(fun(P) -> is_map_key(P, LeftOut) end, Pids),
+    {Rest, Skipped} = case rate(Start, S) of
+                          R when R >= 1 -> {Free, []};
+                          R -> lists:partition(fun(P) -> scope_budget:in_sample(P, R) end, Free)
+                      end,
     _ = [Tracer ! {follow, Follow, Rest} || Follow =/= false],
     Results = in_chunks(fun(P) -> {P, scope_trace:flags_on(P, Flags, Tracer)} end, Rest),
-    {[P || {P, ok} <- Results],
+    {[P || {P, ok} <- Results], Skipped,
      [{P, {owned_by, T}} || {P, {owned_by, T}} <- Results] ++ [{P, map_get(P, LeftOut)} || P <- Out]}.
 
 %% With a pause after each chunk, so that nobody waits long for our scheduler, and a sign of life.
@@ -295,9 +618,11 @@ tick(S0 = #s{ctx = Ctx}) ->
     %% A tracer that gives no sign of life is restarted by the supervisor, with a gap.
     _ = scope_beat:silent_ms(tracer, Ctx) > ?SILENT_MS andalso exit(S0#s.tracer, kill),
     S = late_behaviours(names(limits(S0))),
-    case now_ms() - S#s.checked >= ?CHECK_MS of
-        true -> check(S);
-        false -> S
+    Second = now_ms() - S#s.checked >= ?CHECK_MS,
+    S1 = look(Second, S),
+    case Second of
+        true -> check(S1);
+        false -> S1
     end.
 
 limits(S = #s{starts = Starts, ctx = Ctx = #{session := Session}}) ->
@@ -322,15 +647,15 @@ names(Id, Start = #start{spec = #{names := Names, children := Follow, pids := Gi
     case map_size(New) of
         0 -> S;
         _ ->
-            {Traced, _} = flags_on(maps:values(New), Start, Follow andalso Id, S),
+            {Traced, Skipped, _} = flags_on(maps:values(New), Start, Follow andalso Id, S),
             _ = baseline(Traced, S),
             gap({name_moved, unknown, mono() - ?TICK * 2000000, mono()}, S),
             Now = maps:merge(Known, New),
             Old = maps:values(maps:with(maps:keys(New), Known)) -- (Given ++ maps:values(Now)),
-            Start1 = Start#start{names = Now, pids = maps:merge(maps:without(Old, Pids), maps:from_keys(Traced, true))},
-            Starts = (S#s.starts)#{Id := Start1},
-            lists:foreach(fun(P) -> flags_less(P, Flags, wanted(P, Starts), Tracer) end, Old),
-            S#s{starts = Starts}
+            Start1 = Start#start{names = Now, pids = maps:merge(maps:without(Old, Pids), maps:from_keys(Traced ++ Skipped, true))},
+            S1 = S#s{starts = (S#s.starts)#{Id := Start1}},
+            lists:foreach(fun(P) -> flags_less(P, Flags, wanted(P, S1), Tracer) end, Old),
+            S1
     end.
 
 check(S = #s{tracer = Tracer}) ->
@@ -368,9 +693,10 @@ vsn(M) ->
 
 %% Processes that should have our flags and have not.
 sample_lost(#s{paused = Paused}) when Paused =/= no -> [];
-sample_lost(#s{starts = Starts, tracer = Tracer}) ->
-    Pids = lists:append([lists:sublist(maps:keys(P), ?SAMPLE) || #start{pids = P} <- maps:values(Starts)]),
-    [P || P <- Pids, is_process_alive(P), scope_trace:tracer_of(P) =/= Tracer].
+sample_lost(S = #s{starts = Starts, tracer = Tracer}) ->
+    Pids = [X || St = #start{pids = P} <- maps:values(Starts), X <- lists:sublist(maps:keys(P), ?SAMPLE),
+                 in_sample(X, St, S)],
+    [P || P <- Pids, is_process_alive(P), not scope_trace:is_ours(P, Tracer)].
 
 %% All flags again, for a tracer that is new or has switched them off.
 reapply(S = #s{starts = Starts}) ->
@@ -405,7 +731,12 @@ overload(From, S = #s{overloads = Before, since = Since0}) ->
     S1 = S#s{overloads = lists:sublist([Now | Recent], 20), since = Since},
     case Now - Since > ?OVERLOAD_MS of
         true -> stop_all(overload, S1);
-        false -> pause(tracing_paused, From, backoff(10, length(Recent) - 5), S1)
+        false ->
+            S2 = case length([T || T <- Recent, Now - T < 1000]) >= 2 of
+                     true -> breaker(mailbox, S1);
+                     false -> S1
+                 end,
+            pause(tracing_paused, From, backoff(10, length(Recent) - 5), S2)
     end.
 
 tracer_lost(From, S = #s{kills = Before, patterns = Patterns, tracer = Tracer}) ->
@@ -413,7 +744,7 @@ tracer_lost(From, S = #s{kills = Before, patterns = Patterns, tracer = Tracer}) 
     Kills = [Now | [T || T <- Before, Now - T < 60000]],
     Tracer ! {patterns, scope_patterns:all(Patterns)},
     Tracer ! {configure, S#s.settings},
-    S1 = S#s{kills = Kills},
+    S1 = refill(0.5, S#s{kills = Kills}),
     if
         map_size(S#s.starts) =:= 0 -> S1;
         length(Kills) > ?KILLS -> stop_all(overload, S1);
@@ -432,8 +763,9 @@ pause(Reason, From, Delay, S = #s{paused = Paused}) ->
                  end}.
 
 -spec finish(#s{}) -> no_return().
-finish(#s{ctx = #{session := Session, sup := Sup}, tracer = Tracer, patterns = Patterns}) ->
-    ok = scope_trace:finish(Tracer, scope_patterns:all(Patterns), [Session, Sup]),
+finish(S = #s{ctx = #{session := Session, sup := Sup}, tracer = Tracer, patterns = Patterns}) ->
+    Jobs = case S#s.job of {_, Pid, _, _, _} -> [Pid]; none -> [] end,
+    ok = scope_trace:finish(Tracer, scope_patterns:all(Patterns) ++ maps:get(also, also(S), []), [Session, Sup | Jobs]),
     exit(normal).
 
 now_ms() -> erlang:monotonic_time(millisecond).

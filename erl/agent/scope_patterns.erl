@@ -3,7 +3,7 @@
 %% The supervisor and the tracer are told of each pattern before it is set, so that either can take it away.
 -module(scope_patterns).
 
--export([new/0, desired/2, set/3, all/1, lost/1, taken/2, without/2, rearm/1, functions/1]).
+-export([new/0, desired/2, intend/2, set/3, all/1, lost/1, taken/2, without/2, rearm/1, functions/1]).
 -export_type([patterns/0]).
 
 -type pattern() :: {module(), atom(), arity() | '_'}.
@@ -28,14 +28,15 @@ desired(Starts, Args) ->
                                           M#{MFA => Before ++ (Clauses -- Before)}
                                   end, #{}, Roles)).
 
-calls(#{events := Events, modules := Modules, mfas := Mfas, args := Args}, Acc) ->
+calls(Spec = #{events := Events, modules := Modules, mfas := Mfas, args := Args}, Acc) ->
     Returns = lists:member(returns, Events),
     case Returns orelse lists:member(calls, Events) of
         false -> Acc;
         true ->
             Wants = [args || Args] ++ [returns || Returns],
-            lists:foldl(fun(P, M) -> M#{P => lists:usort(Wants ++ maps:get(P, M, []))} end, Acc,
-                        [{M, '_', '_'} || M <- Modules] ++ Mfas)
+            lists:foldl(fun({P, W}, M) -> M#{P => lists:usort(W ++ maps:get(P, M, []))} end, Acc,
+                        [{P, Wants} || P <- [{M, '_', '_'} || M <- Modules] ++ Mfas]
+                        ++ [{P, Wants -- [returns]} || P <- maps:get(no_returns, Spec, [])])
     end.
 
 match_spec(Wants) ->
@@ -55,6 +56,7 @@ set(Wanted, P = #p{set = Set}, Ctx = #{tracer := Tracer}) ->
         [] ->
             intend(maps:keys(maps:merge(Set, Wanted)), Ctx),
             scope_trace:set_canary(),
+            ok = scope_trace:roles(Wanted),
             Matched = maps:from_list(lists:append([set_module(M, Wanted, Set) || M <- Modules])),
             intend(maps:keys(Wanted), Ctx),
             {ok, Matched, P#p{set = Wanted, md5 = md5s(Wanted)}};
@@ -62,9 +64,12 @@ set(Wanted, P = #p{set = Set}, Ctx = #{tracer := Tracer}) ->
             {error, {pattern_owned, MFA, scope_trace:owner_of_patterns(Tracer)}}
     end.
 
-intend(Patterns, #{sup := Sup, tracer := Tracer}) ->
-    Sup ! {patterns, Patterns},
-    Tracer ! {patterns, Patterns},
+%% The supervisor and the tracer know what to take away; `also` is what else is set, in clear_pattern/1's words.
+-spec intend([pattern()], map()) -> ok.
+intend(Patterns, Ctx = #{sup := Sup, tracer := Tracer}) ->
+    All = Patterns ++ maps:get(also, Ctx, []),
+    Sup ! {patterns, All},
+    Tracer ! {patterns, All},
     ok.
 
 set_module(M, Wanted, Set) ->

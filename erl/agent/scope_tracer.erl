@@ -30,6 +30,8 @@
             patterns = [] :: list(),
             procs = false :: boolean(),                        % process events are wanted, not only needed
             children = #{} :: #{pid() => [term()]},            % tracees whose children are followed => starts
+            bucket = none :: scope_budget:bucket(),
+            sample = all :: all | {float(), #{pid() => true}},  % the share of processes that is kept, and those kept anyway
             native :: boolean()}).                             % native time unit is the nanosecond
 
 -spec start() -> {pid(), reference()}.
@@ -59,7 +61,17 @@ loop(S, Timeout) ->
     after Timeout -> flush(S)
     end.
 
-traced(Trace, S) ->
+traced(Trace, S = #s{sample = all}) -> kept(Trace, S);
+traced(Trace, S = #s{sample = {Rate, Anyway}, children = Children}) ->
+    Pid = element(2, Trace),
+    case scope_budget:in_sample(Pid, Rate) orelse is_map_key(Pid, Anyway) orelse is_map_key(Pid, Children) of
+        true -> kept(Trace, S);
+        false ->                    % a new process that is none of the sample
+            scope_trace:flags_off(Pid, [all], self()),
+            loop(S, wait(S))
+    end.
+
+kept(Trace, S) ->
     case needed(Trace, S) of
         {true, S1} -> keep(Trace, S1);
         {false, S1} -> loop(S1, wait(S1))
@@ -104,6 +116,8 @@ other({flush, From, Ref}, S) ->
     after_batch(S1);
 other({mark, At}, S) -> loop(S#s{cut = At - ?SLACK_NS, marker = false}, wait(S));
 other({patterns, Patterns}, S) -> loop(S#s{patterns = Patterns}, wait(S));
+other({bucket, Bucket}, S) -> loop(S#s{bucket = Bucket}, wait(S));
+other({sample, Sample}, S) -> loop(S#s{sample = Sample}, wait(S));
 other({procs, Procs}, S) -> loop(S#s{procs = Procs}, wait(S));
 other({configure, Map}, S = #s{caps = Caps, key = Key}) ->
     loop(S#s{caps = maps:merge(Caps, maps:get(caps, Map, #{})), key = maps:get(hash_key, Map, Key)}, wait(S));
@@ -141,12 +155,15 @@ ship(S = #s{n = 0, gaps = [], ctx = Ctx}) ->
     scope_beat:beat(tracer, Ctx),
     scope_beat:flushed(S#s.cut, Ctx),
     mark(mono(), S);
-ship(S = #s{events = Events, n = N, gaps = Gaps, ctx = Ctx, session = Session}) ->
+ship(S0 = #s{events = Events, n = N, gaps = Gaps, ctx = Ctx, session = Session}) ->
     scope_beat:beat(tracer, Ctx),
     Now = mono(),
-    {First, Last} = case N of 0 -> {Now, Now}; _ -> {S#s.first, S#s.last} end,
+    {First, Last} = case N of 0 -> {Now, Now}; _ -> {S0#s.first, S0#s.last} end,
     Bin = term_to_binary(lists:reverse(Events), [{minor_version, 2}]),
     Bytes = byte_size(Bin),
+    Counts = scope_budget:count(Events),
+    scope_beat:counted(Counts, Bytes, Ctx),
+    S = spend(Counts, Bytes, First, Now, S0),
     scope_beat:captured(N, Ctx),
     Empty = mark(Now, S#s{events = [], n = 0, bytes = 0}),
     case scope_beat:under_way(Ctx) + Bytes > ?MAX_UNDER_WAY of
@@ -160,6 +177,17 @@ ship(S = #s{events = Events, n = N, gaps = Gaps, ctx = Ctx, session = Session}) 
             scope_beat:flushed(S#s.cut, Ctx),
             Empty#s{gaps = []}
     end.
+
+%% When the budget is used up all flags go, here and now; the guard, who may be busy, hears of it and steps down.
+spend(Counts, Bytes, First, Now, S = #s{bucket = Bucket, ctx = #{guard := Guard}}) ->
+    {Left, New} = scope_budget:spend(Counts, Bytes, Now, Bucket),
+    _ = case Left of
+            {dry, What} ->
+                scope_trace:all_off(self()),
+                Guard ! {dry, What, First, Now, mono()};
+            ok -> ok
+        end,
+    S#s{bucket = New}.
 
 %% A message to ourselves: when it is received, all that was queued before it has been.
 mark(Now, S = #s{marker = false, marked = Marked}) when Now - Marked > ?MARK_NS ->
@@ -184,7 +212,8 @@ overloaded(S = #s{ctx = #{guard := Guard}}) ->
     scope_beat:discarded(N, S#s.ctx),
     garbage_collect(),
     Guard ! {overload, self(), From},
-    loop(S1#s{gaps = [{overload, N, S#s.cut, Until} | S1#s.gaps]}, 0).
+    S2 = spend(#{discarded => N}, 0, From, Until, S1),
+    loop(S2#s{gaps = [{overload, N, S#s.cut, Until} | S1#s.gaps]}, 0).
 
 discard(N, S) ->
     receive

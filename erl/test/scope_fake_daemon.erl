@@ -38,7 +38,18 @@ agent_ebin() ->
         Dir -> Dir
     end.
 
-spawn_agent(Node, Daemon, Opts) -> spawn(Node, scope_agent, start, [Daemon, maps:get(agent, Opts, #{})]).
+%% Without a budget unless a test says one: most are about something else.
+spawn_agent(Node, Daemon, Opts) ->
+    spawn(Node, scope_agent, start, [Daemon, maps:merge(maps:merge(#{budget => none}, library()), maps:get(agent, Opts, #{}))]).
+
+%% With $SCOPE_CAPTURE=native agents get the library, as the daemon's do.
+library() ->
+    case os:getenv("SCOPE_CAPTURE") of
+        "native" ->
+            {ok, Bin} = file:read_file(filename:join(agent_ebin(), "scope_tracer.so")),
+            #{library => Bin};
+        _ -> #{}
+    end.
 
 stop(Pid) -> exit(Pid, kill).
 
@@ -110,6 +121,9 @@ loop(S) ->
             loop(S);
         {pong, _, _, {_, _}, _} -> loop(S);
         {batch, Id, Seq, Clock, Gaps, Cut, {etf, 1, Bin}} -> loop(batch({Id, Seq, Clock, Gaps, Cut, binary_to_term(Bin)}, S));
+        {batch, Id, Seq, Clock, Gaps, Cut, {compact, 1, Strings, Records}} ->
+            #{hello := #{node := Node, creation := Creation}} = S,
+            loop(batch({Id, Seq, Clock, Gaps, Cut, scope_compact:decode(Strings, Records, Node, Creation)}, S));
         {hello, Hello} ->
             S1 = seen({hello, Hello}, S#{agent => maps:get(agent, Hello), hello => Hello,
                                          seq => committed(maps:get(store_id, map_get(opts, S)), maps:get(agent_id, Hello))}),

@@ -1,0 +1,184 @@
+%% What tracing may cost on this node, what it does cost, and when it has to cost less. Pure; no trace BIFs.
+%%
+%% Limits   #{cpu => per cent of the online schedulers' time, memory => bytes of our processes and the hold,
+%%            events => per second, bytes => per second} or none.
+%% Costs    ns that one small event of a kind takes of its tracee and of us, and that each byte beyond costs, measured on
+%%          this node (scope_probe:costs/2).
+%% Spent    = events of each kind x their costs + bytes x the cost of a byte + what was discarded x its tracee's cost
+%%            + reductions of our other processes x the measured time of a reduction.
+%% Bucket   One second's worth of each limit. It fills with time, events empty it; who finds it dry says so, once. So
+%%          in any time t at most limit x (t + 1 s) is spent, plus what comes until the guard has stepped down.
+%% Ladder   full -> no_args -> fewer -> counters -> off. Down at once; up after a quiet time that doubles with each
+%%          failed try, and not at all after the third, until something else is started or stopped.
+-module(scope_budget).
+
+-export([limits/2, count/1, spent_ns/3, percent/2, bucket/3, spend/4, bucket_ns/1,
+         in_sample/2, new/1, rung/1, factor/1, args/1, down/3, up/4, blame/3, status/1, reset/1]).
+-export_type([limits/0, costs/0, bucket/0, ladder/0, rung/0]).
+
+-type limits() :: #{cpu | memory | events | bytes | up_ms | available => number()} | none.
+-type costs() :: #{atom() => {Tracee :: number(), Ours :: number()} | number()} | unknown.
+-type rung() :: full | no_args | fewer | counters | off.
+
+-define(DEFAULTS, #{cpu => 1.0, memory => 32 bsl 20, events => 50000, bytes => 32 bsl 20, up_ms => 5000, available => 5}).
+-define(TRIES, 3).
+-define(STABLE_MS, 60000).     % so long at the top, and earlier tries are forgotten
+
+%% With the defaults for what is not said; what makes no sense is not said.
+-spec limits(term(), limits()) -> limits().
+limits(none, _) -> none;
+limits(Map, Before) when is_map(Map) ->
+    Given = maps:filter(fun(K, V) -> is_map_key(K, ?DEFAULTS) andalso is_number(V) andalso V > 0 end, Map),
+    maps:merge(case Before of none -> ?DEFAULTS; _ -> maps:merge(?DEFAULTS, Before) end, Given);
+limits(_, Before) -> Before.
+
+%% --- what it costs ---------------------------------------------------------------------------------------------------
+
+-spec count([tuple()]) -> #{scope_beat:kind() => pos_integer()}.
+count(Events) -> count(Events, 0, 0, 0, 0, 0, 0, 0, 0).
+
+count([E | Rest], C, A, R, S, F, P, T, St) ->
+    case E of
+        {trace_ts, _, call, _, _} -> count(Rest, C + 1, A, R, S, F, P, T, St);
+        {trace_ts, _, call, _, {args, _}, _} -> count(Rest, C, A + 1, R, S, F, P, T, St);
+        {trace_ts, _, call, _, {take, _}, _} -> count(Rest, C, A, R, S, F, P, T + 1, St);
+        {trace_ts, _, call, _, _, _} -> count(Rest, C, A, R, S, F, P, T, St + 1);
+        {trace_ts, _, return_from, _, _, _} -> count(Rest, C, A, R + 1, S, F, P, T, St);
+        {trace_ts, _, exception_from, _, _, _} -> count(Rest, C, A, R + 1, S, F, P, T, St);
+        {trace_ts, _, send, _, _, _} -> count(Rest, C, A, R, S + 1, F, P, T, St);
+        {trace_ts, _, 'receive', _, _} -> count(Rest, C, A, R, S, F + 1, P, T, St);
+        {scope, _, _, _, _} -> count(Rest, C, A, R, S, F, P, T, St);        % our own words
+        _ -> count(Rest, C, A, R, S, F, P + 1, T, St)
+    end;
+count([], C, A, R, S, F, P, T, St) ->
+    maps:filter(fun(_, N) -> N > 0 end,
+                #{calls => C, args => A, returns => R, sends => S, fetches => F, procs => P, takes => T, state => St}).
+
+%% Counts may hold `discarded`, too.
+-spec spent_ns(#{atom() => number()}, number(), costs()) -> number().
+spent_ns(_, _, unknown) -> 0;
+spent_ns(Counts, Bytes, Costs = #{per_byte := PerByte, small := Small}) ->
+    Events = lists:sum(maps:values(maps:remove(discarded, Counts))),
+    maps:fold(fun(Kind, N, Acc) ->
+                      case Costs of
+                          #{Kind := {Tracee, Ours}} -> Acc + N * (Tracee + Ours);
+                          #{calls := {Tracee, _}} when Kind =:= discarded -> Acc + N * Tracee;
+                          _ -> Acc
+                      end
+              end, max(0, Bytes - Events * Small) * PerByte, Counts).
+
+%% ns within a time, as per cent of the online schedulers.
+-spec percent(number(), number()) -> float().
+percent(Ns, OfNs) -> 100 * Ns / (max(1, OfNs) * erlang:system_info(schedulers_online)).
+
+%% --- the bucket ------------------------------------------------------------------------------------------------------
+
+-record(bucket, {costs :: costs(), rates :: {float(), float(), float()},        % ns, events, bytes per ns of time
+                 levels :: {float(), float(), float()}, at :: integer(), dry = false :: boolean()}).
+-opaque bucket() :: #bucket{} | none.
+
+%% Filled to that share of a second's worth.
+-spec bucket(limits(), costs(), float()) -> bucket().
+bucket(none, _, _) -> none;
+bucket(#{cpu := Cpu, events := Events, bytes := Bytes}, Costs, Share) ->
+    Rates = {Cpu / 100 * erlang:system_info(schedulers_online), Events / 1.0e9, Bytes / 1.0e9},
+    #bucket{costs = Costs, rates = Rates, levels = times(Rates, Share * 1.0e9), at = erlang:monotonic_time(nanosecond)}.
+
+%% What is left of the time, in ns.
+-spec bucket_ns(bucket()) -> number() | infinity.
+bucket_ns(none) -> infinity;
+bucket_ns(#bucket{levels = {Ns, _, _}}) -> Ns.
+
+%% {dry, What}: it is empty for the first time since it was made.
+-spec spend(#{atom() => non_neg_integer()}, non_neg_integer(), integer(), bucket()) ->
+          {ok | {dry, cpu | events | bytes}, bucket()}.
+spend(_, _, _, none) -> {ok, none};
+spend(Counts, Bytes, Now, B = #bucket{costs = Costs, rates = {R1, R2, R3}, levels = {L1, L2, L3}, at = At, dry = Dry}) ->
+    Dt = max(0, Now - At),
+    Fill = fun(Level, Rate, Less) -> min(Rate * 1.0e9, Level + Rate * Dt) - Less end,
+    New = {A, E, C} = {Fill(L1, R1, spent_ns(Counts, Bytes, Costs)), Fill(L2, R2, lists:sum(maps:values(Counts))),
+                       Fill(L3, R3, Bytes)},
+    What = if A < 0 -> cpu; E < 0 -> events; C < 0 -> bytes; true -> none end,
+    {case What =/= none andalso not Dry of true -> {dry, What}; false -> ok end,
+     B#bucket{levels = New, at = max(Now, At), dry = Dry orelse What =/= none}}.
+
+times({A, B, C}, F) -> {A * F, B * F, C * F}.
+
+%% --- samples ---------------------------------------------------------------------------------------------------------
+
+%% By the process: the same one is in it each time, and in every larger sample, and is traced whole.
+-spec in_sample(pid(), number()) -> boolean().
+in_sample(_, Rate) when Rate >= 1 -> true;
+in_sample(Pid, Rate) -> erlang:phash2({Pid, sample}, 1 bsl 20) < Rate * (1 bsl 20).   % a pid alone is hashed unevenly
+
+%% --- the ladder ------------------------------------------------------------------------------------------------------
+
+-record(l, {rung = full :: rung(), cause = none :: atom(), since :: integer(), tries = 0 :: non_neg_integer(),
+            raised = never :: integer() | never, up_ms :: pos_integer()}).
+-opaque ladder() :: #l{}.
+
+-spec new(limits()) -> ladder().
+new(Limits) ->
+    UpMs = case Limits of #{up_ms := Ms} -> Ms; _ -> 5000 end,
+    #l{since = erlang:monotonic_time(millisecond), up_ms = UpMs}.
+
+-spec rung(ladder()) -> rung().
+rung(#l{rung = R}) -> R.
+
+%% The share of the processes that keep their flags.
+-spec factor(ladder()) -> float().
+factor(#l{rung = R}) when R =:= full; R =:= no_args -> 1.0;
+factor(#l{rung = fewer}) -> 0.125;
+factor(_) -> 0.0.
+
+-spec args(ladder()) -> boolean().
+args(#l{rung = R}) -> R =:= full.
+
+%% One down. Useful: whether `no_args` would change anything. Soon after a step up it is a failed try.
+-spec down(atom(), boolean(), ladder()) -> ladder().
+down(Cause, Useful, L = #l{rung = R, raised = Raised, tries = Tries, up_ms = UpMs}) ->
+    Now = erlang:monotonic_time(millisecond),
+    Failed = Raised =/= never andalso Now - Raised < 2 * UpMs,
+    L#l{rung = case R of
+                   full when Useful -> no_args;
+                   full -> fewer;
+                   no_args -> fewer;
+                   fewer -> counters;
+                   _ -> off
+               end,
+        cause = Cause, since = Now, raised = never, tries = Tries + case Failed of true -> 1; false -> 0 end}.
+
+%% {up, L}: one up, if the share of the limit that is spent (or would be, one rung up) is small, after a quiet time.
+-spec up(float() | unknown, boolean(), integer(), ladder()) -> {up, ladder()} | {stay, ladder()}.
+up(_, _, Now, L = #l{rung = full, tries = Tries, since = Since}) when Tries > 0, Now - Since > ?STABLE_MS ->
+    {stay, L#l{tries = 0}};
+up(Share, Useful, Now, L = #l{rung = R, since = Since, tries = Tries, up_ms = UpMs})
+  when R =/= full, R =/= off, Tries < ?TRIES, Share < 0.5, Now - Since >= UpMs bsl Tries ->
+    Up = case R of
+             counters -> fewer;
+             fewer when Useful -> no_args;
+             fewer -> full;
+             no_args -> full
+         end,
+    {up, L#l{rung = Up, since = Now, raised = Now, cause = quiet}};
+up(_, _, _, L) -> {stay, L}.
+
+%% Which limit a second's spending breaks, by the largest share; none if all is within.
+-spec blame(#{cpu | memory | events | bytes => number()}, limits(), float()) -> {atom(), float()}.
+blame(_, none, _) -> {none, 0.0};
+blame(Spent, Limits, Factor) ->
+    Shares = [{V / (map_get(K, Limits) * Factor), K} || {K, V} <- maps:to_list(Spent), is_map_key(K, Limits)],
+    case Shares of
+        [] -> {none, 0.0};
+        _ ->
+            {Share, What} = lists:max(Shares),
+            {What, Share}
+    end.
+
+-spec status(ladder()) -> map().
+status(#l{rung = R, cause = C, since = Since, tries = Tries}) ->
+    #{rung => R, cause => C, rung_ms => erlang:monotonic_time(millisecond) - Since, failed_tries => Tries}.
+
+%% Something else is traced now: what was tried says nothing of it.
+-spec reset(ladder()) -> ladder().
+reset(L) -> L#l{tries = 0}.

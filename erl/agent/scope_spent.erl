@@ -1,0 +1,86 @@
+%% What our work on this node costs, second by second, and what else on the node says that we should do less. Owned by
+%% the guard.
+-module(scope_spent).
+
+-export([new/1, look/3, status/1, breaker/3]).
+-export_type([spent/0]).
+
+-define(RUN_QUEUE, 20).        % runnable processes for each scheduler, ..
+-define(BUSY_TICKS, 5).        % .. so many looks one after another
+
+-record(spent, {at :: integer(), totals :: map(), reductions :: non_neg_integer(),
+                last = #{} :: #{atom() => number()},     % of the last second
+                kinds = #{} :: #{atom() => number()},    % events per second
+                ns = 0 :: number(), all = 0 :: number(), busy = 0 :: non_neg_integer()}).
+-opaque spent() :: #spent{}.
+
+-spec new(map()) -> spent().
+new(Ctx) -> #spent{at = mono(), totals = scope_beat:totals(Ctx), reductions = reductions(Ctx)}.
+
+%% Since the look before.
+-spec look(map(), scope_budget:costs(), spent()) -> spent().
+look(Ctx, Costs, S = #spent{at = At, totals = Before, reductions = R0}) ->
+    Now = mono(),
+    Dt = max(1, Now - At),
+    Totals = scope_beat:totals(Ctx),
+    R1 = reductions(Ctx),
+    Delta = maps:map(fun(K, N) -> N - maps:get(K, Before, 0) end, Totals),
+    Counts = maps:without([bytes], Delta),
+    Own = case Costs of #{reduction := Ns} -> max(0, R1 - R0) * Ns; _ -> 0 end,
+    Ns2 = scope_budget:spent_ns(Counts, map_get(bytes, Delta), Costs) + Own,
+    PerSecond = fun(N) -> N * 1.0e9 / Dt end,
+    S#spent{at = Now, totals = Totals, reductions = R1, ns = Ns2, all = S#spent.all + Ns2,
+            kinds = maps:map(fun(_, N) -> round(PerSecond(N)) end, Counts),
+            last = #{cpu => case Costs of unknown -> unknown; _ -> scope_budget:percent(Ns2, Dt) end,
+                     own_cpu => scope_budget:percent(Own, Dt),
+                     events => round(PerSecond(lists:sum(maps:values(Counts)))),
+                     bytes => round(PerSecond(map_get(bytes, Delta))), memory => memory(Ctx)}}.
+
+-spec status(spent()) -> #{atom() => term()}.
+status(#spent{last = Last, kinds = Kinds, all = All}) -> Last#{kinds => Kinds, total_ns => round(All)}.
+
+%% The processes of ours that do not receive traces. (What the tracer does is in the costs of events.)
+reductions(Ctx) ->
+    lists:sum([N || P <- maps:values(maps:with([session, guard, sup], Ctx)), {_, N} <- [process_info(P, reductions)]]).
+
+memory(Ctx) ->
+    scope_beat:under_way(Ctx) + scope_beat:held(Ctx)
+        + lists:sum([N || P <- maps:values(maps:with([session, guard, sup, tracer], Ctx)), {_, N} <- [process_info(P, memory)]]).
+
+%% Looked at every 100 ms: the node is busy, or short of memory (looked at once a second).
+-spec breaker(boolean(), scope_budget:limits(), spent()) -> {none | run_queue | node_memory, spent()}.
+breaker(_, none, S) -> {none, S};
+breaker(Second, Limits, S = #spent{busy = Busy0}) ->
+    Most = ?RUN_QUEUE * erlang:system_info(schedulers_online),
+    Busy = case erlang:statistics(total_run_queue_lengths) > Most of true -> Busy0 + 1; false -> 0 end,
+    if
+        Busy >= ?BUSY_TICKS -> {run_queue, S#spent{busy = 0}};
+        Second -> {case available() < map_get(available, Limits) of true -> node_memory; false -> none end, S#spent{busy = Busy}};
+        true -> {none, S#spent{busy = Busy}}
+    end.
+
+%% Per cent of the machine's or the container's memory that can still be had; infinity (an atom is larger than any
+%% number) where nothing tells.
+available() ->
+    Total = field("/proc/meminfo", <<"MemTotal:">>),
+    Left = field("/proc/meminfo", <<"MemAvailable:">>),
+    Max = whole("/sys/fs/cgroup/memory.max"),
+    Used = whole("/sys/fs/cgroup/memory.current"),
+    min(share(Left, Total), case is_integer(Max) andalso is_integer(Used) of true -> share(Max - Used, Max); false -> infinity end).
+
+share(Part, Whole) when is_integer(Part), is_integer(Whole), Whole > 0 -> 100 * Part / Whole;
+share(_, _) -> infinity.
+
+whole(File) ->
+    try {ok, Bin} = prim_file:read_file(File), binary_to_integer(string:trim(Bin)) catch _:_ -> none end.
+
+field(File, Name) ->
+    try
+        {ok, Bin} = prim_file:read_file(File),
+        [_, Rest] = binary:split(Bin, Name),
+        [Number | _] = string:lexemes(Rest, " \n"),
+        binary_to_integer(Number)
+    catch _:_ -> none
+    end.
+
+mono() -> erlang:monotonic_time(nanosecond).

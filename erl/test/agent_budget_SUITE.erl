@@ -1,0 +1,293 @@
+%% What tracing may cost: what is refused, what is predicted, and what happens when it costs too much.
+-module(agent_budget_SUITE).
+
+-compile([export_all, nowarn_export_all]).
+
+-import(scope_test, [rpc/2, rpc/4, wait_until/1, wait_until/2, assert_eq/2, log/2]).
+-import(agent_test, [setup/2, d/3, calls/1, nothing_left/1]).
+
+all() ->
+    [refused_with_reason, loops_keep_no_returns, limits_end_a_start, over_budget_is_refused, prediction_holds,
+     counting_leaves_nothing, others_counters_stay, flat_out_is_held, comes_back_slowly, gives_up_trying,
+     busy_node, short_of_memory, sample_is_stable].
+
+timeout(_) -> 60000.
+
+budgeted(Config, Budget) -> setup(Config, #{agent => #{budget => Budget}}).
+
+start(D, Pid, Id, Spec) -> d(D, control, [Pid, {start, Id, Spec}]).
+
+%% Work/1 called by Chunk, each Ms; answers its counter and what stops it.
+produce(T, Chunk, Ms) ->
+    rpc(T, fun() ->
+                   C = counters:new(1, []),
+                   P = scope_victim:producer(Chunk, Ms, C),
+                   Keeper = spawn(fun() -> keep(C) end),
+                   {Keeper, P}
+           end).
+
+keep(C) ->
+    receive {From, get} -> From ! {self(), counters:get(C, 1)}, keep(C) end.
+
+made(T, {Keeper, _}) ->
+    rpc(T, fun() -> Keeper ! {self(), get}, receive {Keeper, N} -> N end end).
+
+%% Calls per second over Ms.
+rate(T, Producer, Ms) ->
+    N0 = made(T, Producer),
+    T0 = erlang:monotonic_time(microsecond),
+    timer:sleep(Ms),
+    (made(T, Producer) - N0) * 1.0e6 / (erlang:monotonic_time(microsecond) - T0).
+
+%% --- what is refused -------------------------------------------------------------------------------------------------
+
+refused_with_reason(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 100}),
+    Returns = #{events => [calls, returns]},
+    {error, {refused, own_modules, scope_tracer}} = start(D, Pid, a, #{modules => [scope_tracer]}),
+    {error, {refused, own_modules, scope_hold}} = start(D, Pid, a, #{mfas => [{scope_hold, add, 2}]}),
+    {error, {refused, server_loop, {gen_server, loop, 7}}} = start(D, Pid, a, Returns#{mfas => [{gen_server, loop, 7}]}),
+    {error, {refused, server_loop, {gen_statem, '_', '_'}}} = start(D, Pid, a, Returns#{modules => [gen_statem]}),
+    {error, {refused, calls_itself_last, {scope_victim, producer_loop, 3}}} =
+        start(D, Pid, a, Returns#{mfas => [{scope_victim, producer_loop, 3}]}),
+    {error, {refused, everything_without_limit, '_'}} = start(D, Pid, a, #{modules => ['_']}),
+    {error, {refused, module_needed, {'_', f, 1}}} = start(D, Pid, a, #{mfas => [{'_', f, 1}]}),
+    {error, {bad_spec, sample, _}} = start(D, Pid, a, #{modules => [scope_victim], sample => 2}),
+    {ok, #{tracing := #{}, patterns := 0}} = d(D, control, [Pid, status]),
+    {ok, _} = start(D, Pid, a, #{mfas => [{gen_server, loop, 7}], events => [calls]}),
+    ok = d(D, control, [Pid, unload]),
+    nothing_left(T).
+
+%% A whole module with its returns: functions that call themselves last come without.
+loops_keep_no_returns(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 100}),
+    {ok, _} = start(D, Pid, a, #{modules => [scope_victim], events => [calls, returns]}),
+    assert_eq({match_spec, [{'_', [], [{exception_trace}]}]}, rpc(T, erlang, trace_info, [{scope_victim, work, 1}, match_spec])),
+    assert_eq({match_spec, [{'_', [], []}]}, rpc(T, erlang, trace_info, [{scope_victim, producer_loop, 3}, match_spec])),
+    assert_eq({match_spec, [{'_', [], []}]}, rpc(T, erlang, trace_info, [{scope_victim, loop, 0}, match_spec])),
+    ok = d(D, control, [Pid, unload]),
+    nothing_left(T).
+
+limits_end_a_start(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 100}),
+    {ok, #{limit := #{ms := 60000}}} = start(D, Pid, deep, calls([{scope_victim, work, 1}])),
+    {ok, #{limit := None}} = start(D, Pid, shallow, #{mfas => [{scope_victim, twice, 1}]}),
+    assert_eq(#{}, None),
+    {ok, #{limit := #{ms := 60000}}} = start(D, Pid, all_messages, #{all => true, events => [messages]}),
+    {ok, #{limit := None}} = start(D, Pid, continuous, #{all => true, events => [messages], continuous => true}),
+    [ok = d(D, control, [Pid, {stop, Id}]) || Id <- [deep, shallow, all_messages, continuous]],
+    {ok, _} = start(D, Pid, short, (calls([{scope_victim, work, 1}]))#{limit => #{ms => 300}}),
+    {stopped, short, {limit, ms}} = d(D, wait, [Pid, fun({stopped, short, _}) -> true end]),
+    {ok, _} = start(D, Pid, few, (calls([{scope_victim, work, 1}]))#{limit => #{count => 10}}),
+    _ = produce(T, 5, 1),
+    {stopped, few, {limit, count}} = d(D, wait, [Pid, fun({stopped, few, _}) -> true end]).
+
+%% --- the probe -------------------------------------------------------------------------------------------------------
+
+over_budget_is_refused(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 0.5}),
+    Producer = produce(T, 100, 1),
+    Spec = calls([{scope_victim, work, 1}]),
+    {error, {over_budget, #{cpu := Cpu, events_per_s := Events, budget := #{cpu := 0.5}, bound := about}}} =
+        start(D, Pid, a, Spec),
+    Rate = rate(T, Producer, 500),
+    log("~b/s predicted, ~b/s made, ~.2f % of the schedulers", [Events, round(Rate), float(Cpu)]),
+    true = Cpu > 0.5 andalso Events > Rate / 2 andalso Events < Rate * 2,
+    {ok, #{tracing := #{}, patterns := 0}} = d(D, control, [Pid, status]),
+    %% a sample, single processes, a larger budget, or force
+    {ok, #{prediction := #{sample := 0.001}}} = start(D, Pid, a, Spec#{sample => 0.001}),
+    {ok, #{prediction := #{bound := at_most}}} = start(D, Pid, b, Spec#{pids => [rpc(T, scope_victim, echo, [])]}),
+    {ok, _} = start(D, Pid, c, Spec#{budget => #{cpu => 100}}),
+    ok = d(D, control, [Pid, {stop, c}]),
+    {ok, #{prediction := #{cpu := _}}} = start(D, Pid, d, Spec#{force => true}),
+    %% asking alone starts nothing
+    ok = d(D, control, [Pid, {stop, all}]),
+    {ok, #{cpu := _, spent := #{}}} = d(D, control, [Pid, {probe, Spec}]),
+    {ok, #{tracing := #{}}} = d(D, control, [Pid, status]).
+
+%% What was predicted and what then comes, by a producer that keeps its pace.
+prediction_holds(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 100}),
+    _ = produce(T, 4, 1),
+    Server = rpc(T, scope_victim, start, [srv]),
+    Caster = rpc(T, fun() -> spawn(fun() -> casting(Server) end) end),
+    timer:sleep(300),
+    {ok, #{prediction := #{by_kind := #{calls := Calls, returns := Returns, takes := Takes, state := State}}}} =
+        start(D, Pid, a, #{mfas => [{scope_victim, work, 1}], all => true, events => [calls, returns, takes, state]}),
+    {ok, _} = agent_SUITE:status_until(D, Pid, fun(#{captured := N}) -> N > 0 end),
+    #{events := _} = d(D, call, [Pid, summary]),
+    T0 = erlang:monotonic_time(microsecond),
+    N0 = kinds(d(D, events, [Pid])),
+    timer:sleep(1500),
+    N1 = kinds(d(D, events, [Pid])),
+    Seconds = (erlang:monotonic_time(microsecond) - T0) / 1.0e6,
+    Came = maps:map(fun(K, N) -> (N - maps:get(K, N0, 0)) / Seconds end, N1),
+    log("predicted ~p, came ~p", [#{calls => Calls, returns => Returns, takes => Takes, state => State},
+                                  maps:map(fun(_, N) -> round(N) end, Came)]),
+    [true = P > map_get(K, Came) / 2 andalso P < map_get(K, Came) * 2
+     || {K, P} <- [{call, Calls}, {return_from, Returns}, {take, Takes}, {state, State}]],
+    rpc(T, erlang, exit, [Caster, kill]).
+
+casting(Server) ->
+    gen_server:cast(Server, add),
+    receive after 2 -> casting(Server) end.
+
+kinds(Events) ->
+    lists:foldl(fun({trace_ts, _, call, _, {Role, _}, _}, M) -> M#{Role => maps:get(Role, M, 0) + 1};
+                   ({trace_ts, _, Kind, _, _}, M) -> M#{Kind => maps:get(Kind, M, 0) + 1};
+                   ({trace_ts, _, Kind, _, _, _}, M) -> M#{Kind => maps:get(Kind, M, 0) + 1};
+                   (_, M) -> M
+                end, #{}, Events).
+
+%% Whatever ends it: the guard killed while it counts takes the counters along.
+counting_leaves_nothing(Config) ->
+    {T, D, Pid} = setup(Config, #{agent => #{budget => #{}, probe_ms => 1000}}),
+    _ = rpc(T, code, ensure_loaded, [scope_victim]),
+    _ = d(D, call, [Pid, {tell, {control, make_ref(), {probe, #{modules => [scope_victim]}}}}]),
+    Counted = fun() -> rpc(T, erlang, trace_info, [{scope_victim, work, 1}, call_count]) end,
+    wait_until(fun() -> Counted() =/= {call_count, false} end),
+    rpc(T, fun() -> exit(whereis(scope_guard), kill) end),
+    nothing_left(T),
+    wait_until(fun() -> Counted() =:= {call_count, false} end).
+
+%% Another tool counts calls: its counters are read, and go on.
+others_counters_stay(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 0.1}),
+    _ = produce(T, 100, 1),
+    MFA = {scope_victim, work, 1},
+    1 = rpc(T, erlang, trace_pattern, [MFA, true, [call_count]]),
+    timer:sleep(100),
+    {call_count, Before} = rpc(T, erlang, trace_info, [MFA, call_count]),
+    {error, {over_budget, #{events_per_s := N}}} = start(D, Pid, a, calls([MFA])),
+    true = N > 1000,
+    {call_count, After} = rpc(T, erlang, trace_info, [MFA, call_count]),
+    true = After > Before andalso Before > 1000.
+
+%% --- the ladder ------------------------------------------------------------------------------------------------------
+
+steps(D, Pid) -> [F || {stepped_down, _, _, _, F} <- d(D, gaps, [Pid])].
+
+%% Producers that are in the sample of the rung `fewer`, so that it does not help.
+hammers(T, N) ->
+    rpc(T, fun() ->
+                   [begin P ! go, P end || P <- lists:sublist([P || _ <- lists:seq(1, 1000), P <- [scope_victim:hammer(x)],
+                                                                    scope_budget:in_sample(P, 0.125)], N)]
+           end).
+
+rung(D, Pid) ->
+    {ok, #{ladder := #{rung := Rung}}} = d(D, control, [Pid, status]),
+    Rung.
+
+reaches(D, Pid, Rung, Ms) ->
+    wait_until(fun() ->
+                       {ok, Status = #{ladder := #{rung := Now}}} = d(D, control, [Pid, status]),
+                       Now =:= Rung orelse {steps(D, Pid), maps:without([tracing], Status)}
+               end, Ms).
+
+%% Two producers flat out for 5 s: noticed, stepped down in time, and all in all the budget holds.
+flat_out_is_held(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 1.0}),
+    {ok, #{spent := #{total_ns := Ns0}}} = d(D, control, [Pid, status]),
+    T0 = erlang:monotonic_time(nanosecond),
+    {ok, _} = start(D, Pid, a, (calls([{scope_victim, hammered, 1}]))#{force => true}),
+    Ps = hammers(T, 2),
+    reaches(D, Pid, counters, 10000),
+    timer:sleep(5000),
+    {ok, #{spent := #{total_ns := Ns1}, ladder := Ladder, counters := Counters}} = d(D, control, [Pid, status]),
+    Seconds = (erlang:monotonic_time(nanosecond) - T0) / 1.0e9,
+    Allowed = 0.01 * 1.0e9 * rpc(T, erlang, system_info, [schedulers_online]),
+    Steps = steps(D, Pid),
+    log("spent ~.1f ms of ~.1f ms a second in ~.1f s: ~.2f of the budget; steps ~0p, ~0p",
+        [(Ns1 - Ns0) / 1.0e6, Allowed / 1.0e6, Seconds, (Ns1 - Ns0) / (Allowed * Seconds),
+         [maps:with([from, to, cause, took_us], St) || St <- Steps], Ladder]),
+    assert_eq([no_args, fewer, counters], [To || #{to := To} <- Steps]),
+    [true = Us < 20000 || #{took_us := Us} <- Steps],
+    true = Ns1 - Ns0 < Allowed * (Seconds + 1) * 1.5,
+    %% what is only counted is known
+    #{{scope_victim, hammered, 1} := PerSecond} = Counters,
+    true = PerSecond > 100000,
+    %% what was left out is said, up to the end
+    ok = d(D, control, [Pid, {stop, a}]),
+    ok = d(D, control, [Pid, flush]),
+    {gap, {counters_only, unknown, From, Until}} = d(D, wait, [Pid, fun({gap, {counters_only, _, _, _}}) -> true end]),
+    true = Until > From,
+    rpc(T, fun() -> [exit(P, kill) || P <- Ps], ok end),
+    ok = d(D, control, [Pid, unload]),
+    nothing_left(T),
+    assert_eq({call_count, false}, rpc(T, erlang, trace_info, [{scope_victim, hammered, 1}, call_count])).
+
+%% Quiet again: rung by rung, up to all that was asked, and events come as before.
+comes_back_slowly(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 1.0, up_ms => 300}),
+    {ok, _} = start(D, Pid, a, (calls([{scope_victim, hammered, 1}, {scope_victim, work, 1}]))#{force => true}),
+    Ps = hammers(T, 2),
+    reaches(D, Pid, counters, 10000),
+    rpc(T, fun() -> [exit(P, kill) || P <- Ps], ok end),
+    reaches(D, Pid, full, 15000),
+    agent_SUITE:produce(T, 10),
+    ok = d(D, control, [Pid, flush]),
+    d(D, wait, [Pid, fun({event, {trace_ts, _, call, {scope_victim, work, 1}, {args, [10]}, _}}) -> true end]),
+    assert_eq([fewer, no_args, full], [To || {stepped_up, _, _, _, #{to := To}} <- d(D, gaps, [Pid])]).
+
+%% What comes back each time it is tried is not tried for ever.
+gives_up_trying(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 2.0, up_ms => 100}),
+    Ps = rpc(T, fun() -> [spawn(fun Loop() -> self() ! x, receive x -> Loop() end end) || _ <- [1]] end),
+    {ok, _} = start(D, Pid, a, #{pids => Ps, events => [messages], force => true}),
+    wait_until(fun() ->
+                       {ok, #{ladder := #{failed_tries := N}}} = d(D, control, [Pid, status]),
+                       N =:= 3
+               end, 20000),
+    timer:sleep(3000),
+    assert_eq(4, length(steps(D, Pid))),            % the first, and after each try
+    rpc(T, fun() -> [exit(P, kill) || P <- Ps], ok end).
+
+busy_node(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 50}),
+    {ok, _} = start(D, Pid, a, calls([{scope_victim, work, 1}])),
+    Ps = rpc(T, fun() -> [spawn(fun Loop() -> Loop() end) || _ <- lists:seq(1, 40 * erlang:system_info(schedulers_online))] end),
+    {gap, {stepped_down, _, _, _, #{cause := run_queue}}} =
+        d(D, wait, [Pid, fun({gap, {stepped_down, _, _, _, _}}) -> true end]),
+    rpc(T, fun() -> [exit(P, kill) || P <- Ps], ok end).
+
+%% Down to the end of it, a rung a second.
+short_of_memory(Config) ->
+    {_, D, Pid} = budgeted(Config, #{cpu => 50, available => 101}),
+    {ok, _} = start(D, Pid, a, calls([{scope_victim, work, 1}])),
+    {stopped, a, over_budget} = d(D, wait, [Pid, fun({stopped, a, _}) -> true end]),
+    assert_eq([node_memory], lists:usort([Cause || #{cause := Cause} <- steps(D, Pid)])).
+
+%% --- samples ---------------------------------------------------------------------------------------------------------
+
+%% The same processes each time, a larger sample holds the smaller, new ones too; each is traced whole; and it is said.
+sample_is_stable(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 100}),
+    Ps = rpc(T, fun() -> [scope_victim:echo() || _ <- lists:seq(1, 400)] end),
+    Spec = #{mfas => [{scope_victim, work, 1}], events => [calls], args => true, all => true},
+    Seen = fun(Rate, Pids) ->
+                   Id = make_ref(),
+                   {ok, _} = start(D, Pid, Id, Spec#{sample => Rate}),
+                   New = Pids(),
+                   rpc(T, fun() -> [begin P ! {self(), X}, receive {P, _} -> ok end end || P <- New, X <- [1, 2, 3]], ok end),
+                   ok = d(D, control, [Pid, flush]),
+                   Calls = [P || {trace_ts, P, call, {scope_victim, work, 1}, _, _} <- d(D, events, [Pid]),
+                                 lists:member(P, New)],
+                   ok = d(D, control, [Pid, {stop, Id}]),
+                   ok = d(D, control, [Pid, flush]),
+                   {gap, {sampled, unknown, _, _, #{rate := Rate}}} =
+                       d(D, wait, [Pid, fun({gap, {sampled, _, _, _, #{rate := R}}}) -> R =:= Rate end]),
+                   ok = d(D, call, [Pid, forget]) =/= error andalso ok,
+                   Whole = lists:usort(Calls),
+                   assert_eq(3 * length(Whole), length(Calls)),
+                   {length(New), Whole}
+           end,
+    Old = fun() -> Ps end,
+    {400, Tenth} = Seen(0.1, Old),
+    {400, Again} = Seen(0.1, Old),
+    assert_eq(Tenth, Again),
+    {400, Half} = Seen(0.5, Old),
+    assert_eq([], Tenth -- Half),
+    {400, Fresh} = Seen(0.25, fun() -> rpc(T, fun() -> [scope_victim:echo() || _ <- lists:seq(1, 400)] end) end),
+    log("~b of 400 at 0.1, ~b at 0.5, ~b new ones at 0.25", [length(Tenth), length(Half), length(Fresh)]),
+    [true = N > Low andalso N < High || {N, Low, High} <- [{length(Tenth), 15, 75}, {length(Half), 150, 250},
+                                                            {length(Fresh), 60, 150}]].
