@@ -239,7 +239,8 @@ gives_up_trying(Config) ->
                        N =:= 3
                end, 20000),
     timer:sleep(3000),
-    assert_eq(4, length(steps(D, Pid))),            % the first, and after each try
+    %% the first, or two if it is in the smaller sample, too, and one after each try
+    true = lists:member(length(steps(D, Pid)), [4, 5]),
     rpc(T, fun() -> [exit(P, kill) || P <- Ps], ok end).
 
 busy_node(Config) ->
