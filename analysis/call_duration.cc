@@ -1,6 +1,7 @@
 #include "analysis/call_duration.h"
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 namespace scope::analysis {
@@ -45,30 +46,38 @@ std::optional<std::int64_t> CallDuration::of(const store::StoredRow& exit) const
   const auto found = exits_.find(exit.id());
   if (found == exits_.end()) return std::nullopt;
   if (found->second.entry) return exit.record.time.ns - found->second.entry->ns;
-  // Backwards through older units: every exit of the same function on the way belongs to an entry before it.
-  std::size_t passed = found->second.older;
-  store::RowFilter filter;
+  const auto entry = entry_before(context_, exit, unit_, found->second.older);
+  if (!entry) return std::nullopt;
+  return exit.record.time.ns - entry->ns;
+}
+
+std::optional<RawTime> entry_before(const Context& context, const store::StoredRow& exit,
+                                    std::size_t before, std::size_t passed) {
+  if (before == 0) return std::nullopt;
+  // Backwards: every exit of the same function on the way belongs to an entry before it.
+  const store::MfaPattern mfa{exit.record.mfa.module, exit.record.mfa.function,
+                              exit.record.mfa.arity};
+  const store::TimeRange until{exit.process.incarnation,
+                               RawTime{std::numeric_limits<std::int64_t>::min()}, exit.record.time};
+  store::Selection selection;
+  auto& filter = selection.rows;
   filter.processes = {&exit.process, 1};
   filter.types = kEntryType | kExitTypes;
+  filter.mfas = {&mfa, 1};
   filter.until = exit.record.time;
   filter.payload = false;
-  const auto units = context_.view->units();
-  for (std::size_t i = unit_; i-- > 0;) {
-    const auto& unit = units[i];
-    if ((unit.types & kEntryType) == 0) continue;
-    const bool here = std::any_of(unit.ranges.begin(), unit.ranges.end(), [&](const auto& range) {
-      return range.incarnation == exit.process.incarnation && range.oldest <= exit.record.time;
-    });
-    if (!here) continue;
-    if (context_.budget.spent()) return std::nullopt;
-    const auto rows = context_.view->read(unit, filter);
+  selection.times = {&until, 1};
+  const auto found = context.view->candidates(selection);
+  for (auto i = found.units.rbegin(); i != found.units.rend(); ++i) {
+    if (*i >= before) continue;
+    if (context.budget.spent()) return std::nullopt;
+    const auto rows = context.view->read(context.view->units()[*i], filter);
     if (!rows) continue;
     for (auto row = rows->rows.rbegin(); row != rows->rows.rend(); ++row) {
-      if (row->record.mfa != exit.record.mfa) continue;
       if (is_exit(*row)) {
         ++passed;
       } else if (passed == 0) {
-        return exit.record.time.ns - row->record.time.ns;
+        return row->record.time;
       } else {
         --passed;
       }

@@ -18,6 +18,11 @@ inline constexpr std::uint32_t kExitTypes =
     1u << static_cast<unsigned>(codec::EventType::function_exit) |
     1u << static_cast<unsigned>(codec::EventType::function_exception);
 
+// The entry of the call that `exit` ends, in units before place `before` in View::units(); `passed` exits of the same
+// function, whose entries are to be passed over, lie between. nullopt: not recorded, or the budget ran out.
+std::optional<RawTime> entry_before(const Context& context, const store::StoredRow& exit,
+                                    std::size_t before, std::size_t passed);
+
 class CallDuration {
  public:
   explicit CallDuration(const Context& context) : context_(context) {}

@@ -9,6 +9,7 @@
 #include "analysis/completeness.h"
 #include "analysis/cursor.h"
 #include "analysis/event_scan.h"
+#include "analysis/flow_match.h"
 #include "analysis/state_history.h"
 
 namespace scope::analysis {
@@ -23,82 +24,6 @@ constexpr std::uint32_t bit(EventType type) { return 1u << static_cast<unsigned>
 constexpr std::int64_t kBeforeNs = 1'000'000'000;
 constexpr std::int64_t kAfterNs = 5'000'000'000;
 constexpr std::size_t kMaxContextRows = 50'000;
-
-// How far apart two corrected times may really be; 0 on one clock.
-std::int64_t slack(const Hit& a, const Hit& b) {
-  if (a.id.process.incarnation == b.id.process.incarnation) return 0;
-  if (a.at.error_ns == kUnknownError || b.at.error_ns == kUnknownError) return kUnknownError;
-  return a.at.error_ns + b.at.error_ns;
-}
-
-// Can `later` have happened after `earlier`?
-bool possible(const Hit& earlier, const Hit& later) {
-  const std::int64_t s = slack(earlier, later);
-  return s == kUnknownError || later.at.time.ns + s >= earlier.at.time.ns;
-}
-
-struct Match {
-  std::optional<Hit> fetch, take;
-  std::uint32_t candidates = 0;
-};
-
-// All sends of one content in one direction, all fetches and takings of it at the receiver; each in time order.
-struct Content {
-  std::vector<Hit> sends, fetches, takes;
-};
-
-// Pairs in order within the clusters that time separates: a cluster ends where as many were fetched as were sent, and the
-// next send is certainly later than the last fetch.
-void match(const Content& content, std::map<EventId, Match>& out) {
-  const bool by_take = content.fetches.empty();
-  const auto& arrivals = by_take ? content.takes : content.fetches;
-  std::size_t s = 0, f = 0;
-  while (s < content.sends.size()) {
-    // Arrivals that precede every send still open came from elsewhere, or from before the window.
-    while (f < arrivals.size() && !possible(content.sends[s], arrivals[f])) ++f;
-    const std::size_t s_begin = s, f_begin = f;
-    ++s;
-    while (true) {
-      // Everything fetched that cannot be after the next send belongs to this cluster.
-      while (f < arrivals.size() &&
-             (s == content.sends.size() || arrivals[f].at.time < content.sends[s].at.time)) {
-        ++f;
-      }
-      if (s == content.sends.size()) break;
-      const bool even = f - f_begin == s - s_begin;
-      const bool apart = f == f_begin || !possible(content.sends[s], arrivals[f - 1]);
-      if (even && apart) break;
-      ++s;
-    }
-    const auto sent = s - s_begin, arrived = f - f_begin;
-    for (std::size_t i = s_begin, j = f_begin; i < s; ++i) {
-      Match m;
-      m.candidates = static_cast<std::uint32_t>(std::max(sent, arrived));
-      while (j < f && !possible(content.sends[i], arrivals[j])) ++j;
-      if (j < f) {
-        (by_take ? m.take : m.fetch) = arrivals[j++];
-      }
-      out.emplace(content.sends[i].id, m);
-    }
-  }
-  if (by_take) return;
-  // Takings follow fetches in the receiver's own order.
-  std::map<EventId, Hit> taking;
-  std::size_t t = 0;
-  for (const auto& fetch : content.fetches) {
-    while (t < content.takes.size() && std::tie(content.takes[t].at.time, content.takes[t].id) <
-                                           std::tie(fetch.at.time, fetch.id)) {
-      ++t;
-    }
-    if (t < content.takes.size()) taking.emplace(fetch.id, content.takes[t++]);
-  }
-  for (const auto& send : content.sends) {
-    auto& m = out.at(send.id);
-    if (!m.fetch) continue;
-    const auto at = taking.find(m.fetch->id);
-    if (at != taking.end()) m.take = at->second;
-  }
-}
 
 }  // namespace
 
@@ -220,20 +145,14 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
     const auto found = matches.find(sent.id);
     if (found != matches.end() && (found->second.fetch || found->second.take)) {
       const Match& m = found->second;
-      const auto since_sent = [&](const Hit& hit) {
-        if (hit.id.process.incarnation == sent.id.process.incarnation) {
-          return hit.id.time.ns - sent.id.time.ns;
-        }
-        return hit.at.time.ns - sent.at.time.ns;
-      };
       if (m.fetch) {
         message.fetch = FlowPoint{m.fetch->at, m.fetch->id};
-        message.latency_ns = since_sent(*m.fetch);
+        message.latency_ns = elapsed(sent, *m.fetch);
         message.error_ns = slack(sent, *m.fetch);
       }
       if (m.take) {
         message.take = FlowPoint{m.take->at, m.take->id};
-        message.queue_ns = since_sent(*m.take);
+        message.queue_ns = elapsed(sent, *m.take);
         message.error_ns = slack(sent, *m.take);
       }
       message.candidates = m.candidates;

@@ -90,6 +90,7 @@ std::optional<analysis::TextSpec> parse_pid_text(std::string_view text);
 struct FilterRequest {
   analysis::Filter filter;
   std::optional<std::chrono::milliseconds> deadline;
+  std::optional<std::uint32_t> limit;  // where it was said
 };
 Result<FilterRequest> read_filter(const codec::TermView& options);
 

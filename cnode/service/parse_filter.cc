@@ -94,6 +94,7 @@ constexpr Option<Building> kFilterOptions[] = {
        std::int64_t limit = 0;
        ASSIGN_OR_RETURN(limit, read_integer(v, f, 1, analysis::kMaxLimit));
        b.out.filter.limit = static_cast<std::uint32_t>(limit);
+       b.out.limit = b.out.filter.limit;
        return {};
      }},
     {"order",

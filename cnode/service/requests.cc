@@ -10,6 +10,7 @@
 #include "analysis/message_flow.h"
 #include "analysis/state_at.h"
 #include "analysis/state_history.h"
+#include "cnode/service/aggregate_request.h"
 #include "cnode/service/parse.h"
 #include "cnode/service/reply.h"
 
@@ -239,6 +240,8 @@ constexpr RequestDef kRequests[] = {
     {"get_state_history", 3, Lane::scans, get_state_history, true, "{get_state_history, Pid, #{}}"},
     {"get_message_flow", 4, Lane::scans, get_message_flow, true,
      "{get_message_flow, PidA, PidB, #{}}"},
+    {"aggregate", 4, Lane::scans, run_aggregate, true,
+     "{aggregate, #{type => calls}, [mfa, {time, 1, minute}], [count, p99]}"},
     {"clocks", 1, Lane::points, clocks, true, "clocks"},
     {"get_state_diff", 4, Lane::points, nullptr, false, "{get_state_diff, Pid, T1, T2}"},
     {"get_pending_messages_at", 3, Lane::scans, nullptr, false,
@@ -251,7 +254,6 @@ constexpr RequestDef kRequests[] = {
     {"get_traces", 2, Lane::scans, nullptr, false, "{get_traces, Filter}"},
     {"get_trace", 2, Lane::scans, nullptr, false, "{get_trace, Id}"},
     {"explain_state", 4, Lane::scans, nullptr, false, "{explain_state, Pid, Path, Time}"},
-    {"aggregate", 4, Lane::scans, nullptr, false, "{aggregate, Filter, GroupBy, Measures}"},
     {"subscribe", 3, Lane::control, nullptr, false, "{subscribe, Filter, Opts}"},
     {"demand", 3, Lane::control, nullptr, false, "{demand, Ref, N}"},
     {"unsubscribe", 2, Lane::control, nullptr, false, "{unsubscribe, Ref}"},
