@@ -75,7 +75,8 @@ void escape(std::string& out, std::uint32_t c, std::uint32_t next, char quote, S
   if (!json && c == '\v') return pair('v');
   if (!json && c == 27) return pair('e');
   if (syntax == Syntax::elixir && c == '#' && next == '{') return pair('#');
-  if (c < 32 || (!json && !printable(c))) {
+  const bool control = c < 32 || (c >= 127 && c < 0xA0);  // a terminal would obey them
+  if (control || (!json && !printable(c))) {
     switch (syntax) {
       case Syntax::erlang:
         fmt::format_to(std::back_inserter(out), "\\x{{{:X}}}", c);

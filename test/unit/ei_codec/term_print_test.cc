@@ -53,6 +53,33 @@ TEST(Print, JsonForms) {
   EXPECT_EQ(json(nasty), R"({"true":"#PID<'a\\n\"b'.1.2>"})");
 }
 
+// Whatever is shown may reach a terminal.
+TEST(Print, NoControlCharacterComesOutAsItIs) {
+  for (std::uint32_t c = 0; c < 0xA0; c == 31 ? c = 127 : ++c) {
+    std::string text = "ab";
+    if (c < 128) {
+      text += static_cast<char>(c);
+    } else {
+      text += {static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 63))};
+    }
+    TermBuilder binary, atom, list;
+    binary.binary(text + "cd");
+    atom.atom(text);
+    list.list(3).integer('a').integer(c).integer('b').nil();
+    for (const auto* b : {&binary, &atom, &list}) {
+      for (const auto syntax : {Syntax::erlang, Syntax::elixir, Syntax::json}) {
+        const std::string shown = print(*view(b->bytes()), syntax);
+        for (std::size_t i = 0; i < shown.size(); ++i) {
+          const auto at = static_cast<unsigned char>(shown[i]);
+          const bool c1 = at == 0xC2 && static_cast<unsigned char>(shown[i + 1]) < 0xA0;
+          EXPECT_FALSE(at < 32 || at == 127 || c1)
+              << "character " << c << " in " << shown << " syntax " << static_cast<int>(syntax);
+        }
+      }
+    }
+  }
+}
+
 TEST(Print, CapsAreMarkedEverywhere) {
   TermBuilder b;
   b.tuple(2).list(3).integer(1000).integer(2000).integer(3000).nil().binary(std::string(100, 'x'));
