@@ -86,7 +86,10 @@ restart(S = #s{ctx = Ctx0, mons = Mons}) ->
     S#s{ctx = Ctx, mons = Mons#{Mon => tracer}}.
 
 tick(S = #s{ctx = Ctx, ending = Ending}) ->
-    Stuck = scope_beat:silent_ms(guard, Ctx) > ?SILENT_MS,
+    %% Somebody loaded the agent's modules over it: the library is not theirs.
+    Lost = map_get(capture, Ctx) =:= native andalso not scope_nif:active(),
+    _ = Lost andalso scope_trace:native_off(),
+    Stuck = Lost orelse scope_beat:silent_ms(guard, Ctx) > ?SILENT_MS,
     case Stuck orelse (Ending =/= infinity andalso now_ms() > Ending) of
         true -> finish(S);
         false -> loop(S)

@@ -3,7 +3,7 @@
 -module(scope_trace).
 
 -export([check_spec/1, flags/1, filtered/1, set_pattern/2, clear_pattern/1, count_calls/1, measured/3, pattern_state/2, owner_of_patterns/1,
-         flags_on/3, flags_off/3, all_off/1, new_on/2, new_off/1, tracer_of/1, is_ours/2, roles/1, pid_flags/1, left_out/0,
+         flags_on/3, flags_off/3, all_off/1, native_off/0, new_on/2, new_off/1, tracer_of/1, is_ours/2, roles/1, pid_flags/1, left_out/0,
          delivered/1, canary/0, set_canary/0, canary_sings/0, finish/3,
          unload/1]).
 
@@ -258,6 +258,13 @@ all_off(Tracer) ->
         false ->
             try erlang:trace(all, false, [all, to(Tracer)]) of _ -> ok catch error:badarg -> ok end
     end.
+
+%% Of the native tracer, when its library is not this module's any more.
+-spec native_off() -> ok.
+native_off() ->
+    [try erlang:trace(P, false, [all, {tracer, scope_nif, scope}]) of _ -> ok catch error:badarg -> ok end
+     || P <- [new_processes | processes()], tracer_of(P) =:= {scope_nif, scope}],
+    ok.
 
 -spec new_on([atom()], pid()) -> ok | {owned_by, term()}.
 new_on(Flags, Tracer) ->

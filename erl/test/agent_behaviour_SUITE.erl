@@ -53,7 +53,7 @@ gen_server_crash(Config) ->
            end),
     {takes, [{'$gen_cast', crash}], states, [1, {final, 1}]} = of_name(D, Pid, T, 1),
     Exits = [R || {trace_ts, _, exit, R, _} <- d(D, events, [Pid])],
-    true = lists:any(fun({crash, [_ | _]}) -> true; (_) -> false end, Exits).
+    true = lists:any(fun({crash, [_ | _]}) -> true; ({'$scope_cut', _, {crash, [_ | _]}, _}) -> true; (_) -> false end, Exits).
 
 %% Three transitions made by next_event are three states; postponed events are taken once.
 gen_statem_events(Config) ->

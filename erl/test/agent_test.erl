@@ -1,7 +1,7 @@
 %% What the agent's suites share: a target node, a daemon's double on a hidden node, and the look for traces.
 -module(agent_test).
 
--export([setup/1, setup/2, target/2, d/3, daemon/3, left/1, nothing_left/1, nothing_left/2, args/1, calls/1]).
+-export([setup/1, setup/2, target/2, d/3, daemon/3, left/1, nothing_left/1, nothing_left/2, args/1, calls/1, native/0, flags/1]).
 
 -import(scope_test, [start_node/3, rpc/2, rpc/4, wait_until/2]).
 
@@ -26,6 +26,12 @@ daemon(T, D, Opts) ->
 
 %% A function of the double, run on its node.
 d(D, F, A) -> rpc(D, scope_fake_daemon, F, A).
+
+%% With $SCOPE_CAPTURE=native the suites judge the native tracer; what it does otherwise by design asks here.
+native() -> os:getenv("SCOPE_CAPTURE") =:= "native".
+
+%% The flags that a process has when these are wanted.
+flags(Flags) -> lists:sort(Flags ++ case native() of true -> []; false -> [arity, monotonic_timestamp] end).
 
 %% First arguments of the calls of scope_victim:work/1, in order.
 args(Events) -> [X || {trace_ts, _, call, {scope_victim, work, 1}, {args, [X]}, _} <- Events].

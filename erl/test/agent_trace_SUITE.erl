@@ -21,16 +21,16 @@ union_and_stop(Config) ->
     Flags = fun(P) -> {flags, F} = rpc(T, erlang, trace_info, [P, flags]), lists:sort(F) end,
     {ok, _} = d(D, control, [Pid, {start, a, #{pids => [P1, P2], events => [messages]}}]),
     A = Flags(P1),
-    assert_eq([arity, monotonic_timestamp, 'receive', send], A),
+    assert_eq(agent_test:flags(['receive', send]), A),
     {ok, _} = d(D, control, [Pid, {start, b, #{pids => [P1], events => [sends, procs]}}]),
-    assert_eq([arity, monotonic_timestamp, procs, 'receive', send], Flags(P1)),
+    assert_eq(agent_test:flags([procs, 'receive', send]), Flags(P1)),
     ok = d(D, control, [Pid, {stop, b}]),
     assert_eq(A, Flags(P1)),
     assert_eq(A, Flags(P2)),
     {ok, _} = d(D, control, [Pid, {start, c, #{pids => [P2], events => [procs]}}]),
     ok = d(D, control, [Pid, {stop, a}]),
     assert_eq([], Flags(P1)),
-    assert_eq([arity, monotonic_timestamp, procs], Flags(P2)),
+    assert_eq(agent_test:flags([procs]), Flags(P2)),
     ok = d(D, control, [Pid, {stop, all}]),
     assert_eq([], Flags(P2)).
 
@@ -38,9 +38,12 @@ union_and_stop(Config) ->
 union_of_patterns(Config) ->
     {T, D, Pid} = setup(Config),
     Spec = fun(F, A) -> {match_spec, S} = rpc(T, erlang, trace_info, [{scope_victim, F, A}, match_spec]), S end,
-    Plain = [{'_', [], []}],
-    Args = [{'_', [], [{message, {{args, '$_'}}}]}],
-    Both = [{'_', [], [{exception_trace}, {message, {{args, '$_'}}}]}],
+    %% The native tracer takes the arguments itself.
+    {Plain, Args, Both} = case agent_test:native() of
+                              true -> {[], [], [{'_', [], [{exception_trace}]}]};
+                              false -> {[{'_', [], []}], [{'_', [], [{message, {{args, '$_'}}}]}],
+                                        [{'_', [], [{exception_trace}, {message, {{args, '$_'}}}]}]}
+                          end,
     {ok, _} = d(D, control, [Pid, {start, a, #{modules => [scope_victim]}}]),
     assert_eq(Plain, Spec(work, 1)),
     {ok, _} = d(D, control, [Pid, {start, b, calls([{scope_victim, work, 1}])}]),
@@ -93,7 +96,7 @@ children_stop(Config) ->
     ok = d(D, control, [Pid, {stop, a}]),
     assert_eq(1, traced(T)),
     {flags, Flags} = rpc(T, erlang, trace_info, [P, flags]),
-    assert_eq([arity, monotonic_timestamp, procs], lists:sort(Flags)).
+    assert_eq(agent_test:flags([procs]), lists:sort(Flags)).
 
 traced(T) -> rpc(T, fun() -> length([P || P <- processes(), erlang:trace_info(P, flags) =/= {flags, []},
                                           erlang:trace_info(P, flags) =/= undefined]) end).
@@ -176,7 +179,7 @@ cut_terms(Config) ->
     Big = [lists:seq(1000, 3000), maps:from_list([{I, I} || I <- lists:seq(1, 2000)]), binary:copy(<<7>>, 100000),
            list_to_tuple(lists:seq(1000, 3000)), nest(3000, x), [self() || _ <- lists:seq(1, 500)],
            [a | lists:duplicate(3000, b)] ++ c, fun() -> Many end, {<<1:2001>>, lists:seq(1, 5000)}, 1 bsl 100000],
-    Small = [lists:seq(1, 100), #{a => 1}, <<"x">>, {}, [], 1.5, nest(10, x), fun lists:map/2],
+    Small = [lists:seq(1, case agent_test:native() of true -> 30; false -> 100 end), #{a => 1}, <<"x">>, {}, [], 1.5, nest(case agent_test:native() of true -> 6; false -> 10 end, x), fun lists:map/2],
     [rpc(T, scope_victim, hammered, [X]) || X <- Big ++ Small],
     ok = d(D, control, [Pid, flush]),
     wait_until(fun() -> length(hammered(D, Pid)) =:= length(Big) + length(Small) end),
@@ -184,8 +187,9 @@ cut_terms(Config) ->
     {GotBig, GotSmall} = lists:split(length(Big), Got),
     [begin
          {'$scope_cut', Bytes, Bounded, _} = G,
-         true = Bytes >= 4096,
-         true = erlang:external_size(Bounded) < 40000
+         true = agent_test:native() orelse Bytes >= 4096,
+         true = Bytes > erlang:external_size(Bounded) - 60,
+         true = erlang:external_size(Bounded) < case agent_test:native() of true -> 600; false -> 40000 end
      end || G <- GotBig],
     assert_eq([[X] || X <- Small], GotSmall).
 

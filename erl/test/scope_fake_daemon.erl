@@ -22,8 +22,12 @@ start(Node, Opts) ->
                 end),
     Pid.
 
-%% As the daemon does it: code:load_binary over rpc, then a spawn.
-load(Node, _) ->
+%% As the daemon does it: code:load_binary over rpc, then a spawn; but not into a living agent.
+load(Node, Opts) ->
+    _ = erpc:call(Node, erlang, whereis, [scope_agent]) =:= undefined andalso load_all(Node, Opts),
+    ok.
+
+load_all(Node, _) ->
     Dir = agent_ebin(),
     [begin
          {ok, Bin} = file:read_file(F),

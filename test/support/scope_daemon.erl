@@ -2,7 +2,8 @@
 -module(scope_daemon).
 -export([start/2, start/3, call/3, ask/3, await_nodes/3, await_live/3, all_events/4, stop/1, residue/1]).
 
-%% Starts `scope start` joined to the given nodes (handles of scope_test); ready when it answers epmd.
+%% Starts `scope start` joined to the given nodes (handles of scope_test); ready when it answers epmd. $SCOPE_CAPTURE
+%% says by which tracer, if it is set.
 start(Config, Nodes) -> start(Config, Nodes, #{}).
 
 start(Config = #{tmp := Tmp, cookie := Cookie}, Nodes, Opts) ->
@@ -11,6 +12,7 @@ start(Config = #{tmp := Tmp, cookie := Cookie}, Nodes, Opts) ->
     Args = ["start", "--name", atom_to_list(Name), "--cookie", maps:get(cookie, Opts, Cookie), "--db", Db,
             "--listen", "127.0.0.1"]
         ++ lists:append([["--node", atom_to_list(scope_test:node_of(N))] || N <- Nodes])
+        ++ case os:getenv("SCOPE_CAPTURE") of false -> []; Capture -> ["--capture", Capture] end
         ++ maps:get(args, Opts, []),
     Handle = scope_test:start_program(Config, scope_test:bin("scope"), Args, maps:get(env, Opts, [])),
     Short = hd(string:split(atom_to_list(Name), "@")),
