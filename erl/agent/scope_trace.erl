@@ -366,5 +366,5 @@ unload(Modules) ->
                               andalso code:purge(M),
                           code:delete(M)
                   end, Modules),
-    _ = spawn(lists, foreach, [fun code:purge/1, Modules]),
+    _ = spawn_opt(lists, foreach, [fun code:purge/1, Modules], [{priority, high}]),
     ok.

@@ -42,7 +42,7 @@ nothing_left(T, Ms) -> wait_until(fun() -> case left(T) of [] -> true; L -> L en
 
 left(T) ->
     rpc(T, fun() ->
-                   Test = [scope_test, scope_victim, scope_fake_daemon, scope_statem, scope_statem_f, scope_handler],
+                   Test = [scope_test, scope_victim, scope_fake_daemon, scope_statem, scope_statem_f, scope_handler, scope_compact],
                    [{module, M} || {M, _} <- code:all_loaded(), lists:prefix("scope_", atom_to_list(M)),
                                    not lists:member(M, Test)]
                        ++ [{old, M} || M <- erlang:loaded(), lists:prefix("scope_", atom_to_list(M)),

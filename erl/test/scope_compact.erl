@@ -2,7 +2,7 @@
 %% suite judges both tracers. Written apart from the library and from the daemon's reader.
 -module(scope_compact).
 
--export([decode/4]).
+-export([decode/4, hashes/1]).
 
 -define(TRUNCATED, 1).
 -define(HASHED, 4).
@@ -14,6 +14,14 @@
 decode(Strings, Records, Node, Creation) ->
     Names = names(Strings, #{}),
     [event(R, Names, Node, Creation) || R <- records(Records)].
+
+%% Of message_send records: {Hash, Bounded} | none.
+-spec hashes(binary()) -> [{non_neg_integer(), boolean()} | none].
+hashes(Records) ->
+    [case Flags band ?HASHED of
+         0 -> none;
+         _ -> <<Hash:64/little, _/binary>> = Rest, {Hash, Flags band 2 =/= 0}
+     end || <<_:32, 4, _, Flags:16/little, _:16/binary, Rest/binary>> <- records(Records)].
 
 names(<<Id:32/little, N:16/little, Text:N/binary, Rest/binary>>, Acc) ->
     false = is_map_key(Id, Acc),
