@@ -33,6 +33,8 @@ std::string when(const codec::TermView& map, std::string_view key, std::string_v
 // "complete", or one line for each thing that is missing.
 std::vector<std::string> completeness(const codec::TermView& map);
 std::string completeness_text(const codec::TermView& answer, const Screen& screen);
+// How it was found, if that was asked for; else nothing.
+std::string explain_text(const codec::TermView& answer, const Screen& screen);
 
 // What happened, in a line, without process and time.
 std::string describe(const codec::TermView& event, const Screen& screen);
@@ -45,6 +47,7 @@ std::string render_state(const codec::TermView& value, const Screen& screen);
 std::string render_history(const codec::TermView& value, const Screen& screen);
 std::string render_flow(const codec::TermView& value, const Screen& screen);
 std::string render_clocks(const codec::TermView& value, const Screen& screen);
+std::string render_stats(const codec::TermView& value, const Screen& screen);
 
 // `next` of an answer as text for --cursor, and back. Empty: there is no more.
 std::string cursor_text(const codec::TermView& value);

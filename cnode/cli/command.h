@@ -78,6 +78,7 @@ std::unique_ptr<Command> make_untrace();
 std::unique_ptr<Command> make_events();
 std::unique_ptr<Command> make_state();
 std::unique_ptr<Command> make_flow();
+std::unique_ptr<Command> make_stats();
 std::unique_ptr<Command> make_verify_clean();
 
 }  // namespace scope::node::cli

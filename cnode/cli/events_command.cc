@@ -4,7 +4,6 @@
 #include <CLI/CLI.hpp>
 
 #include "cnode/cli/answer.h"
-#include "cnode/cli/arguments.h"
 #include "cnode/cli/command.h"
 #include "cnode/cli/filter_flags.h"
 
@@ -20,6 +19,8 @@ class EventsCommand : public Question {
            "events --pid stock@shop2@localhost --type state_change --limit 20\n"
            "events --module Shop.Orders --type function_exception\n"
            "events --mfa Shop.Stock.take/2 --since 12:00:00 --until 12:00:05 --order oldest\n"
+           "events --type message_take --match \"{{reserve, '_', '$1'}, [{'>', '$1', 100}]}\"\n"
+           "events --text out_of_stock --since -10m\n"
            "events --node shop1@localhost --type message_send --all --json";
   }
 
@@ -33,53 +34,20 @@ class EventsCommand : public Question {
 
  protected:
   void add_own_flags(CLI::App& app) override {
-    app.add_option("--pid", pid_, "of one process: 0.123.0@node, NAME@node, NAME");
-    app.add_option("--node,--nodes", nodes_, "of these nodes");
-    app.add_option("--type,--types", types_,
-                   "of these types, such as message_send, state_change, function_entry; or calls, "
-                   "messages, ...");
-    app.add_option("--mfa", mfa_, "of a function: m:f/a, Mod.f/a, m:f");
-    app.add_option("--module,--modules", modules_, "of functions in these modules");
-    app.add_option("--peer", peer_, "with this process at the other end");
-    app.add_option("--min-duration", duration_, "calls that took at least so long: 10ms");
+    rows_.add_to(app);
     page_.add_to(app);
     app.add_flag("--all", all_, "follow the cursor to the end: all pages, one after another");
   }
 
   Status check_own() override {
-    nodes_ = split_commas(nodes_);
-    types_ = split_commas(types_);
-    for (auto& n : nodes_) {
-      ASSIGN_OR_RETURN(n, parse_node(n));
-    }
-    for (auto& m : modules_ = split_commas(modules_)) {
-      ASSIGN_OR_RETURN(m, parse_atom(m));
-    }
-    if (!pid_.empty()) {
-      ASSIGN_OR_RETURN(process_, parse_process(pid_, nodes_.size() == 1 ? nodes_.front() : ""));
-    }
-    if (!peer_.empty()) {
-      ASSIGN_OR_RETURN(peer_process_, parse_process(peer_));
-    }
-    if (!mfa_.empty()) {
-      ASSIGN_OR_RETURN(parsed_mfa_, parse_mfa(mfa_));
-    }
-    if (!duration_.empty()) {
-      ASSIGN_OR_RETURN(min_duration_, parse_duration(duration_));
-    }
+    RETURN_IF_ERROR(rows_.check());
     return page_.check();
   }
 
   void write_request(codec::TermBuilder& out) const override {
     out.tuple(2).atom("get_events");
     Keywords k(out);
-    if (process_) process_->encode(k.key("pid"));
-    k.atoms("node", nodes_);
-    k.atoms("type", types_);
-    k.atoms("module", modules_);
-    if (parsed_mfa_) parsed_mfa_->encode(k.key("mfa"));
-    if (peer_process_) peer_process_->encode(k.key("peer"));
-    if (min_duration_) k.key("min_duration").integer(*min_duration_);
+    rows_.write(k);
     page_.write(k);
     k.end();
   }
@@ -140,13 +108,9 @@ class EventsCommand : public Question {
     return screen;
   }
 
-  std::string pid_, peer_, mfa_, duration_;
-  std::vector<std::string> nodes_, types_, modules_;
+  RowFlags rows_;
   PageFlags page_;
   bool all_ = false;
-  std::optional<ProcessArg> process_, peer_process_;
-  std::optional<MfaArg> parsed_mfa_;
-  std::optional<std::int64_t> min_duration_;
 };
 
 }  // namespace

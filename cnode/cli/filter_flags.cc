@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cnode/cli/answer.h"
+#include "cnode/cli/term_text.h"
 
 namespace scope::node::cli {
 
@@ -13,11 +14,73 @@ void Keywords::atoms(std::string_view name, const std::vector<std::string>& valu
   b.nil();
 }
 
-void PageFlags::add_to(CLI::App& app) {
+void RowFlags::add_to(CLI::App& app) {
+  app.add_option("--pid", pid_, "of one process: 0.123.0@node, NAME@node, NAME");
+  app.add_option("--node,--nodes", nodes_, "of these nodes");
+  app.add_option("--type,--types", types_,
+                 "of these types, such as message_send, state_change, function_entry; or calls, "
+                 "messages, ...");
+  app.add_option("--mfa", mfa_, "of a function: m:f/a, Mod.f/a, m:f");
+  app.add_option("--module,--modules", modules_, "of functions in these modules");
+  app.add_option("--peer", peer_, "with this process at the other end");
+  app.add_option("--min-duration", duration_, "calls that took at least so long: 10ms");
+  app.add_option("--match", match_,
+                 "whose message, arguments, state, result or reason matches, in Erlang's syntax: "
+                 "\"{add, '_'}\", or with guards \"{{add, '$1'}, [{'>', '$1', 100}]}\"");
+  app.add_option("--text", text_,
+                 "with this text in an atom, binary or string, or in the function");
+  app.add_flag("--explain", explain_, "how it was found, too: indexes, blocks read, times");
+}
+
+Status RowFlags::check() {
+  nodes_ = split_commas(nodes_);
+  types_ = split_commas(types_);
+  for (auto& n : nodes_) {
+    ASSIGN_OR_RETURN(n, parse_node(n));
+  }
+  for (auto& m : modules_ = split_commas(modules_)) {
+    ASSIGN_OR_RETURN(m, parse_atom(m));
+  }
+  if (!pid_.empty()) {
+    ASSIGN_OR_RETURN(process_, parse_process(pid_, nodes_.size() == 1 ? nodes_.front() : ""));
+  }
+  if (!peer_.empty()) {
+    ASSIGN_OR_RETURN(peer_process_, parse_process(peer_));
+  }
+  if (!mfa_.empty()) {
+    ASSIGN_OR_RETURN(parsed_mfa_, parse_mfa(mfa_));
+  }
+  if (!duration_.empty()) {
+    ASSIGN_OR_RETURN(min_duration_, parse_duration(duration_));
+  }
+  if (!match_.empty()) {
+    ASSIGN_OR_RETURN(pattern_, parse_term(match_));
+  }
+  return {};
+}
+
+void RowFlags::write(Keywords& k) const {
+  if (process_) process_->encode(k.key("pid"));
+  k.atoms("node", nodes_);
+  k.atoms("type", types_);
+  k.atoms("module", modules_);
+  if (parsed_mfa_) parsed_mfa_->encode(k.key("mfa"));
+  if (peer_process_) peer_process_->encode(k.key("peer"));
+  if (min_duration_) k.key("min_duration").integer(*min_duration_);
+  if (pattern_) k.key("match").raw(pattern_->bytes());
+  if (!text_.empty()) k.key("text").binary(std::string_view(text_));
+  if (explain_) k.key("explain").boolean(true);
+}
+
+void PageFlags::add_range_to(CLI::App& app) {
   app.add_option("--since", since_,
                  "from this time on: now, 10s ago, -10s, 2024-05-01T12:00:00Z, 12:00:00, or "
                  "nanoseconds since 1970");
   app.add_option("--until", until_, "up to this time");
+}
+
+void PageFlags::add_to(CLI::App& app) {
+  add_range_to(app);
   app.add_option("--limit", limit_, "at most so many (default 100)")->check(CLI::Range(1, 10'000));
   app.add_option("--order", order_, "newest (default) or oldest first")
       ->check(CLI::IsMember({"newest", "oldest"}));

@@ -29,9 +29,27 @@ class Keywords {
   codec::TermBuilder& out_;
 };
 
+// Which events: for events and stats.
+class RowFlags {
+ public:
+  void add_to(CLI::App& app);
+  Status check();
+  void write(Keywords& out) const;
+
+ private:
+  std::string pid_, peer_, mfa_, duration_, match_, text_;
+  std::vector<std::string> nodes_, types_, modules_;
+  bool explain_ = false;
+  std::optional<ProcessArg> process_, peer_process_;
+  std::optional<MfaArg> parsed_mfa_;
+  std::optional<std::int64_t> min_duration_;
+  std::optional<codec::TermBuilder> pattern_;
+};
+
 class PageFlags {
  public:
   void add_to(CLI::App& app);
+  void add_range_to(CLI::App& app);  // only since and until
   Status check();
   void write(Keywords& out) const;
 

@@ -122,6 +122,7 @@ std::string footer(const TermView& value, std::size_t rows, std::string_view wha
   if (const auto cursor = cursor_text(value); !cursor.empty()) {
     out += paint(Paint::dim, fmt::format("more: --cursor {}", cursor), screen.out) + "\n";
   }
+  out += explain_text(value, screen);
   return out;
 }
 

@@ -136,9 +136,16 @@ constexpr Option<Building> kFilterOptions[] = {
      }},
     {"text",
      [](Building& b, const TermView& v, std::string_view f) -> Status {
-       ASSIGN_OR_RETURN(b.out.filter.text, read_name(v, f));
-       if (b.out.filter.text.size() <= analysis::TextSearch::kMaxBytes) return {};
-       return bad_value(f, v, fmt::format("at most {} bytes", analysis::TextSearch::kMaxBytes));
+       // One byte more than may be: a longer text is refused, not cut.
+       const auto text = v.kind() == codec::TermKind::nil
+                             ? std::nullopt
+                             : v.text(analysis::TextSearch::kMaxBytes + 1);
+       if (!text || text->empty()) return bad_value(f, v, "must be an atom or a string");
+       if (text->size() > analysis::TextSearch::kMaxBytes) {
+         return bad_value(f, v, fmt::format("at most {} bytes", analysis::TextSearch::kMaxBytes));
+       }
+       b.out.filter.text = *text;
+       return {};
      }},
     {"explain",
      [](Building& b, const TermView& v, std::string_view f) -> Status {

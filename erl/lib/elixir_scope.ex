@@ -102,6 +102,16 @@ defmodule ElixirScope do
     ask(filter, &{:get_message_flow, process(a), process(b), times(&1)})
   end
 
+  @doc """
+  How many events match, how long calls took (`:duration`) or messages waited (`:queue_time`), by group.
+
+      ElixirScope.aggregate([module: MyApp.Cart, since: {:ago, 1, :minute}], [:mfa], [:count, duration: [:p50, :p99]])
+  """
+  @spec aggregate(filter, term, term) :: answer(map)
+  def aggregate(filter, group_by \\ [], measures \\ [:count]) do
+    ask(filter, &{:aggregate, times(&1), group_by, measures})
+  end
+
   @doc "One causal trace as a tree of spans."
   @spec get_trace(term, keyword) :: answer(map)
   def get_trace(id, opts \\ []), do: ask(opts, fn _ -> {:get_trace, id} end)
@@ -134,6 +144,7 @@ defmodule ElixirScope do
         get_state_history: 1..2,
         get_state_diff: 3..4,
         get_message_flow: 2..3,
+        aggregate: 1..3,
         get_trace: 1..2,
         subscribe: 0..2,
         demand: 2..3,

@@ -16,7 +16,7 @@
 -export([start/0, start/1, start/2, stop/0, stop/1, stop/2, status/0, status/1, is_running/0, is_running/1,
          hello/0, hello/1, clocks/0, clocks/1, update_config/2, update_config/3,
          get_events/1, get_events/2, get_state_at/2, get_state_at/3, get_state_history/2, get_state_history/3,
-         get_state_diff/3, get_state_diff/4, get_message_flow/3, get_message_flow/4, get_trace/1, get_trace/2,
+         get_state_diff/3, get_state_diff/4, get_message_flow/3, get_message_flow/4, aggregate/3, aggregate/4, get_trace/1, get_trace/2,
          subscribe/2, subscribe/3, demand/2, demand/3, unsubscribe/1, unsubscribe/2, request/2, scope_node/1]).
 -export_type([options/0, answer/1, process/0, time/0, filter/0]).
 
@@ -96,6 +96,13 @@ get_state_diff(Process, From, Until, Options) -> request({get_state_diff, Proces
 get_message_flow(A, B, Filter) -> get_message_flow(A, B, Filter, #{}).
 -spec get_message_flow(process(), process(), filter(), options()) -> answer(map()).
 get_message_flow(A, B, Filter, Options) -> request({get_message_flow, A, B, Filter}, Options).
+
+%% How many events, how long calls took (duration) or messages waited (queue_time), by group:
+%%   aggregate([{module, my_cart}, {since, {ago, 1, minute}}], [mfa, {time, 10, second}], [count, {duration, [p50, p99]}])
+-spec aggregate(filter(), term(), term()) -> answer(map()).
+aggregate(Filter, GroupBy, Measures) -> aggregate(Filter, GroupBy, Measures, #{}).
+-spec aggregate(filter(), term(), term(), options()) -> answer(map()).
+aggregate(Filter, GroupBy, Measures, Options) -> request({aggregate, Filter, GroupBy, Measures}, Options).
 
 -spec get_trace(term()) -> answer(map()).
 get_trace(Id) -> get_trace(Id, #{}).
