@@ -176,6 +176,7 @@ set_procs(_, _) -> ok.
 set_caps(_) -> ok.
 -spec set_key(<<_:128>>) -> ok | {error, another_key}.
 set_key(_) -> ok.
--spec set_roles([{module(), atom(), arity() | '_', plain | args | take | state | final, [pos_integer()]}]) ->
+%% What a call of these functions is. spec: what its match spec's `message` action says.
+-spec set_roles([{module(), atom(), arity() | '_', plain | spec | args | take | state | final, [pos_integer()]}]) ->
           ok | busy | {error, atom()}.
 set_roles(_) -> ok.

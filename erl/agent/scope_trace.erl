@@ -120,9 +120,9 @@ split(MatchSpec = [{Head, [], [{message, {{Role, What}}}]}]) when is_list(Head) 
            end,
     case Path of
         [P] when length(P) =< 4 -> {[], {Role, P}};
-        _ -> {MatchSpec, {plain, []}}
+        _ -> {MatchSpec, {spec, []}}
     end;
-split(MatchSpec) -> {MatchSpec, {plain, []}}.
+split(MatchSpec) -> {MatchSpec, {spec, []}}.
 
 %% The ways to '$1', if nothing is asked of the rest but its shape. (A record's name is its shape.)
 path('$1') -> [[]];

@@ -56,7 +56,8 @@ void make_atoms(ErlNifEnv* env) {
       {&a.busy, "busy"},
       {&a.none, "none"},
       {&a.any, "_"},
-      {&a.plain, "plain"}};
+      {&a.plain, "plain"},
+      {&a.spec, "spec"}};
   for (const auto& [term, text] : all) *term = enif_make_atom(env, text);
 }
 
@@ -224,6 +225,7 @@ bool read_row(ErlNifEnv* env, ERL_NIF_TERM term, RoleRow& row) {
   if (e[2] != a.any && (!enif_get_uint(env, e[2], &arity) || arity > 255)) return false;
   row.arity = static_cast<std::uint16_t>(arity);
   row.role = e[3] == a.plain   ? Role::plain
+             : e[3] == a.spec  ? Role::spec
              : e[3] == a.args  ? Role::args
              : e[3] == a.take  ? Role::take
              : e[3] == a.state ? Role::state
@@ -239,7 +241,7 @@ bool read_row(ErlNifEnv* env, ERL_NIF_TERM term, RoleRow& row) {
   return row.role != Role::none;
 }
 
-// set_roles([{M, F | '_', A | '_', plain | args | take | state | final, Path}]) -> ok | busy | {error, Why}
+// set_roles([{M, F | '_', A | '_', plain | spec | args | take | state | final, Path}]) -> ok | busy | {error, Why}
 // busy: somebody may still look at the table before the last one; try again in a millisecond.
 ERL_NIF_TERM set_roles(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   if (!g.ready.load()) return fail(env, "not_set_up");

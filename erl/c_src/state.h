@@ -39,7 +39,7 @@ enum Cap : unsigned { kMessageCap, kArgsCap, kResultCap, kReasonCap, kStateCap, 
 
 // What of a call is wanted, by function; `arity` kAny: every arity, function 0: every function.
 inline constexpr std::uint16_t kAnyArity = 256;
-enum class Role : std::uint8_t { none, plain, args, take, state, final };
+enum class Role : std::uint8_t { none, plain, spec, args, take, state, final };
 struct RoleRow {
   std::uint32_t module_plus_1, function_plus_1;  // 0: the slot is free; of the function: any
   std::uint16_t arity;
@@ -91,8 +91,8 @@ extern State g;
 struct Atoms {
   ERL_NIF_TERM trace, discard, remove, ok, trace_status, call, return_from, exception_from, send,
       send_dead, receive, spawn, spawned, exit, link, getting_linked, unlink, getting_unlinked, reg,
-      unreg, extra, match_spec_result, args, take, state, final, wake, ring_full, error, busy, none,
-      any, plain;
+      unreg, extra, match_spec_result, spec, args, take, state, final, wake, ring_full, error, busy,
+      none, any, plain;
 };
 extern Atoms a;
 

@@ -132,33 +132,33 @@ void set_role(Event& e, Role role, ERL_NIF_TERM term) {
 }
 
 bool read_call(ErlNifEnv* env, ERL_NIF_TERM term, ERL_NIF_TERM opts, Event& e) {
-  ERL_NIF_TERM args, result;
+  ERL_NIF_TERM args, found;
   e.kind = kEntry;
   if (!read_mfa(env, term, e, args)) return false;
-  // What a match spec rebuilt: {Role, Term}
-  int n;
-  const ERL_NIF_TERM* el;
-  if (enif_get_map_value(env, opts, a.match_spec_result, &result) &&
-      enif_get_tuple(env, result, &n, &el) && n == 2) {
+  const RoleRow* row = role_of(e.module, e.function, e.arity);
+  if (!row || row->role == Role::plain) return true;
+  if (row->role == Role::spec) {  // what a match spec rebuilt: {Role, Term}
+    int n;
+    const ERL_NIF_TERM* el;
+    if (!enif_get_map_value(env, opts, a.match_spec_result, &found) ||
+        !enif_get_tuple(env, found, &n, &el) || n != 2) {
+      return true;
+    }
     const Role role = el[0] == a.args    ? Role::args
                       : el[0] == a.take  ? Role::take
                       : el[0] == a.state ? Role::state
                       : el[0] == a.final ? Role::final
                                          : Role::none;
-    if (role != Role::none) {
-      set_role(e, role, el[1]);
-      return true;
-    }
+    if (role != Role::none) set_role(e, role, el[1]);
+    return true;
   }
   if (!args) return true;
-  const RoleRow* row = role_of(e.module, e.function, e.arity);
-  if (!row || row->role == Role::plain) return true;
   if (row->role == Role::args) {
     set_role(e, Role::args, args);
     return true;
   }
-  if (!at_path(env, *row, args, result)) return false;  // as a match spec that does not match
-  set_role(e, row->role, result);
+  if (!at_path(env, *row, args, found)) return false;  // as a match spec that does not match
+  set_role(e, row->role, found);
   return true;
 }
 

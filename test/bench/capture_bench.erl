@@ -1,0 +1,206 @@
+%% What tracing costs the tracee, and all threads: the native tracer with its real drainer, against a tracer that does
+%% nothing, a local process that discards, and dbg's file port. On this node, sides interleaved, medians of the rounds.
+-module(capture_bench).
+-export([main/0, work/1, sink/1]).
+-export([init/1, handle_call/3, handle_cast/2]).
+
+-define(GEN, [{{gen_server, loop, 7}, {state, [3]}}]).
+
+main() ->
+    [Library, Floor, Quick] = init:get_plain_arguments(),
+    ok = capture_floor:load(Floor),
+    {ok, Bin} = file:read_file(Library),
+    native = scope_nif:load(Bin, #{}),
+    Drainer = drainer(),
+    {Rounds, Calls, Gen} = case Quick of "quick" -> {7, 200000, 30000}; _ -> {15, 500000, 100000} end,
+    Modes = [none, floor, nif, process, file],
+    Call = rounds(Rounds, fun(M) -> calls(M, Calls, small) end, Modes),
+    GenCall = rounds(Rounds, fun(M) -> gen(M, Gen, small) end, [none, nif, process]),
+    Small = #{n => 1},
+    Big = maps:from_list([{I, lists:duplicate(5, I)} || I <- lists:seq(1, 20000)]),
+    States = rounds(Rounds, fun({M, S}) -> state(M, Gen div 3, case S of small -> Small; big -> Big end) end,
+                    [{none, small}, {nif, small}, {none, big}, {nif, big}]),
+    Error = accounting(Calls),
+    Idle = idle(3000),
+    exit(Drainer, kill),
+    Ns = fun(Key, From, M) -> added(Key, From, M) end,
+    Figures =
+        #{drop_floor_ns => Ns(tracee, Call, floor), nif_ns => Ns(tracee, Call, nif),
+          process_discard_ns => Ns(tracee, Call, process), file_port_ns => Ns(tracee, Call, file),
+          nif_cpu_ns => Ns(cpu, Call, nif), file_port_cpu_ns => Ns(cpu, Call, file),
+          nif_tracee_over_process_discard => Ns(tracee, Call, nif) / Ns(tracee, Call, process),
+          nif_tracee_over_file_port => Ns(tracee, Call, nif) / Ns(tracee, Call, file),
+          nif_cpu_over_file_port => Ns(cpu, Call, nif) / Ns(cpu, Call, file),
+          nif_tracee_over_drop_floor => Ns(tracee, Call, nif) / Ns(tracee, Call, floor),
+          genserver_nif_ns => Ns(tracee, GenCall, nif), genserver_process_discard_ns => Ns(tracee, GenCall, process),
+          genserver_nif_over_process_discard => Ns(tracee, GenCall, nif) / Ns(tracee, GenCall, process),
+          small_state_ns => added2(States, small), big_state_ns => added2(States, big),
+          big_state_over_small_state => added2(States, big) / added2(States, small),
+          accounting_error => Error, agent_idle_cpu_percent => Idle},
+    Why = <<"not made yet">>,
+    Left = maps:from_keys([erlang_cpu_over_process_discard, stalled_daemon_rss_over_bound, budget_overshoot_ratio, budget_used,
+                           rabbitmq_cpu_per_message_ratio, rabbitmq_delivery_p99_ratio, rabbitmq_unpaced_rate_kept,
+                           start_stall_ms], Why),
+    io:format("{\"figures\": {~s}, \"left_out\": {~s}}~n",
+              [join([io_lib:format("\"~s\": ~s", [K, number(V)]) || {K, V} <- lists:sort(maps:to_list(Figures))]),
+               join([io_lib:format("\"~s\": \"~s\"", [K, V]) || {K, V} <- lists:sort(maps:to_list(Left))])]),
+    halt(0).
+
+join(L) -> lists:join(", ", L).
+number(V) when is_integer(V) -> integer_to_list(V);
+number(V) -> io_lib:format("~.4f", [V]).
+
+%% The agent's own process, with a session that takes everything in and throws it away.
+drainer() ->
+    Beats = scope_beat:new(),
+    Sink = spawn_opt(?MODULE, sink, [#{beats => Beats}], [{priority, high}]),
+    Alive = spawn(fun() -> lease() end),
+    {Drainer, _} = scope_drain:start(),
+    Drainer ! {peers, #{beats => Beats, guard => Alive, sup => Alive, session => Sink, opts => #{}}},
+    Drainer ! {procs, true},
+    Drainer ! {configure, #{hash_key => <<0:128>>}},
+    register(scope_tracer, Drainer),
+    receive after 50 -> ok end,
+    Drainer.
+
+lease() -> scope_nif:lease(3000), receive _ -> lease() after 250 -> lease() end.
+
+sink(Ctx) ->
+    receive
+        {batch, Bytes, _} -> scope_beat:received(Bytes, Ctx), sink(Ctx);
+        _ -> sink(Ctx)
+    end.
+
+%% --- rounds ----------------------------------------------------------------------------------------------------------
+
+%% #{Mode => [{TraceeNsPerOp, CpuNsPerOp}]}
+rounds(N, Fun, Modes) ->
+    _ = [Fun(M) || M <- Modes],
+    Of = [{M, Fun(M)} || _ <- lists:seq(1, N), M <- Modes],
+    maps:from_list([{M, [R || {X, R} <- Of, X =:= M]} || M <- Modes]).
+
+added(tracee, Of, Mode) -> median([T || {T, _} <- map_get(Mode, Of)]) - median([T || {T, _} <- map_get(none, Of)]);
+added(cpu, Of, Mode) -> median([C || {_, C} <- map_get(Mode, Of)]) - median([C || {_, C} <- map_get(none, Of)]).
+added2(Of, Size) ->
+    median([T || {T, _} <- map_get({nif, Size}, Of)]) - median([T || {T, _} <- map_get({none, Size}, Of)]).
+
+median(L) -> lists:nth((length(L) + 1) div 2, lists:sort(L)).
+
+%% Runs Fun in a process of its own, pinned and traced by Mode with these flags and patterns; ns per operation.
+measured(Mode, Ops, Flags, Patterns, Prepare, Fun) ->
+    Me = self(),
+    P = spawn_opt(fun() ->
+                          X = Prepare(),
+                          Me ! {ready, self(), X},
+                          receive go -> ok end,
+                          Begun = erlang:monotonic_time(nanosecond),
+                          Fun(X),
+                          Me ! {done, self(), erlang:monotonic_time(nanosecond) - Begun},
+                          receive stop -> ok end
+                  end, [{scheduler, 1}]),
+    X = receive {ready, P, X0} -> X0 end,
+    Traced = case X of S when is_pid(S) -> S; _ -> P end,
+    Off = trace(Mode, Traced, Flags, Patterns),
+    C0 = cpu(),
+    P ! go,
+    Ns = receive {done, P, N} -> N end,
+    Off(),                                      % waits until all is written
+    C1 = cpu(),
+    P ! stop,
+    {Ns / Ops, (C1 - C0) / Ops}.
+
+%% CPU of all threads, in ns; the node is started without busy waiting.
+cpu() ->
+    {ok, Stat} = file:read_file("/proc/self/stat"),
+    [_, After] = string:split(Stat, ")", trailing),
+    Fields = string:lexemes(After, " "),
+    10000000 * (binary_to_integer(lists:nth(12, Fields)) + binary_to_integer(lists:nth(13, Fields))).
+
+trace(none, _, _, _) -> fun() -> ok end;
+trace(file, P, Flags, Patterns) ->
+    File = filename:join(os:getenv("TMPDIR", "/tmp"), "capture_bench." ++ os:getpid()),
+    Port = (dbg:trace_port(file, File))(),
+    Off = on(P, [{tracer, Port} | Flags], Patterns),
+    fun() ->
+            Off(),
+            Ref = erlang:trace_delivered(all),
+            receive {trace_delivered, all, Ref} -> ok end,
+            true = port_close(Port),
+            ok = file:delete(File)
+    end;
+trace(process, P, Flags, Patterns) ->
+    T = spawn_opt(fun discard/0, [{priority, high}, {scheduler, 2}, {message_queue_data, off_heap}]),
+    Off = on(P, [{tracer, T} | Flags], Patterns),
+    fun() ->
+            Off(),
+            T ! {stop, self()},
+            receive {stopped, T} -> ok end
+    end;
+trace(floor, P, Flags, Patterns) -> on(P, [{tracer, capture_floor, none} | Flags], Patterns);
+trace(nif, P, Flags, Patterns) ->
+    ok = scope_nif:set_roles([{M, F, A, R, Path} || {{M, F, A}, {R, Path}} <- Patterns]),
+    Off = on(P, [{tracer, scope_nif, scope} | Flags -- [arity, monotonic_timestamp]], Patterns),
+    fun() ->
+            Off(),
+            scope_tracer ! {flush, self(), flushed},
+            receive {flushed, flushed} -> ok end
+    end.
+
+on(P, Flags, Patterns) ->
+    Native = case lists:keyfind(tracer, 1, Flags) of {tracer, _, _} -> true; _ -> false end,
+    [erlang:trace_pattern(MFA, case {Native, Role} of
+                                   {false, {state, [I]}} ->
+                                       [{['_' || _ <- lists:seq(1, I - 1)] ++ ['$1' | ['_' || _ <- lists:seq(I + 1, A)]], [],
+                                         [{message, {{state, '$1'}}}]}];
+                                   _ -> []
+                               end, [local]) || {MFA = {_, _, A}, Role} <- Patterns],
+    1 = erlang:trace(P, true, Flags),
+    fun() ->
+            _ = (catch erlang:trace(P, false, [all | [F || F <- Flags, is_tuple(F)]])),
+            [erlang:trace_pattern(MFA, false, [local]) || {MFA, _} <- Patterns]
+    end.
+
+discard() ->
+    receive
+        {stop, From} -> From ! {stopped, self()};
+        _ -> discard()
+    end.
+
+%% --- what is traced --------------------------------------------------------------------------------------------------
+
+work(X) -> X.
+
+calls(Mode, N, _) ->
+    measured(Mode, N, [call, arity, monotonic_timestamp], [{{?MODULE, work, 1}, {plain, []}}], fun() -> none end,
+             fun(_) -> loop(N) end).
+
+loop(0) -> ok;
+loop(N) -> _ = ?MODULE:work(N), loop(N - 1).
+
+init(S) -> {ok, S}.
+handle_call(get, _, S) -> {reply, ok, S}.
+handle_cast(_, S) -> {noreply, S}.
+
+%% A GenServer that is called: messages both ways, and its state.
+gen(Mode, N, _) -> server(Mode, N, [call, send, 'receive', arity, monotonic_timestamp], #{n => 1}).
+%% Its state alone.
+state(Mode, N, State) -> server(Mode, N, [call, arity, monotonic_timestamp], State).
+
+server(Mode, N, Flags, State) ->
+    measured(Mode, N, Flags, ?GEN,
+             fun() -> {ok, S} = gen_server:start(?MODULE, State, [{spawn_opt, [{scheduler, 1}]}]), S end,
+             fun(S) -> [ok = gen_server:call(S, get) || _ <- lists:seq(1, N)], exit(S, kill) end).
+
+%% --- counted ---------------------------------------------------------------------------------------------------------
+
+accounting(N) ->
+    #{pushed := P0, dropped := D0} = scope_nif:counters(),
+    _ = calls(nif, N * 5, small),
+    #{pushed := P1, dropped := D1} = scope_nif:counters(),
+    abs((P1 - P0) + (D1 - D0) - N * 5).
+
+idle(Ms) ->
+    receive after 200 -> ok end,
+    C0 = cpu(),
+    receive after Ms -> ok end,
+    (cpu() - C0) / (Ms * 10000).
