@@ -61,7 +61,8 @@ Result<BatchHeader> read_batch_header(const TermView& message) {
 }
 
 std::optional<Gap> read_gap(const TermView& payload) {
-  if (payload.arity() != 4u) return std::nullopt;
+  const auto arity = payload.arity();
+  if (arity != 4u && arity != 5u) return std::nullopt;
   ListView it = *payload.elements();
   Gap out;
   const auto reason = it.item().atom();
@@ -76,6 +77,11 @@ std::optional<Gap> read_gap(const TermView& payload) {
   if (!from || !until) return std::nullopt;
   out.from = {*from};
   out.until = {*until};
+  if (arity == 5u) {
+    it.next();
+    if (!it.item().map()) return std::nullopt;
+    out.figures = it.item();
+  }
   return out;
 }
 

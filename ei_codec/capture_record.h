@@ -3,7 +3,7 @@
 //
 //   Batch   = {batch, AgentId :: u64, Seq :: u64, ClockPair, Gaps, Cut, Payload}
 //   ClockPair = {RawNs, SystemNs}       the node's raw clock and its system clock (ns since 1970), read together
-//   Gaps    = [{Reason :: atom, Count :: integer | unknown, FromRawNs, UntilRawNs}]   what was not captured or was
+//   Gaps    = [{Reason :: atom, Count :: integer | unknown, FromRawNs, UntilRawNs} or the same with Figures :: map]   what was not captured or was
 //             dropped since the batch before; each becomes one `gap` record. [] as a rule.
 //   Cut     = RawNs     records older than this will not come any more (from the native tracer proven; from the
 //             Erlang tracer the time of its flush before the last one)
@@ -83,6 +83,7 @@ struct Gap {
   std::string_view reason;
   std::optional<std::uint64_t> count;  // nullopt: unknown
   RawTime from, until;
+  std::optional<TermView> figures;  // of steps of the budget's ladder, and of samples: a map
 };
 
 // Views into the message; it must outlive this.

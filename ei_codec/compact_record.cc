@@ -49,6 +49,7 @@ class RecordReader {
 
   const BatchStrings& strings_;
   const DecodeContext& context_;
+  PayloadMemo memo_;
   const std::byte* at_ = nullptr;
   const std::byte* end_ = nullptr;
 };
@@ -65,7 +66,7 @@ bool RecordReader::mfa(TraceRecord& out) {
 }
 
 bool RecordReader::term(const std::byte*& end, bool& local_atoms) {
-  end = validate_local(Bytes(at_, end_), strings_, local_atoms);
+  end = check_term(Bytes(at_, end_), &strings_, local_atoms);
   return end != nullptr;
 }
 
@@ -73,15 +74,18 @@ bool RecordReader::payload(const Shape& shape, TraceRecord& out) {
   const bool named =
       out.type == EventType::process_register || out.type == EventType::process_unregister;
   if (at_ == end_) return !named;
-  const std::byte* end = nullptr;
-  bool local_atoms = false;
-  if (!term(end, local_atoms) || end != end_) return false;
   out.payload = Bytes(at_, end_);
-  if (local_atoms) out.strings = &strings_;
+  PayloadMemo::Entry& known = memo_.at(out.payload);
+  if (known.bytes.empty()) {
+    const std::byte* end = nullptr;
+    if (!term(end, known.local_atoms) || end != end_) return false;
+    known.bytes = out.payload;
+  }
+  if (known.local_atoms) out.strings = &strings_;
   if (named) return skip_atom(at_) != nullptr;
   if (shape.hash) {
     if (!out.has(TraceRecord::kHashed) && !out.has(TraceRecord::kTruncated)) {
-      hash_message(out, context_.hash_key);
+      hash_message(out, context_.hash_key, known);
     }
     describe_message(out);
   }

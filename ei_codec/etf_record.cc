@@ -69,17 +69,17 @@ Name name_of(const NameText (&names)[N], std::string_view text) {
   return Name::unknown;
 }
 
-// Reads one event, whose elements' places are known from the validation, so that no term is walked to find the next.
-// The readers answer false where the grammar is broken. There are no local atoms in this payload.
+// Reads one event. Its elements are checked one by one, which tells where each begins, so that no term is walked to find
+// the next. The readers answer false where the grammar is broken. There are no local atoms in this payload.
 class EventReader {
  public:
   explicit EventReader(const DecodeContext& context) : context_(context) {}
 
-  // The record is whole only if it answers true.
-  bool read(const std::byte* begin, std::uint32_t event, std::span<const std::uint32_t> elements,
-            TraceRecord& out);
+  // The end of the event at `at`; nullptr: what is there is no term. The record is whole only if it `fits`.
+  const std::byte* read(const std::byte* at, const std::byte* end, TraceRecord& out, bool& fits);
 
  private:
+  bool event(TraceRecord& out);
   bool trace(TraceRecord& out);
   bool scope(TraceRecord& out);
   bool call(TraceRecord& out);
@@ -91,14 +91,17 @@ class EventReader {
   }
   bool payload(unsigned index, TraceRecord& out) { return payload(at(index), at(index + 1), out); }
   bool payload(const std::byte* start, const std::byte* end, TraceRecord& out);
-  void message(TraceRecord& out) const;
+  void message(TraceRecord& out);
 
-  unsigned arity() const { return static_cast<unsigned>(elements_.size()); }
-  const std::byte* at(unsigned index) const { return begin_ + elements_[index]; }
+  unsigned arity() const { return arity_; }
+  const std::byte* at(unsigned index) const { return elements_[index]; }
+
+  static constexpr unsigned kLeast = 4, kMost = 6;  // elements of an event
 
   const DecodeContext& context_;
-  const std::byte* begin_ = nullptr;
-  std::span<const std::uint32_t> elements_;  // offsets from begin_
+  PayloadMemo memo_;  // of messages
+  unsigned arity_ = 0;
+  const std::byte* elements_[kMost] = {};
   std::optional<std::uint64_t> given_hash_;  // by the last cut payload
 };
 
@@ -171,8 +174,8 @@ bool EventReader::payload(const std::byte* start, const std::byte* end, TraceRec
   if (!p || original < 0) return false;
   out.payload = Bytes(p, term_length(p));
   if (static_cast<std::uint64_t>(original) > out.payload.size()) {
-    constexpr std::int64_t kMost = std::numeric_limits<std::uint32_t>::max();
-    out.original_bytes = static_cast<std::uint32_t>(std::min(original, kMost));
+    constexpr std::int64_t kLargest = std::numeric_limits<std::uint32_t>::max();
+    out.original_bytes = static_cast<std::uint32_t>(std::min(original, kLargest));
     out.flags |= TraceRecord::kTruncated;
   }
   const TermView hash = TermView::unchecked(p + out.payload.size(), nullptr);
@@ -180,9 +183,11 @@ bool EventReader::payload(const std::byte* start, const std::byte* end, TraceRec
   return given_hash_ || hash.is_atom("none");
 }
 
-void EventReader::message(TraceRecord& out) const {
+void EventReader::message(TraceRecord& out) {
   if (!out.has(TraceRecord::kTruncated)) {
-    hash_message(out, context_.hash_key);
+    PayloadMemo::Entry& known = memo_.at(out.payload);
+    known.bytes = out.payload;
+    hash_message(out, context_.hash_key, known);
   } else if (given_hash_) {
     out.match_hash = *given_hash_;
     out.flags |= TraceRecord::kHashed | TraceRecord::kHashBounded;
@@ -293,49 +298,60 @@ bool EventReader::scope(TraceRecord& out) {
   }
 }
 
-bool EventReader::read(const std::byte* begin, std::uint32_t event,
-                       std::span<const std::uint32_t> elements, TraceRecord& out) {
+bool EventReader::event(TraceRecord& out) {
   out = TraceRecord{};
-  begin_ = begin;
-  elements_ = elements;
-  const auto count = elements.size();
-  if (count < 4 || count > 6) return false;
-  if (!enter_tuple(begin + event, static_cast<std::uint8_t>(count))) return false;
   std::string_view tag;
   if (!atom(0, tag)) return false;
-  if (tag == "trace_ts") return count >= 5 && trace(out);
+  if (tag == "trace_ts") return arity() > kLeast && trace(out);
   return tag == "scope" && scope(out);
+}
+
+const std::byte* checked(const std::byte* at, const std::byte* end) {
+  bool local_atoms = false;
+  return check_term(Bytes(at, end), nullptr, local_atoms);
+}
+
+const std::byte* EventReader::read(const std::byte* at, const std::byte* end, TraceRecord& out,
+                                   bool& fits) {
+  fits = false;
+  if (end - at < 2 || u8(at) != kSmallTuple || u8(at + 1) < kLeast || u8(at + 1) > kMost) {
+    return checked(at, end);
+  }
+  arity_ = u8(at + 1);
+  at += 2;
+  for (unsigned i = 0; i < arity_; ++i) {
+    elements_[i] = at;
+    at = checked(at, end);
+    if (!at) return nullptr;
+  }
+  fits = event(out);
+  return at;
 }
 
 }  // namespace
 
-void read_etf(Bytes encoded, const DecodeContext& context, Delivery& deliver) {
-  // Validated here, on the writer's thread, not with the message on the network's.
-  const Bytes list = encoded.empty() ? encoded : encoded.subspan(1);
-  ItemMarks marks;
-  const auto length = validate_items(list, {}, marks);
-  if (!length || *length != list.size() || u8(encoded.data()) != kVersionMagic ||
-      !TermView::unchecked(list.data(), nullptr).list()) {
-    return deliver.unreadable();
-  }
-  if (u8(list.data()) == kString) {
-    return deliver.malformed(be16(list.data() + 1));  // bytes are no events
-  }
+// Validated here, on the writer's thread, not with the message on the network's.
+void read_etf(Bytes events, const DecodeContext& context, Delivery& deliver) {
+  const std::byte* at = events.data();
+  const std::byte* const end = at + events.size();
+  if (events.empty() || u8(at++) != kVersionMagic) return deliver.unreadable();
   EventReader reader(context);
   TraceRecord record;
-  const std::span<const std::uint32_t> offsets(marks.offsets);
-  for (std::size_t i = 0; i < offsets.size();) {
-    std::size_t next = i + 1;
-    while (next < offsets.size() && offsets[next] < ItemMarks::kItem) ++next;
-    if (reader.read(list.data(), offsets[i] & ~ItemMarks::kItem,
-                    offsets.subspan(i + 1, next - i - 1), record)) {
-      deliver(record);
-    } else {
-      deliver.malformed();
+  // The list's tail may be encoded as one more list.
+  while (end - at >= 5 && u8(at) == kList) {
+    std::uint32_t count = be32(at + 1);
+    if (count == 0) return deliver.unreadable();  // check_term() accepts no such list
+    for (at += 5; count > 0; --count) {
+      bool fits = false;
+      at = reader.read(at, end, record, fits);
+      if (!at) return deliver.unreadable();
+      fits ? deliver(record) : deliver.malformed();
     }
-    i = next;
   }
-  if (!marks.proper) deliver.malformed();
+  const std::byte* const tail = at;
+  if (!(at = checked(at, end)) || at != end) return deliver.unreadable();
+  if (u8(tail) == kString) return deliver.malformed(be16(tail + 1));  // bytes are no events
+  if (u8(tail) != kNil) deliver.malformed();
 }
 
 }  // namespace scope::codec

@@ -48,11 +48,12 @@ bool read_peer(const std::byte* at, const StringTable* strings, const DecodeCont
   return true;
 }
 
-void hash_message(TraceRecord& record, const HashKey& key) {
-  const MatchHash hash = match_hash(record.term(), key);
-  record.match_hash = hash.value;
+void hash_message(TraceRecord& record, const HashKey& key, PayloadMemo::Entry& known) {
+  if (!known.hashed) known.hash = match_hash(record.term(), key);
+  known.hashed = true;
+  record.match_hash = known.hash.value;
   record.flags |= TraceRecord::kHashed;
-  if (hash.bounded) record.flags |= TraceRecord::kHashBounded;
+  if (known.hash.bounded) record.flags |= TraceRecord::kHashBounded;
 }
 
 namespace {

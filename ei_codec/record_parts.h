@@ -3,6 +3,7 @@
 
 #include "ei_codec/batch_strings.h"
 #include "ei_codec/capture_record.h"
+#include "ei_codec/payload_memo.h"
 
 namespace scope::codec {
 
@@ -12,8 +13,8 @@ bool read_peer_pid(const std::byte* at, const StringTable* strings, const Decode
 bool read_peer(const std::byte* at, const StringTable* strings, const DecodeContext& context,
                Peer& out);
 
-// Sets match_hash and its flags from the payload. REQUIRES that this is the whole message.
-void hash_message(TraceRecord& record, const HashKey& key);
+// Sets match_hash and its flags from the payload, of which `known` remembers it. REQUIRES that this is the whole message.
+void hash_message(TraceRecord& record, const HashKey& key, PayloadMemo::Entry& known);
 
 // Sets kSystemMessage, kSystem and kTimeoutNotMessage by the shape of the message in the payload. REQUIRES that there is one.
 void describe_message(TraceRecord& record);

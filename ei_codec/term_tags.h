@@ -4,7 +4,6 @@
 
 #include <bit>
 #include <cstring>
-#include <vector>
 
 #include "ei_codec/term_view.h"
 
@@ -140,18 +139,9 @@ inline const std::byte* read_pid(const std::byte* at, const StringTable* strings
   return p + (tag == kNewPid ? 12 : 9);
 }
 
-// validate() for a list whose items are to be read at once: where each item begins, and each item's own elements.
-struct ItemMarks {
-  static constexpr std::uint32_t kItem =
-      1u << 31;                        // set on the offset of an item, not on those of its elements
-  std::vector<std::uint32_t> offsets;  // in the order of the bytes
-  bool proper = true;                  // false: the root has a tail other than []
-};
-Result<std::size_t> validate_items(Bytes bytes, const ValidateLimits& limits, ItemMarks& marks);
-
-// validate() with local atoms: the end of the term at the start of `bytes`; nullptr if it is none, or names an atom that
-// the table does not hold. `used` is set if it names any.
-const std::byte* validate_local(Bytes bytes, const BatchStrings& strings, bool& used);
+// validate() for those who read many terms: the end of the term at the start of `bytes`; nullptr if it is none. Without
+// `strings` it may name no atom by number; with them, only what they hold, and `local_atoms` says whether it does.
+const std::byte* check_term(Bytes bytes, const BatchStrings* strings, bool& local_atoms);
 
 // Is that the text of an atom: UTF-8 of at most kMaxAtomChars characters?
 bool valid_atom(const std::byte* text, std::size_t size);

@@ -2,6 +2,7 @@
 // kMaxDepth frames. What it accepts, the unchecked readers of term_tags.h may read.
 #include <charconv>
 #include <cmath>
+#include <vector>
 
 #include "ei_codec/batch_strings.h"
 #include "ei_codec/term_tags.h"
@@ -63,9 +64,7 @@ class Validator {
         limits_(limits),
         strings_(strings) {}
 
-  // `marks` is used by the form with kMarks only.
-  template <bool kMarks>
-  Result<std::size_t> run(ItemMarks* marks);
+  Result<std::size_t> run();
   bool saw_local_atoms() const { return saw_local_atoms_; }
 
  private:
@@ -177,11 +176,9 @@ bool Validator<Strings>::old_float() {
   return true;
 }
 
-// Runs for every term of every batch: plain locals and gotos, because with lambdas or members in their place the
-// compiler kept `at` and `left` in memory, at more than twice the instructions.
+// The whole check: for what walk() does not vouch for, and then it has the reason.
 template <typename Strings>
-template <bool kMarks>
-Result<std::size_t> Validator<Strings>::run(ItemMarks* marks) {
+Result<std::size_t> Validator<Strings>::run() {
   std::uint64_t stack[kMaxDepth];
   std::size_t depth = 0;
   std::uint64_t left = 1, kind = 0;  // the innermost container's
@@ -193,7 +190,6 @@ Result<std::size_t> Validator<Strings>::run(ItemMarks* marks) {
   Code code = Code::malformed;
   std::uint64_t entered = 0, frame = 0;  // the container whose head was just read
   std::size_t length = 0;
-  [[maybe_unused]] bool tail = false;
 
   if (nodes-- == 0) goto too_many;
   while (true) {
@@ -206,7 +202,6 @@ Result<std::size_t> Validator<Strings>::run(ItemMarks* marks) {
       if (closed == kListFrame) {  // its tail is one more term, at the list's own level
         ++left;
         if (nodes-- == 0) goto too_many;
-        if constexpr (kMarks) tail = true;
         break;
       }
       if (fun_ends.back() != at) {
@@ -217,15 +212,6 @@ Result<std::size_t> Validator<Strings>::run(ItemMarks* marks) {
     }
     --left;
     if (at == end) goto failed;
-    if constexpr (kMarks) {
-      if (tail) {
-        if (depth == 0) marks->proper = u8(at) == kNil || u8(at) == kList;
-        tail = false;
-      } else if (depth - 1 <= 1) {  // 1 or 2
-        const auto offset = static_cast<std::uint32_t>(at - begin_);
-        marks->offsets.push_back(depth == 1 ? offset | ItemMarks::kItem : offset);
-      }
-    }
     frame = 0;
     switch (u8(at)) {
       case kSmallAtomUtf8:
@@ -394,6 +380,128 @@ bool Validator<Strings>::leaf() {
   }
 }
 
+// What nearly all terms need, in one loop that only counts the terms still awaited. Of the depth it knows that it is no more
+// than the number of containers, so beyond kMaxDepth of those it gives up. nullptr: run() must say.
+template <typename Strings>
+const std::byte* walk(const std::byte* at, const std::byte* const end, bool local_allowed,
+                      const Strings* strings, bool& local_atoms) {
+  const auto text_end = [end](const std::byte* text, std::size_t length) {
+    const bool good = static_cast<std::size_t>(end - text) >= length &&
+                      (ascii(text, length) || utf8_atom(text, length));
+    return good ? text + length : nullptr;
+  };
+  bool local = false;
+  const auto local_end = [&](const std::byte* p) -> const std::byte* {
+    if (!local_allowed || end - p < 5) return nullptr;
+    if (strings && !strings->atom(be32(p + 1))) return nullptr;
+    local = true;
+    return p + 5;
+  };
+  // An atom inside a pid, a port or a reference, and `after` bytes.
+  const auto node_end = [&](const std::byte* p, std::ptrdiff_t after) -> const std::byte* {
+    if (end - p < 2) return nullptr;
+    if (u8(p) == kLocalAtom) {
+      p = local_end(p);
+    } else {
+      p = u8(p) == kSmallAtomUtf8 ? text_end(p + 2, u8(p + 1)) : nullptr;
+    }
+    return p && end - p >= after ? p + after : nullptr;
+  };
+  const auto skip = [&](std::size_t head, std::size_t length) {
+    if (static_cast<std::size_t>(end - at) < head + length) return false;
+    at += head + length;
+    return true;
+  };
+  std::size_t pending = 1, containers = 0;
+  do {
+    --pending;
+    if (end - at < 2) {
+      if (at == end || u8(at) != kNil) return nullptr;
+      ++at;
+      continue;
+    }
+    switch (u8(at)) {
+      case kSmallInteger:
+        at += 2;
+        break;
+      case kNil:
+        ++at;
+        break;
+      case kSmallAtomUtf8:
+        at = text_end(at + 2, u8(at + 1));
+        if (!at) return nullptr;
+        break;
+      case kLocalAtom:
+        at = local_end(at);
+        if (!at) return nullptr;
+        break;
+      case kSmallTuple:
+        pending += u8(at + 1);
+        if (++containers > kMaxDepth) return nullptr;
+        at += 2;
+        break;
+      case kInteger:
+        if (!skip(5, 0)) return nullptr;
+        break;
+      case kSmallBig:
+        if (!skip(3, u8(at + 1))) return nullptr;
+        break;
+      case kBinary:
+        if (end - at < 5 || !skip(5, be32(at + 1))) return nullptr;
+        break;
+      case kString:
+        if (end - at < 3 || !skip(3, be16(at + 1))) return nullptr;
+        break;
+      case kList:
+      case kMap:
+      case kLargeTuple: {
+        if (end - at < 5) return nullptr;
+        const std::size_t count = be32(at + 1);
+        if (u8(at) == kList && count == 0) return nullptr;
+        pending += u8(at) == kMap ? 2 * count : u8(at) == kList ? count + 1 : count;
+        if (++containers > kMaxDepth) return nullptr;
+        at += 5;
+        break;
+      }
+      case kNewPid:
+      case kV4Port:
+        at = node_end(at + 1, 12);
+        if (!at) return nullptr;
+        break;
+      case kNewerReference: {
+        if (end - at < 3) return nullptr;
+        const std::size_t words = be16(at + 1);
+        if (words < 1 || words > 5) return nullptr;
+        at = node_end(at + 3, static_cast<std::ptrdiff_t>(4 + 4 * words));
+        if (!at) return nullptr;
+        break;
+      }
+      case kNewFloat:
+        if (end - at < 9 || (be64(at + 1) >> 52 & 0x7FF) == 0x7FF) return nullptr;
+        at += 9;
+        break;
+      default:
+        return nullptr;
+    }
+  } while (pending != 0);
+  local_atoms = local;
+  return at;
+}
+
+template <typename Strings>
+Result<std::size_t> check(Bytes bytes, const ValidateLimits& limits, const Strings* strings,
+                          bool& local_atoms) {
+  if (bytes.size() <= limits.max_nodes) {  // else the terms must be counted
+    const std::byte* const end =
+        walk(bytes.data(), bytes.data() + bytes.size(), limits.local_atoms, strings, local_atoms);
+    if (end) return static_cast<std::size_t>(end - bytes.data());
+  }
+  Validator<Strings> validator(bytes, limits, strings);
+  auto length = validator.run();
+  local_atoms = validator.saw_local_atoms();
+  return length;
+}
+
 }  // namespace
 
 bool etf::valid_atom(const std::byte* text, std::size_t size) {
@@ -401,29 +509,22 @@ bool etf::valid_atom(const std::byte* text, std::size_t size) {
 }
 
 Result<std::size_t> validate(Bytes bytes, const ValidateLimits& limits) {
-  return Validator<StringTable>(bytes, limits, nullptr).template run<false>(nullptr);
+  bool used = false;
+  return check<StringTable>(bytes, limits, nullptr, used);
 }
 
-const std::byte* etf::validate_local(Bytes bytes, const BatchStrings& strings, bool& used) {
-  static constexpr ValidateLimits kLimits{.local_atoms = true};
-  Validator<BatchStrings> validator(bytes, kLimits, &strings);
-  const auto length = validator.template run<false>(nullptr);
-  used = validator.saw_local_atoms();
+const std::byte* etf::check_term(Bytes bytes, const BatchStrings* strings, bool& local_atoms) {
+  const ValidateLimits limits{.local_atoms = strings != nullptr};
+  const auto length = check(bytes, limits, strings, local_atoms);
   return length ? bytes.data() + *length : nullptr;
-}
-
-Result<std::size_t> etf::validate_items(Bytes bytes, const ValidateLimits& limits,
-                                        ItemMarks& marks) {
-  if (bytes.size() >= ItemMarks::kItem) return fail(Code::too_large, "a list of over 2 GB");
-  marks.offsets.reserve(bytes.size() / 24);
-  return Validator<StringTable>(bytes, limits, nullptr).template run<true>(&marks);
 }
 
 Result<TermView> view(Bytes bytes, const ValidateLimits& limits, const StringTable* strings) {
   if (limits.local_atoms && !strings) {
     return fail(Code::internal, "a view with local atoms needs their string table");
   }
-  RETURN_IF_ERROR(Validator<StringTable>(bytes, limits, strings).template run<false>(nullptr));
+  bool used = false;
+  RETURN_IF_ERROR(check(bytes, limits, strings, used));
   return TermView::unchecked(bytes.data(), strings);
 }
 

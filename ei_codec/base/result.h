@@ -43,7 +43,8 @@ namespace scope {
   X(disk_full, 23, "no room on the disk")                                                      \
   X(corrupt, 24, "stored bytes fail their checksum")                                           \
   X(closed, 25, "the object was closed")                                                       \
-  X(no_such_trace, 26, "no trace with that id is active")
+  X(no_such_trace, 26, "no trace with that id is active")                                      \
+  X(over_budget, 27, "it would cost more than the node's budget allows")
 
 enum class Code : int {
 #define SCOPE_ENUM(name, number, text) name = number,

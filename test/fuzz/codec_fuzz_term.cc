@@ -9,7 +9,14 @@
 using namespace scope::codec;
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  const auto term = view(std::as_bytes(std::span(data, size)));
+  const auto bytes = std::as_bytes(std::span(data, size));
+  if (size > 1) {  // the quick way and the thorough one, term_validate.cc
+    const auto quick = validate(bytes), thorough = validate(bytes, {.max_nodes = size - 1});
+    const bool counted = !thorough && thorough.error().code == scope::Code::too_large;
+    if (!counted && (quick.has_value() != thorough.has_value() || (quick && *quick != *thorough)))
+      std::abort();
+  }
+  const auto term = view(bytes);
   if (!term) return 0;
   for (const Syntax syntax : {Syntax::erlang, Syntax::elixir, Syntax::json}) {
     for (const std::size_t cap : {std::size_t{50}, std::size_t{100'000}}) {

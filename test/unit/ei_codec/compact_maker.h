@@ -1,5 +1,6 @@
 // CompactMaker: the compact payload of ei_codec/capture_record.h, written from records. Atoms become local ones, but for
-// those that begin with '$'; every second message that is whole goes without its hash, so that the reader makes it.
+// those that begin with '$'. Every second message that is whole goes without its hash, so that the reader makes it, unless
+// `all_hashes`.
 #pragma once
 
 #include <map>
@@ -13,8 +14,8 @@ namespace scope::codec {
 
 class CompactMaker final : public RecordSink {
  public:
-  CompactMaker(std::string node, std::uint32_t creation)
-      : node_(std::move(node)), creation_(creation) {}
+  CompactMaker(std::string node, std::uint32_t creation, bool all_hashes = false)
+      : node_(std::move(node)), creation_(creation), all_hashes_(all_hashes) {}
 
   static bool has_form(const TraceRecord& r) {
     return r.type <= EventType::process_unregister && r.type >= EventType::function_entry;
@@ -24,7 +25,8 @@ class CompactMaker final : public RecordSink {
     constexpr unsigned kReaders =
         TraceRecord::kSystem | TraceRecord::kSystemMessage | TraceRecord::kTimeoutNotMessage;
     unsigned flags = r.flags & ~kReaders;
-    if (r.has(TraceRecord::kHashed) && !r.has(TraceRecord::kTruncated) && ++messages_ % 2 == 0) {
+    if (r.has(TraceRecord::kHashed) && !r.has(TraceRecord::kTruncated) && !all_hashes_ &&
+        ++messages_ % 2 == 0) {
       flags &= ~unsigned{TraceRecord::kHashed | TraceRecord::kHashBounded};
     }
     const std::size_t start = records_.size();
@@ -155,6 +157,7 @@ class CompactMaker final : public RecordSink {
 
   std::string node_;
   std::uint32_t creation_;
+  bool all_hashes_;
   std::map<std::string, std::uint32_t> ids_;
   std::vector<std::byte> records_;
   unsigned messages_ = 0;
