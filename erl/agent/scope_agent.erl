@@ -38,16 +38,26 @@
 %%   {pong, N, T, ClockPair, SentUntil}      SentUntil: raw time up to which everything was sent before this; or none
 %%   {control_reply, Ref, Result}
 %%   {nodes, #{visible => [Node], hidden => [Node]}}     every node this one knows now, after one came or went
-%%   {stopped, Id | all, Reason}  a start ended by itself: {limit, ms | count} | lost | overload | hold_full
+%%   {stopped, Id | all, Reason}  a start ended by itself: {limit, ms | count} | lost | overload | hold_full | over_budget
 %%   {bye, Reason}          the agent is about to leave the node
 %%
 %% CONTROL REQUESTS and their results
 %%   {start, Id, Spec}  -> {ok, #{patterns => [{{M,F,A}, Matched}], processes => N, left_out => [{Pid | Name | send | 'receive' | new_processes, Why}],
 %%                          behaviours => [{Module, Shape | unknown | absent}], baseline => N}} | {error, Reason}
 %%             Reason: {bad_spec, Key, Why} | {owned_by, Owner} | {pattern_owned, MFA, Owner} | exists | draining
+%%                   | {over_budget, Prediction} | {refused, own_modules | server_loop | calls_itself_last |
+%%                     everything_without_limit | module_needed, What} | stopped (while it was counted)
+%%             The answer to a start also has prediction => Prediction and limit => what ends it. Prediction =
+%%             #{events_per_s, by_kind, cpu => per cent of the schedulers | unknown, bound => about | at_least | at_most,
+%%               unknown => [messages], estimated => [procs], sample, counted_ms, budget}
 %%             A start with the Id of a living one with the same Spec is ok; with another Spec, `exists`.
+%%   {probe, Spec}      -> {ok, Prediction with spent => ..}: starts nothing
 %%   {stop, Id | all}   -> ok | {error, not_found}; the others go on exactly as they were
-%%   status             -> {ok, #{tracing => #{Id => Spec}, patterns, processes, captured, dropped, held_bytes,
+%%   status             -> also budget, spent => #{cpu, own_cpu, events, bytes, memory, kinds, total_ns}, costs (ns that an
+%%                          event of a kind takes of {its tracee, us}, measured here), ladder => #{rung, cause, rung_ms,
+%%                          failed_tries}, counters => #{MFA => calls per second} on the rung `counters`, and
+%%                          traces => #{Id => #{budget, spent, events, shared}};
+%%                      -> {ok, #{tracing => #{Id => Spec}, patterns, processes, captured, dropped, held_bytes,
 %%                          held_batches, hold_bytes, hold_seconds, sent, refused, queue, memory, mode}}
 %%   verify             -> {ok, #{patterns => [MFA], traced => N, processes => [Name]}}: what of ours is set now
 %%   {configure, Opts}  -> ok; caps, grace_ms, hold_bytes, window, hash_key
@@ -68,6 +78,11 @@
 %%   behaviours => [Module]   where takes and state are looked for; default all of scope_behaviours that are loaded
 %%   limit => #{ms => N, count => N}     the start ends by itself; looked at every 100 ms
 %%   caps => #{...}      as in Opts; they hold for all starts
+%%   budget => #{cpu => per cent of the schedulers, events => per s, bytes => per s} | none     for this start: the node's
+%%                       is the largest that any living start asks for
+%%   sample => 0 < Share =< 1     of the processes, by a hash of the pid: each is traced whole or not at all
+%%   force => true       whatever it is predicted to cost     continuous => true   no end is set for it
+%%             Without a limit a deep start (arguments, results, everybody's messages) ends after 60 s.
 %%   meta => term        kept and given back by `status`: a restarted daemon learns what it had started
 %%
 %% IF SOMETHING DIES   The session's death (panic button: exit(whereis(scope_agent), kill)) ends everything within 2 s.
@@ -80,7 +95,7 @@
 -define(VSN, 1).
 -define(TICK, 100).
 -define(DEFAULTS, #{lease_ms => 5000, grace_ms => 60000, hold_bytes => 16 bsl 20, window => 4 bsl 20,
-                    deadman_ms => 2000, hold_full_ms => 5000, caps => #{}, budget => #{}}).
+                    deadman_ms => 2000, hold_full_ms => 5000, caps => #{}, budget => none}).
 
 -record(s, {opts :: map(),
             ctx :: map(),

@@ -74,6 +74,7 @@ handle({tracer_lost, From}, S) -> tracer_lost(From, S);
 handle({overload, Tracer, From}, S = #s{tracer = Tracer}) -> overload(From, S);
 handle({dry, What, From, Noticed, Relieved}, S) ->          % the tracer has taken all flags off
     step_down(What, #{from => From, noticed => Noticed, relieved => Relieved}, S);
+handle({dry, What, From, Noticed}, S) -> step_down(What, #{from => From, noticed => Noticed}, S);
 handle({bucket_dry, Rejected, From, Until}, S) ->           % the native tracer's
     step_down(cpu, #{from => From, noticed => Until, rejected => Rejected}, S);
 handle({resume, Ref}, S = #s{paused = {Ref, Reason, From}}) ->
