@@ -3,6 +3,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <ranges>
 
 #include "store/key_format.h"
 #include "store/lives.h"
@@ -242,16 +243,17 @@ bool Writer::roll_due() const {
 // A new active partition. Nothing is written to the old one, so a full map is no obstacle: the hot batches move.
 Status Writer::roll() {
   const auto number = state_.manifest.partitions.back().number + 1;
-  ASSIGN_OR_RETURN(
-      auto fresh,
-      Partition::open(options_.path, number,
-                      {.map_bytes = options_.map_bytes, .writable = true, .sync = options_.sync}));
+  ASSIGN_OR_RETURN(auto fresh, Partition::open(options_.path, number,
+                                               {.map_bytes = options_.map_bytes,
+                                                .writable = true,
+                                                .sync = options_.sync,
+                                                .files = state_.files}));
   auto names = std::make_unique<NameTable>();
   auto manifest = state_.manifest;
   const auto now = clock_.now();
   manifest.partitions.back().closed_ns = now.ns;
   const auto first = state_.tail.empty() ? state_.last_lsn + 1 : state_.tail.front()->lsn;
-  manifest.partitions.push_back({number, first, now.ns, 0});
+  manifest.partitions.push_back({number, first, now.ns, 0, false, false, {}});
   auto done = fill_partition(*fresh, *names);
   if (done) done = manifest.write(options_.path);
   if (!done) {
@@ -259,6 +261,7 @@ Status Writer::roll() {
     return done;
   }
   end_segment();
+  state_.active->end_writing();
   state_.manifest = std::move(manifest);
   state_.active = std::move(fresh);
   state_.names = std::move(names);
@@ -281,9 +284,11 @@ Status Writer::fill_partition(const Partition& fresh, NameTable& names) {
     RETURN_IF_ERROR(state_.incarnations.store(txn, db.agents, true));
     RETURN_IF_ERROR(state_.clocks.write_newest(txn, db.clock));
     RETURN_IF_ERROR(txn.put(db.agents, meta_key(), encode_meta(state_.last_lsn, clock_.now())));
-    ASSIGN_OR_RETURN(const auto old_txn, lmdb::Txn::begin(old.env(), false));
+    ASSIGN_OR_RETURN(const auto old_file, old.read());
+    const auto& old_txn = old_file.txn;
     for (const auto& info : state_.incarnations.all()) {
-      ASSIGN_OR_RETURN(const auto row, old_txn.get(old.db().agents, ordinals_key(info.number)));
+      ASSIGN_OR_RETURN(const auto row,
+                       old_txn.get(old_file.db().agents, ordinals_key(info.number)));
       if (row) RETURN_IF_ERROR(txn.put(db.agents, ordinals_key(info.number), *row));
     }
     RETURN_IF_ERROR(txn.commit());
@@ -291,9 +296,9 @@ Status Writer::fill_partition(const Partition& fresh, NameTable& names) {
   std::vector<std::byte> at;
   do {
     ASSIGN_OR_RETURN(auto txn, lmdb::Txn::begin(fresh.env(), true));
-    ASSIGN_OR_RETURN(const auto old_txn, lmdb::Txn::begin(old.env(), false));
-    ASSIGN_OR_RETURN(at, carry_lives(old_txn, old.db(), *state_.names, at, kCarryRows, txn, db,
-                                     names, state_.incarnations));
+    ASSIGN_OR_RETURN(const auto old_file, old.read());
+    ASSIGN_OR_RETURN(at, carry_lives(old_file.txn, old_file.db(), *state_.names, at, kCarryRows,
+                                     txn, db, names, state_.incarnations));
     RETURN_IF_ERROR(names.write_new(txn, db.names));
     RETURN_IF_ERROR(txn.commit());
     names.mark_stored();
@@ -317,16 +322,16 @@ void Writer::drop_old() {
     }
   }
   const auto drop = partitions_to_drop(options_, state_.manifest, bytes, clock_.now());
-  if (drop == 0) return;
+  if (drop.empty()) return;
   auto manifest = state_.manifest;
-  manifest.partitions.erase(manifest.partitions.begin(),
-                            manifest.partitions.begin() + static_cast<std::ptrdiff_t>(drop));
+  for (const auto i : std::views::reverse(drop))
+    manifest.partitions.erase(manifest.partitions.begin() + static_cast<std::ptrdiff_t>(i));
   if (auto written = manifest.write(options_.path); !written) {
     spdlog::error("store: retention waits: {}", to_string(written.error()));
     return;
   }
   std::vector<std::shared_ptr<Partition>> dropped;
-  for (std::size_t i = 0; i < drop; ++i) {
+  for (const auto i : drop) {
     const auto number = state_.manifest.partitions[i].number;
     for (const auto& p : publisher_.sealed().partitions) {
       if (p->number() == number) dropped.push_back(p);

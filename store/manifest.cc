@@ -75,7 +75,8 @@ Result<std::optional<Manifest>> Manifest::read(const std::string& folder) {
     return fail(Code::corrupt, path + " is incomplete");
   std::memcpy(out.hash_key.data(), stored.hash_key().data(), out.hash_key.size());
   for (const auto& p : stored.partitions())
-    out.partitions.push_back({p.number(), p.first_lsn(), p.made_ns(), p.closed_ns()});
+    out.partitions.push_back(
+        {p.number(), p.first_lsn(), p.made_ns(), p.closed_ns(), p.keep(), p.lost(), p.folder()});
   for (const auto& a : stored.anchors())
     out.anchors.push_back({a.anchor_ns(), a.at_ns(), a.step_ns()});
   return std::optional<Manifest>(std::move(out));
@@ -92,6 +93,9 @@ Status Manifest::write(const std::string& folder) const {
     out->set_first_lsn(p.first_lsn);
     out->set_made_ns(p.made_ns);
     out->set_closed_ns(p.closed_ns);
+    out->set_keep(p.keep);
+    out->set_lost(p.lost);
+    out->set_folder(p.folder);
   }
   const auto skip = anchors.size() - std::min(anchors.size(), kMaxAnchors);
   for (auto i = skip; i < anchors.size(); ++i) {

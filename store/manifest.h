@@ -21,6 +21,9 @@ struct Manifest {
     std::uint32_t number = 0;
     std::uint64_t first_lsn = 1;
     std::int64_t made_ns = 0, closed_ns = 0;  // cluster time; closed 0: the active one
+    bool keep = false;                        // protected by the user: retention passes it over
+    bool lost = false;                        // its file was missing or unusable: recorded as a gap
+    std::string folder;  // attached: its file is there; retention never touches it
   };
   struct Anchor {
     std::int64_t anchor_ns = 0, at_ns = 0, step_ns = 0;

@@ -16,44 +16,112 @@ std::string Partition::file_name(const std::string& folder, std::uint32_t number
   return fmt::format("{}/p-{:08}.mdb", folder, number);
 }
 
+void OpenFiles::touch(const std::shared_ptr<const PartitionFile>& file) {
+  std::shared_ptr<const PartitionFile> closed;  // outside the lock
+  const std::lock_guard lock(mutex_);
+  const auto it = std::ranges::find(files_, file);
+  if (it != files_.end()) {
+    files_.splice(files_.begin(), files_, it);
+    return;
+  }
+  files_.push_front(file);
+  if (files_.size() <= most_) return;
+  closed = std::move(files_.back());
+  files_.pop_back();
+}
+
+void OpenFiles::forget(const PartitionFile* file) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(files_, [file](const auto& f) { return f.get() == file; });
+}
+
+std::size_t OpenFiles::size() const {
+  const std::lock_guard lock(mutex_);
+  return files_.size();
+}
+
 Result<std::shared_ptr<Partition>> Partition::open(const std::string& folder, std::uint32_t number,
                                                    const PartitionOptions& options) {
-  std::shared_ptr<Partition> p(new Partition(file_name(folder, number), number));
-  ASSIGN_OR_RETURN(p->env_, lmdb::Env::open(p->path_, {.map_bytes = options.map_bytes,
-                                                       .read_only = !options.writable,
-                                                       .sync = options.sync}));
-  RETURN_IF_ERROR(p->open_databases(options.writable));
+  std::shared_ptr<Partition> p(new Partition(file_name(folder, number), number, options));
+  if (options.writable) {
+    ASSIGN_OR_RETURN(p->written_, p->open_file(true));
+    p->file_ = p->written_;
+  } else if (!options.files) {
+    ASSIGN_OR_RETURN(p->kept_, p->open_file(false));
+    p->file_ = p->kept_;
+  }
   RETURN_IF_ERROR(p->load_units());
   return p;
 }
 
 Partition::~Partition() {
+  if (options_.files) options_.files->forget(file_.lock().get());
   if (!unlink_) return;
-  env_ = {};
+  written_ = kept_ = nullptr;
   ::unlink(path_.c_str());
   ::unlink((path_ + "-lock").c_str());
 }
 
-Status Partition::open_databases(bool create) {
-  ASSIGN_OR_RETURN(auto txn, lmdb::Txn::begin(env_, create));
-  ASSIGN_OR_RETURN(db_.hot, txn.open_db("hot", create));
-  ASSIGN_OR_RETURN(db_.blk, txn.open_db("blk", create));
-  ASSIGN_OR_RETURN(db_.seg, txn.open_db("seg", create));
-  ASSIGN_OR_RETURN(db_.agents, txn.open_db("agents", create));
-  ASSIGN_OR_RETURN(db_.clock, txn.open_db("clock", create));
-  ASSIGN_OR_RETURN(db_.names, txn.open_db("names", create));
-  ASSIGN_OR_RETURN(db_.lives, txn.open_db("lives", create));
-  return txn.commit();
+Result<std::shared_ptr<const PartitionFile>> Partition::open_file(bool writable) const {
+  auto file = std::make_shared<PartitionFile>();
+  ASSIGN_OR_RETURN(file->env, lmdb::Env::open(path_, {.map_bytes = options_.map_bytes,
+                                                      .read_only = !writable,
+                                                      .sync = options_.sync}));
+  auto& db = file->db;
+  ASSIGN_OR_RETURN(auto txn, lmdb::Txn::begin(file->env, writable));
+  ASSIGN_OR_RETURN(db.hot, txn.open_db("hot", writable));
+  ASSIGN_OR_RETURN(db.blk, txn.open_db("blk", writable));
+  ASSIGN_OR_RETURN(db.seg, txn.open_db("seg", writable));
+  ASSIGN_OR_RETURN(db.agents, txn.open_db("agents", writable));
+  ASSIGN_OR_RETURN(db.clock, txn.open_db("clock", writable));
+  ASSIGN_OR_RETURN(db.names, txn.open_db("names", writable));
+  ASSIGN_OR_RETURN(db.lives, txn.open_db("lives", writable));
+  RETURN_IF_ERROR(txn.commit());
+  return file;
+}
+
+// Readers that still use the environment as it was opened for writing keep it; the next one opens it anew.
+void Partition::end_writing() {
+  const std::lock_guard lock(mutex_);
+  ended_bytes_ = written_->env.used_bytes();
+  if (options_.files) {
+    options_.files->touch(written_);
+  } else {
+    kept_ = written_;
+  }
+  written_ = nullptr;
+}
+
+Result<std::shared_ptr<const PartitionFile>> Partition::use() const {
+  const std::lock_guard lock(mutex_);
+  auto file = file_.lock();
+  if (!file) {
+    ASSIGN_OR_RETURN(file, open_file(false));
+    file_ = file;
+  }
+  if (options_.files && !written_) options_.files->touch(file);
+  return file;
+}
+
+Result<PartitionTxn> Partition::read() const {
+  PartitionTxn out;
+  ASSIGN_OR_RETURN(out.file, use());
+  ASSIGN_OR_RETURN(out.txn, lmdb::Txn::begin(out.file->env, false));
+  return out;
+}
+
+std::uint64_t Partition::used_bytes() const {
+  return written_ ? written_->env.used_bytes() : ended_bytes_.load();
 }
 
 std::span<const UnitRange> Partition::keep(std::vector<UnitRange> ranges) {
   return ranges_.emplace_back(std::move(ranges));
 }
 
-std::optional<SegmentValue> Partition::segment(const lmdb::Txn& txn, char kind,
+std::optional<SegmentValue> Partition::segment(const PartitionTxn& here, char kind,
                                                std::uint32_t segment,
                                                std::atomic<std::uint64_t>& bad) const {
-  const auto value = txn.get(db_.seg, segment_key(kind, segment));
+  const auto value = here.txn.get(here.db().seg, segment_key(kind, segment));
   if (value && !*value) return std::nullopt;
   const auto k = static_cast<std::size_t>(std::ranges::find(kSegmentKinds, kind) - kSegmentKinds);
   const auto place = k * kSegmentsChecked + segment;
@@ -71,8 +139,9 @@ std::optional<SegmentValue> Partition::segment(const lmdb::Txn& txn, char kind,
 }
 
 Status Partition::load_units() {
-  ASSIGN_OR_RETURN(const auto txn, lmdb::Txn::begin(env_, false));
-  ASSIGN_OR_RETURN(auto cursor, lmdb::Cursor::open(txn, db_.seg));
+  ASSIGN_OR_RETURN(const auto here, read());
+  if (!written_) ended_bytes_ = here.file->env.used_bytes();
+  ASSIGN_OR_RETURN(auto cursor, lmdb::Cursor::open(here.txn, here.db().seg));
   const Key prefix('u');
   ASSIGN_OR_RETURN(bool found, cursor.seek(prefix));
   while (found && starts_with(cursor.key(), prefix)) {

@@ -4,14 +4,18 @@
 //   unit_stats = version:1 (1) first:8 last:8 rows:4 types:4 bytes:4 count:varint
 //                (incarnation:4 oldest:8 newest:8 rows:4)*
 //
-// Life   Held by views. One marked by unlink_when_closed() removes its file when the last reference goes.
+// Life   Held by views. One marked by unlink_when_closed() removes its file when the last reference goes. The table of
+//        blocks stays in memory; the environment of one that is not written is opened when it is read and closed again
+//        when 64 others were read since.
 // Thread Writing: the writer's only. Reading: any, each with a transaction of its own.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <deque>
+#include <list>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -25,10 +29,37 @@ struct Databases {
   lmdb::Dbi hot = 0, blk = 0, seg = 0, agents = 0, clock = 0, names = 0, lives = 0;
 };
 
+struct PartitionFile {
+  lmdb::Env env;
+  Databases db;
+};
+
+// The environments that stay open without being in use, the least recently used one goes first. Any thread.
+class OpenFiles {
+ public:
+  explicit OpenFiles(std::size_t most = 64) : most_(most) {}
+  void touch(const std::shared_ptr<const PartitionFile>& file);
+  void forget(const PartitionFile* file);
+  std::size_t size() const;
+
+ private:
+  const std::size_t most_;
+  mutable std::mutex mutex_;
+  std::list<std::shared_ptr<const PartitionFile>> files_;  // the last used one first
+};
+
 struct PartitionOptions {
   std::uint64_t map_bytes = 0;
   bool writable = false;
   bool sync = true;
+  std::shared_ptr<OpenFiles> files;  // null: it stays open
+};
+
+// A read transaction and what keeps its environment open.
+struct PartitionTxn {
+  std::shared_ptr<const PartitionFile> file;
+  lmdb::Txn txn;
+  const Databases& db() const { return file->db; }
 };
 
 class Partition {
@@ -42,9 +73,14 @@ class Partition {
   Partition& operator=(const Partition&) = delete;
 
   std::uint32_t number() const { return number_; }
-  const lmdb::Env& env() const { return env_; }
-  const Databases& db() const { return db_; }
-  std::uint64_t used_bytes() const { return env_.used_bytes(); }
+  // The writer's. REQUIRES that it is writable and was not ended.
+  const lmdb::Env& env() const { return written_->env; }
+  const Databases& db() const { return written_->db; }
+  void end_writing();
+
+  Result<PartitionTxn> read() const;
+  std::uint64_t used_bytes() const;
+  const std::string& path() const { return path_; }
 
   // Sealed blocks as they were at open(); their ranges live as long as the partition.
   const std::vector<Unit>& units_at_open() const { return units_; }
@@ -52,21 +88,27 @@ class Partition {
   std::span<const UnitRange> keep(std::vector<UnitRange> ranges);
 
   // A value of `seg`; nullopt: the segment was never completed, or the value is damaged (`bad` counts that).
-  // Lives as long as `txn`.
-  std::optional<SegmentValue> segment(const lmdb::Txn& txn, char kind, std::uint32_t segment,
+  // Lives as long as `here`.
+  std::optional<SegmentValue> segment(const PartitionTxn& here, char kind, std::uint32_t segment,
                                       std::atomic<std::uint64_t>& bad) const;
 
   void unlink_when_closed() { unlink_ = true; }
 
  private:
-  Partition(std::string path, std::uint32_t number) : path_(std::move(path)), number_(number) {}
-  Status open_databases(bool create);
+  Partition(std::string path, std::uint32_t number, const PartitionOptions& options)
+      : path_(std::move(path)), number_(number), options_(options) {}
+  Result<std::shared_ptr<const PartitionFile>> open_file(bool writable) const;
+  Result<std::shared_ptr<const PartitionFile>> use() const;
   Status load_units();
 
-  std::string path_;
-  std::uint32_t number_;
-  lmdb::Env env_;
-  Databases db_;
+  const std::string path_;
+  const std::uint32_t number_;
+  const PartitionOptions options_;
+  std::shared_ptr<const PartitionFile> written_;  // the writer's
+  mutable std::mutex mutex_;
+  mutable std::weak_ptr<const PartitionFile> file_;  // never open twice
+  std::shared_ptr<const PartitionFile> kept_;        // without OpenFiles
+  std::atomic<std::uint64_t> ended_bytes_ = 0;       // of one that is not written
   std::deque<std::vector<UnitRange>> ranges_;
   std::vector<Unit> units_;
   // Values that were hashed once and are not again: they never change. A bit per kind and segment.

@@ -122,24 +122,34 @@ Result<StoreState> recover(const StoreOptions& options, Manifest manifest) {
   StoreState state;
   state.manifest = std::move(manifest);
   remove_unlisted(options.path, state.manifest);
-  for (const auto& listed : state.manifest.partitions) {
+  for (auto& listed : state.manifest.partitions) {
     const bool active = listed.number == state.manifest.partitions.back().number;
-    const auto file = Partition::file_name(options.path, listed.number);
+    const auto& folder = listed.folder.empty() ? options.path : listed.folder;
+    const auto file = Partition::file_name(folder, listed.number);
+    // What cannot be read is a gap, told once; what was attached was taken away by somebody who knows.
+    const auto lost = [&](std::string_view why) {
+      spdlog::error("store: {} is left out: {}", file, why);
+      if (listed.lost || !listed.folder.empty()) return;
+      listed.lost = true;
+      state.lost.push_back(listed);
+    };
     if (!fs::exists(file) && !(active && listed.number == 1)) {
       if (active) return fail(Code::corrupt, file + ", the active partition, is missing");
-      spdlog::error("store: {} is missing; what it held is not there any more", file);
+      lost("it is missing");
       continue;
     }
-    auto partition =
-        Partition::open(options.path, listed.number,
-                        {.map_bytes = options.map_bytes, .writable = active, .sync = options.sync});
+    auto partition = Partition::open(folder, listed.number,
+                                     {.map_bytes = options.map_bytes,
+                                      .writable = active,
+                                      .sync = options.sync,
+                                      .files = state.files});
     if (!partition && active) return std::unexpected(partition.error());
     if (!partition) {
-      spdlog::error("store: {} is left out: {}", file, to_string(partition.error()));
+      lost(to_string(partition.error()));
       continue;
     }
-    ASSIGN_OR_RETURN(const auto txn, lmdb::Txn::begin((*partition)->env(), false));
-    RETURN_IF_ERROR(state.clocks.load(txn, (*partition)->db().clock));
+    ASSIGN_OR_RETURN(const auto here, (*partition)->read());
+    RETURN_IF_ERROR(state.clocks.load(here.txn, here.db().clock));
     state.partitions.push_back(std::move(*partition));
   }
   state.active = state.partitions.back();

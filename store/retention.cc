@@ -1,21 +1,27 @@
 #include "store/retention.h"
 
 #include <chrono>
-#include <numeric>
 
 namespace scope::store {
 
-std::size_t partitions_to_drop(const StoreOptions& options, const Manifest& manifest,
-                               const std::vector<std::uint64_t>& bytes, ClusterTime now) {
-  std::uint64_t total = std::accumulate(bytes.begin(), bytes.end(), std::uint64_t{0});
-  std::size_t drop = 0;
-  for (; drop + 1 < manifest.partitions.size(); ++drop) {
-    const auto& oldest = manifest.partitions[drop];
+std::vector<std::size_t> partitions_to_drop(const StoreOptions& options, const Manifest& manifest,
+                                            const std::vector<std::uint64_t>& bytes,
+                                            ClusterTime now) {
+  const auto& all = manifest.partitions;
+  std::vector<std::size_t> drop, mine;
+  std::uint64_t total = 0;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (all[i].keep || !all[i].folder.empty()) continue;
+    mine.push_back(i);
+    total += bytes[i];
+  }
+  for (const auto i : mine) {
     const bool too_many = options.retain_bytes != 0 && total > options.retain_bytes;
     const bool too_old =
-        options.retain_age_ns != 0 && oldest.closed_ns < now.ns - options.retain_age_ns;
-    if (!too_many && !too_old) break;
-    total -= bytes[drop];
+        options.retain_age_ns != 0 && all[i].closed_ns < now.ns - options.retain_age_ns;
+    if (i + 1 == all.size() || (!too_many && !too_old)) break;
+    total -= bytes[i];
+    drop.push_back(i);
   }
   return drop;
 }

@@ -14,9 +14,11 @@
 
 namespace scope::store {
 
-// How many of the oldest partitions are to be dropped. `bytes`: of each partition, in the manifest's order.
-std::size_t partitions_to_drop(const StoreOptions& options, const Manifest& manifest,
-                               const std::vector<std::uint64_t>& bytes, ClusterTime now);
+// Those that are to be dropped (places in the manifest, ascending), oldest first; protected and attached ones neither count
+// nor go. `bytes`: of each partition, in the manifest's order.
+std::vector<std::size_t> partitions_to_drop(const StoreOptions& options, const Manifest& manifest,
+                                            const std::vector<std::uint64_t>& bytes,
+                                            ClusterTime now);
 
 // Waits for the last view of what it is given. Any thread. What is left at the end is unlinked by its last view, or
 // at the next open: it is in the manifest no more.

@@ -1,15 +1,13 @@
 #include "store/trace_store.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sodium.h>
-#include <sys/file.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <filesystem>
 
-#include "ei_codec/term_builder.h"
+#include "store/folder_lock.h"
+#include "store/gap_batch.h"
 #include "store/writer.h"
 
 namespace scope::store {
@@ -22,31 +20,6 @@ std::int64_t clock_ns(clockid_t id) {
   ::clock_gettime(id, &t);
   return t.tv_sec * 1'000'000'000LL + t.tv_nsec;
 }
-
-// One process at a time has the folder: an flock on `lock`, released when the process ends however it ends.
-class FolderLock {
- public:
-  FolderLock() = default;
-  FolderLock(FolderLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  FolderLock& operator=(FolderLock&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~FolderLock() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  static Result<FolderLock> take(const std::string& folder) {
-    FolderLock lock;
-    lock.fd_ = ::open((folder + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (lock.fd_ < 0) return fail(Code::io, folder + ": no lock file can be made here");
-    if (::flock(lock.fd_, LOCK_EX | LOCK_NB) != 0)
-      return fail(Code::owned_by, folder + " is in use by another daemon");
-    return lock;
-  }
-
- private:
-  int fd_ = -1;
-};
 
 template <typename T>
 Result<T> wait(std::future<T>& answer, int timeout_ms) {
@@ -124,19 +97,9 @@ Status TraceStoreImpl::append(IncomingBatch batch) {
 
 Status TraceStoreImpl::add_gap(Incarnation incarnation, std::string_view reason, RawTime from,
                                RawTime until) {
-  // A batch of the store's own, number 0, so that a gap goes the way of all events.
-  codec::TermBuilder empty = codec::TermBuilder::with_version();
-  empty.nil();
-  codec::TermBuilder b;
-  b.tuple(7).atom("batch").integer(0).integer(0);
-  b.tuple(2).integer(until.ns).integer(0);
-  b.list(1).tuple(4).atom(reason).atom("unknown").integer(from.ns).integer(until.ns).nil();
-  b.integer(until.ns);
-  b.tuple(3).atom("etf").integer(1).binary(empty.bytes());
-  const auto encoded = b.bytes();
-  auto buffer = std::make_shared<std::vector<std::byte>>(encoded.begin(), encoded.end());
-  ASSIGN_OR_RETURN(const auto message, codec::view(*buffer));
-  return writer_.push(IncomingBatch{incarnation, 0, buffer, message}, buffer->size());
+  ASSIGN_OR_RETURN(auto batch, gap_batch(incarnation, reason, from, until));
+  const auto bytes = batch.message.size();
+  return writer_.push(std::move(batch), bytes);
 }
 
 StoreStats TraceStoreImpl::stats() const {
@@ -173,7 +136,7 @@ Manifest new_manifest() {
   Manifest m;
   ::randombytes_buf(&m.store_id, sizeof m.store_id);
   ::randombytes_buf(m.hash_key.data(), m.hash_key.size());
-  m.partitions.push_back({1, 1, clock_ns(CLOCK_REALTIME), 0});
+  m.partitions.push_back({1, 1, clock_ns(CLOCK_REALTIME), 0, false, false, {}});
   return m;
 }
 
@@ -212,7 +175,12 @@ Result<std::unique_ptr<TraceStore>> TraceStore::open(const StoreOptions& options
   const auto start = std::max(system, state.newest.ns + 1);
   const ClusterClock clock{start - monotonic};
   state.manifest.anchors.push_back({clock.anchor_ns, start, start - system});
-  RETURN_IF_ERROR(state.manifest.write(options.path));
+  // A partition is told to be lost when its gap rows are on disk: the writer does that.
+  auto manifest = state.manifest;
+  for (auto& p : manifest.partitions) {
+    for (const auto& l : state.lost) p.lost = p.lost && p.number != l.number;
+  }
+  RETURN_IF_ERROR(manifest.write(options.path));
   return std::make_unique<TraceStoreImpl>(std::move(lock), options, std::move(state), clock,
                                           listener);
 }

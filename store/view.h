@@ -35,7 +35,8 @@ struct IncarnationInfo {
   std::uint64_t agent_id = 0;  // 0: only heard of
   std::uint64_t last_committed_seq = 0;
   ClusterTime first_seen;
-  std::optional<RawTime> complete_until = {};  // as of the last commit; View::complete_until knows more
+  std::optional<RawTime> complete_until =
+      {};  // as of the last commit; View::complete_until knows more
 };
 
 // One version of the clock model of one incarnation:  cluster = raw + offset, and the true offset lies in

@@ -135,11 +135,11 @@ Result<Rows> ViewImpl::read_sealed(const Unit& unit, const RowFilter& filter) co
   if (it == partitions.end() || (*it)->number() != unit.partition)
     return fail(Code::closed, "a unit of another view");
   const Partition& partition = **it;
-  ASSIGN_OR_RETURN(const auto txn, lmdb::Txn::begin(partition.env(), false));
-  ASSIGN_OR_RETURN(const auto block, txn.get(partition.db().blk, block_key(unit.block)));
+  ASSIGN_OR_RETURN(const auto here, partition.read());
+  ASSIGN_OR_RETURN(const auto block, here.txn.get(here.db().blk, block_key(unit.block)));
   if (!block) return fail(Code::corrupt, "the block is missing");
   auto arena = std::make_shared<Arena>();
-  NameReader names(txn, partition.db().names, *arena);
+  NameReader names(here.txn, here.db().names, *arena);
   return read_block(*block, filter, names, arena);
 }
 
@@ -182,9 +182,9 @@ Result<std::vector<Life>> ViewImpl::lives(ProcessId process,
   const auto h = home(process.incarnation);
   if (h == kNoIncarnation) return out;
   for (const auto& partition : p_.sealed->partitions) {
-    ASSIGN_OR_RETURN(const auto txn, lmdb::Txn::begin(partition->env(), false));
-    NameReader names(txn, partition->db().names, kept->arena);
-    ASSIGN_OR_RETURN(const auto here, read_lives(txn, partition->db(), h, process, names));
+    ASSIGN_OR_RETURN(const auto file, partition->read());
+    NameReader names(file.txn, file.db().names, kept->arena);
+    ASSIGN_OR_RETURN(const auto here, read_lives(file.txn, file.db(), h, process, names));
     for (const auto& life : here) merge(of(life.process), life);
   }
   const auto rows = tail_lifecycle([&](const StoredRow& row) {
@@ -224,12 +224,12 @@ Result<std::vector<NameSpell>> ViewImpl::name_spells(std::string_view node, std:
   }
   std::vector<NameSpell> out;
   for (const auto& partition : p_.sealed->partitions) {
-    ASSIGN_OR_RETURN(const auto txn, lmdb::Txn::begin(partition->env(), false));
-    NameReader names(txn, partition->db().names, kept->arena);
+    ASSIGN_OR_RETURN(const auto file, partition->read());
+    NameReader names(file.txn, file.db().names, kept->arena);
     ASSIGN_OR_RETURN(const auto atom, names.find(name));
     if (atom == 0) continue;
     for (const auto h : homes) {
-      ASSIGN_OR_RETURN(const auto here, read_spells_named(txn, partition->db(), h, atom, names));
+      ASSIGN_OR_RETURN(const auto here, read_spells_named(file.txn, file.db(), h, atom, names));
       merge(out, here);
     }
   }
@@ -253,9 +253,9 @@ Result<std::vector<NameSpell>> ViewImpl::names_of(ProcessId process,
   const auto h = home(process.incarnation);
   if (h == kNoIncarnation) return out;
   for (const auto& partition : p_.sealed->partitions) {
-    ASSIGN_OR_RETURN(const auto txn, lmdb::Txn::begin(partition->env(), false));
-    NameReader names(txn, partition->db().names, kept->arena);
-    ASSIGN_OR_RETURN(const auto here, read_spells_of(txn, partition->db(), h, process, names));
+    ASSIGN_OR_RETURN(const auto file, partition->read());
+    NameReader names(file.txn, file.db().names, kept->arena);
+    ASSIGN_OR_RETURN(const auto here, read_spells_of(file.txn, file.db(), h, process, names));
     merge(out, here);
   }
   const auto ours = [&](const ProcessId& p) {

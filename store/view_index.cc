@@ -12,7 +12,7 @@ namespace {
 // One partition, open for a question.
 struct Source {
   const Partition* partition = nullptr;
-  std::optional<lmdb::Txn> txn;
+  PartitionTxn file;
   Arena arena;
   std::optional<NameReader> names;
   std::vector<NameId> mfas;  // those that the question's patterns mean
@@ -26,10 +26,10 @@ struct Source {
         std::ranges::lower_bound(partitions, number, {}, [](const auto& p) { return p->number(); });
     if (it == partitions.end() || (*it)->number() != number) return nullptr;
     out->partition = it->get();
-    auto txn = lmdb::Txn::begin(out->partition->env(), false);
-    if (!txn) return nullptr;
-    out->txn = std::move(*txn);
-    out->names.emplace(*out->txn, out->partition->db().names, out->arena);
+    auto file = out->partition->read();
+    if (!file) return nullptr;
+    out->file = std::move(*file);
+    out->names.emplace(out->file.txn, out->file.db().names, out->arena);
     if (!patterns.empty()) {
       auto found = out->names->find_mfas(patterns);
       out->mfas_known = found.has_value();
@@ -157,7 +157,7 @@ class Finder {
     }
     auto& bad = shown_.counters->corrupt_indexes;
     const auto value =
-        source_->partition->segment(*source_->txn, kSegmentKinds[k], segment_of(first.block), bad);
+        source_->partition->segment(source_->file, kSegmentKinds[k], segment_of(first.block), bad);
     if (!value) return ~0ULL;
     const auto found = k == 0   ? blocks_of_processes(*value, filter_)
                        : k == 1 ? blocks_of_mfas(*value, source_->mfas)
@@ -267,7 +267,7 @@ class Sums {
     }
     auto& bad = shown_.counters->corrupt_indexes;
     const auto value =
-        source_->partition->segment(*source_->txn, 'r', segment_of(first.block), bad);
+        source_->partition->segment(source_->file, 'r', segment_of(first.block), bad);
     if (!value) return add_rows(units, here);
     const auto how = [&](const CellRun& run) -> Result<int> {
       const auto& cell = run.total;
@@ -350,7 +350,7 @@ class Edges {
     auto& bad = shown_.counters->corrupt_indexes;
     std::optional<SegmentValue> value;
     if (source_)
-      value = source_->partition->segment(*source_->txn, 'e', segment_of(first.block), bad);
+      value = source_->partition->segment(source_->file, 'e', segment_of(first.block), bad);
     if (!value || value->covered == 0) {
       for (const auto i : here) add_rows(i);
       return;

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "store/gap_batch.h"
+
 namespace scope::store {
 namespace {
 
@@ -54,7 +56,31 @@ Writer::Writer(const StoreOptions& options, StoreState state, ClusterClock clock
   publisher_.publish(state_.last_lsn);
   rate_since_ = house_at_ = Clock::now();
   update_sizes();
+  tell_lost();
   thread_ = std::thread([this] { run(); });
+}
+
+// Gap rows for partitions that were found to be missing or unusable, of every agent that may have something in them. Their
+// times come from what the clock model knows last.
+void Writer::tell_lost() {
+  const auto clocks = state_.clocks.all();
+  for (const auto& lost : state_.lost) {
+    for (const auto& info : std::vector(state_.incarnations.all())) {
+      const auto newest =
+          std::ranges::upper_bound(*clocks, info.number, {}, &ClockVersion::incarnation);
+      if (info.agent_id == 0 || info.first_seen.ns > lost.closed_ns || newest == clocks->begin() ||
+          std::prev(newest)->incarnation != info.number)
+        continue;
+      const auto offset = std::prev(newest)->offset_ns;
+      auto batch = gap_batch(info.number, "partition_lost", {lost.made_ns - offset},
+                             {lost.closed_ns - offset});
+      if (batch) handle(*batch);
+    }
+  }
+  if (state_.lost.empty()) return;
+  state_.lost.clear();
+  commit_now_ = save_manifest_ = true;
+  publisher_.publish(state_.last_lsn);
 }
 
 Writer::~Writer() { close(); }
@@ -237,6 +263,7 @@ void Writer::try_commit() {
   }
   if (failing_) spdlog::info("store: commits succeed again");
   failing_ = commit_now_ = false;
+  if (save_manifest_) save_manifest_ = !state_.manifest.write(options_.path).has_value();
   for (auto& flush : flushes_) flush->set_value();
   flushes_.clear();
   for (auto& [n, request] : asked_) request.answer->set_value(state_.incarnations.info(n));

@@ -87,6 +87,7 @@ class Writer {
   Status roll();
   Status fill_partition(const Partition& fresh, NameTable& names);
   bool roll_due() const;
+  void tell_lost();
   void keep_house();
   void drop_old();
   void update_sizes();
@@ -103,6 +104,7 @@ class Writer {
   std::map<Incarnation, std::uint64_t> received_;      // last sequence number taken
   std::map<Incarnation, std::uint64_t> out_of_order_;  // told once per break
   OpenSegment open_;                                   // as published
+  bool save_manifest_ = false;                         // after the next commit
   std::size_t committed_ = 0;
   std::size_t tail_rows_ = 0, tail_bytes_ = 0, pending_rows_ = 0, pending_bytes_ = 0;
   Clock::time_point pending_since_, retry_at_, house_at_, rate_since_;

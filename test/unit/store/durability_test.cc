@@ -1,0 +1,271 @@
+// What is acknowledged outlives all that may happen: rolls, retention, a full map, a full disk, damage, kill -9.
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <fstream>
+#include <random>
+#include <thread>
+
+#include "test/unit/store/store_fixture.h"
+
+namespace scope::test {
+namespace {
+
+TEST_F(StoreTest, RollsAndDropsWholePartitions) {
+  options_.block_rows = 200;
+  options_.partition_bytes = 400'000;
+  open();
+  BatchMaker m("shop@host", 3, 77);
+  const auto n = incarnation(m);
+  std::mt19937 random(1);
+  std::uint64_t seq = 0;
+  const auto some = [&](int batches) {
+    for (int k = 0; k < batches; ++k) {
+      for (std::int64_t i = 0; i < 50; ++i) {
+        std::string text(300, ' ');
+        for (auto& c : text) c = static_cast<char>(random() % 256);
+        m.state(m.own(static_cast<unsigned>(random() % 20)), server_state(i, text),
+                static_cast<std::int64_t>(seq * 50) + i);
+      }
+      append(m.batch(n, ++seq));
+    }
+    flush();
+  };
+  some(200);
+  EXPECT_GE(store_->stats().partitions, 3U);
+  auto before = rows_of(*store_->snapshot());
+  EXPECT_EQ(before.size(), 10'000U);
+  reopen();
+  EXPECT_EQ(rows_of(*store_->snapshot()), before);
+  EXPECT_EQ(store_->stats().events_stored, 10'000U);
+  some(1);
+  EXPECT_EQ(rows_of(*store_->snapshot()).size(), 10'050U);
+  before = rows_of(*store_->snapshot());
+
+  options_.retain_bytes = 1'000'000;
+  reopen();
+  auto view = store_->snapshot();
+  const auto files = [&] {
+    return std::count_if(std::filesystem::directory_iterator(options_.path), {},
+                         [](const auto& e) { return e.path().extension() == ".mdb"; });
+  };
+  for (int i = 0; i < 100 && store_->stats().bytes_on_disk > options_.retain_bytes; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_LE(store_->stats().bytes_on_disk, options_.retain_bytes);
+  const auto left = rows_of(*store_->snapshot());
+  EXPECT_LT(left.size(), before.size());
+  EXPECT_EQ(rows_of(*view), before) << "a view keeps what it shows";
+  view.reset();
+  const auto partitions = static_cast<long>(store_->stats().partitions);
+  for (int i = 0; i < 100 && files() > partitions; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_EQ(files(), static_cast<long>(store_->stats().partitions));
+  reopen();
+  EXPECT_EQ(rows_of(*store_->snapshot()), left);
+}
+
+TEST_F(StoreTest, AFullMapIsRolled) {
+  options_.map_bytes = 2u << 20;
+  options_.partition_bytes = 1u << 30;
+  options_.block_rows = 4000;
+  open();
+  BatchMaker m("shop@host", 3, 77);
+  const auto n = incarnation(m);
+  std::mt19937 random(1);
+  for (std::uint64_t seq = 1; seq <= 60; ++seq) {
+    for (std::int64_t i = 0; i < 50; ++i) {
+      std::string text(1000, ' ');
+      for (auto& c : text) c = static_cast<char>(random() % 256);
+      m.send(m.own(1), m.own(2), binary_term(text), static_cast<std::int64_t>(seq * 50) + i);
+    }
+    append(m.batch(n, seq));
+    flush();
+  }
+  EXPECT_GE(store_->stats().partitions, 2U);
+  EXPECT_EQ(rows_of(*store_->snapshot()).size(), 3000U);
+  reopen();
+  EXPECT_EQ(rows_of(*store_->snapshot()).size(), 3000U);
+}
+
+TEST_F(StoreTest, AFullDiskStopsAcknowledgementsAndLosesNothing) {
+  open();
+  BatchMaker m("shop@host", 3, 77);
+  const auto n = incarnation(m);
+  std::mt19937 random(1);
+  const auto batch = [&](std::uint64_t seq) {
+    for (std::int64_t i = 0; i < 50; ++i) {
+      std::string text(500, ' ');
+      for (auto& c : text) c = static_cast<char>(random() % 256);
+      m.send(m.own(1), m.own(2), binary_term(text), static_cast<std::int64_t>(seq * 50) + i);
+    }
+    return m.batch(n, seq);
+  };
+  // No file of this process may grow beyond 600 KB: to the store that is a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit old{};
+  getrlimit(RLIMIT_FSIZE, &old);
+  const rlimit small{600'000, old.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);
+  std::uint64_t seq = 0;
+  for (; seq < 40 && store_->stats().commit_failures == 0; (void)store_->flush(200))
+    append(batch(++seq));
+  EXPECT_GT(store_->stats().commit_failures, 0U);
+  const auto acked = listener_.committed(n);
+  EXPECT_LT(acked, seq);
+  EXPECT_EQ(rows_of(*store_->snapshot()).size(), seq * 50) << "the tail is still readable";
+  setrlimit(RLIMIT_FSIZE, &old);
+  flush();
+  EXPECT_EQ(listener_.committed(n), seq);
+  const auto rows = rows_of(*store_->snapshot());
+  EXPECT_EQ(rows.size(), seq * 50);
+  reopen();
+  EXPECT_EQ(rows_of(*store_->snapshot()), rows);
+}
+
+TEST_F(StoreTest, ADamagedBlockIsNamedAndCounted) {
+  options_.block_rows = 100;
+  open();
+  BatchMaker m("shop@host", 3, 77);
+  const auto n = incarnation(m);
+  for (int i = 0; i < 200; ++i)
+    m.state(m.own(static_cast<unsigned>(i % 9)), server_state(i, "text"), i);
+  append(m.batch(n, 1));
+  flush();
+  store_.reset();
+  const auto file = options_.path + "/p-00000001.mdb";
+  std::fstream f(file, std::ios::in | std::ios::out | std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(f)), {});
+  const auto at = bytes.find("SBLK");
+  ASSERT_NE(at, bytes.npos);
+  f.seekp(static_cast<std::streamoff>(at + 130));
+  f.put(static_cast<char>(~bytes[at + 130]));
+  f.close();
+  open();
+  const auto view = store_->snapshot();
+  int bad = 0;
+  for (const auto& unit : view->units()) {
+    const auto rows = view->read(unit, {});
+    if (rows) continue;
+    ++bad;
+    EXPECT_EQ(rows.error().code, Code::corrupt);
+    EXPECT_TRUE(rows.error().message.starts_with(
+        fmt::format("block {} of partition 1 (batches 1 to 1)", unit.block)))
+        << rows.error().message;
+  }
+  EXPECT_EQ(bad, 1);
+  EXPECT_EQ(store_->stats().corrupt_blocks, 1U);
+}
+
+// Batch `seq` of the crash test: its rows follow from its number alone.
+store::IncomingBatch crash_batch(BatchMaker& m, Incarnation n, std::uint64_t seq) {
+  std::mt19937 random(static_cast<unsigned>(seq));
+  const auto count = 1 + random() % 60;
+  for (unsigned i = 0; i < count; ++i) {
+    const auto p = m.own(static_cast<unsigned>(random() % 30));
+    const auto t = static_cast<std::int64_t>(seq * 100 + i / 3);
+    if (random() % 2) {
+      m.state(p, server_state(t, "crash"), t);
+    } else {
+      m.send(p, BatchMaker::far("stock@host", 2, 9), gen_call(p, i, "crash"), t);
+    }
+  }
+  return seq % 2 ? m.batch(n, seq) : m.compact_batch(n, seq, {});  // hashes are not compared
+}
+
+// Writes each acknowledged number to a file, with one system call: what was written there is known to outlive a kill.
+class AckFile final : public store::StoreListener {
+ public:
+  explicit AckFile(int fd) : fd_(fd) {}
+  void on_committed(Incarnation, std::uint64_t seq) override {
+    if (::pwrite(fd_, &seq, sizeof seq, 0) != sizeof seq) std::abort();
+  }
+  void on_out_of_order(Incarnation, std::uint64_t, std::uint64_t) override { std::abort(); }
+  void on_published() override {}
+
+ private:
+  int fd_;
+};
+
+[[noreturn]] void run_until_killed(store::StoreOptions options, int fd) {
+  AckFile acks(fd);
+  auto store = store::TraceStore::open(options, &acks);
+  if (!store) std::_Exit(3);
+  BatchMaker m("shop@host", 3, 77);
+  const auto info = (*store)->incarnation("shop@host", 3, 77);
+  if (!info) std::_Exit(4);
+  for (auto seq = info->last_committed_seq;;) {
+    auto batch = crash_batch(m, info->number, ++seq);
+    while (!(*store)->append(batch)) {
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(400));
+  }
+}
+
+TEST_F(StoreTest, KilledAtAnyMomentLosesNothingThatWasAcknowledged) {
+  options_.block_rows = 500;
+  options_.partition_bytes = 400'000;
+  const auto ack_path = folder_.path() + "/acks";
+  std::ofstream(ack_path, std::ios::binary) << std::string(8, '\0');
+  std::mt19937 random(std::random_device{}());
+  std::uint64_t acked_before = 0;
+  const auto* rounds = std::getenv("SCOPE_KILLS");
+  for (int round = 0; round < (rounds ? std::atoi(rounds) : 20); ++round) {
+    const int fd = ::open(ack_path.c_str(), O_RDWR);
+    ASSERT_GE(fd, 0);
+    const pid_t child = ::fork();
+    if (child == 0) run_until_killed(options_, fd);
+    // Mostly once something new was acknowledged, else wherever it is: at its start perhaps.
+    const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    for (std::uint64_t now = 0; round % 4 != 3 && std::chrono::steady_clock::now() < give_up;) {
+      ASSERT_EQ(::pread(fd, &now, sizeof now, 0), static_cast<ssize_t>(sizeof now));
+      if (now > acked_before) break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 150));
+    ::kill(child, SIGKILL);
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFSIGNALED(status)) << "the child ended by itself: " << WEXITSTATUS(status);
+    std::uint64_t acked = 0;
+    ASSERT_EQ(::pread(fd, &acked, sizeof acked, 0), static_cast<ssize_t>(sizeof acked));
+    ::close(fd);
+    ASSERT_GE(acked, acked_before);
+    acked_before = acked;
+    open();
+    const auto info = store_->incarnation("shop@host", 3, 77);
+    ASSERT_TRUE(info);
+    EXPECT_GE(info->last_committed_seq, acked);
+    // What is there is what a store that was never killed has, ids and all.
+    const auto rows = rows_of(*store_->snapshot());
+    store_.reset();
+    TempFolder other;
+    auto calm_options = options_;
+    calm_options.path = other.path() + "/db";
+    calm_options.sync = false;
+    {
+      auto calm = store::TraceStore::open(calm_options, nullptr);
+      ASSERT_TRUE(calm);
+      BatchMaker m("shop@host", 3, 77);
+      const auto n = (*calm)->incarnation("shop@host", 3, 77)->number;
+      for (std::uint64_t seq = 1; seq <= info->last_committed_seq; ++seq) {
+        const auto batch = crash_batch(m, n, seq);
+        while (!(*calm)->append(batch)) ASSERT_TRUE((*calm)->flush(10'000));
+      }
+      ASSERT_TRUE((*calm)->flush(10'000));
+      // The hash key differs from store to store, so hashes are left out.
+      const auto without_hash = [](std::vector<std::string> list) {
+        for (auto& s : list) s.erase(s.find(" hash="), s.find(" orig=") - s.find(" hash="));
+        return list;
+      };
+      ASSERT_EQ(without_hash(rows), without_hash(rows_of(*(*calm)->snapshot())))
+          << "round " << round;
+    }
+  }
+  EXPECT_GE(acked_before, 8U) << "too slow a machine to say anything";
+}
+
+}  // namespace
+}  // namespace scope::test
