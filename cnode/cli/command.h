@@ -80,5 +80,6 @@ std::unique_ptr<Command> make_state();
 std::unique_ptr<Command> make_flow();
 std::unique_ptr<Command> make_stats();
 std::unique_ptr<Command> make_verify_clean();
+std::unique_ptr<Command> make_store();
 
 }  // namespace scope::node::cli
