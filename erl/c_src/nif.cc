@@ -197,7 +197,7 @@ ERL_NIF_TERM set_caps(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   constexpr const char* kNames[kCaps] = {"message", "args", "result", "reason", "state"};
   for (unsigned i = 0; i < kCaps; ++i) {
     const std::uint64_t cap = number(env, argv[0], kNames[i], g.cap[i].load());
-    g.cap[i].store(static_cast<std::uint32_t>(std::clamp<std::uint64_t>(cap, 16, kMaxCap)));
+    g.cap[i].store(static_cast<std::uint32_t>(std::clamp<std::uint64_t>(cap, 5, kMaxCap)));
   }
   return a.ok;
 }

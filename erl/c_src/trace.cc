@@ -225,14 +225,6 @@ std::uint32_t write(ErlNifEnv* env, Ring& ring, std::byte* at, const Event& e, E
     put(atom_id(e.module));
     put(atom_id(e.function));
   }
-  if (e.message && g.keyed.load(std::memory_order_acquire)) {
-    const MatchHash hash = match_hash(env, e.payload, g.key, ring.texts);
-    if (hash.known) {
-      flags |= kHashed;
-      if (hash.bounded) flags |= kHashBounded;
-      put(hash.value);
-    }
-  }
   std::byte* const rest = p;
   if (e.has_peer) {
     Encoder peer(env, reinterpret_cast<std::uint8_t*>(p), kPeerCap);
@@ -249,9 +241,20 @@ std::uint32_t write(ErlNifEnv* env, Ring& ring, std::byte* at, const Event& e, E
       const auto size = static_cast<std::uint64_t>(end - p);
       const auto original = static_cast<std::uint32_t>(
           std::min<std::uint64_t>(std::max(payload.walked(), size + 1), 0xFFFFFFFFu));
-      std::memmove(rest + 4, rest, static_cast<std::size_t>(end - rest));
-      std::memcpy(rest, &original, 4);
-      p = end + 4;
+      // A whole message is hashed by whoever reads it; of a cut one only we have the whole.
+      MatchHash hash{};
+      if (e.message && g.keyed.load(std::memory_order_acquire)) {
+        hash = match_hash(env, e.payload, g.key, ring.texts);
+      }
+      const std::size_t before = hash.known ? 12 : 4;
+      std::memmove(rest + before, rest, static_cast<std::size_t>(end - rest));
+      p = rest;
+      if (hash.known) {
+        flags |= hash.bounded ? kHashed | kHashBounded : kHashed;
+        put(hash.value);
+      }
+      put(original);
+      p = end + before;
     } else {
       p = end;
     }

@@ -118,6 +118,7 @@ golden_hashes(Config) ->
     Got = rpc(T, fun() ->
                          scope_nif:set_key(list_to_binary(lists:seq(0, 15))),
                          scope_nif:lease(60000),
+                         scope_nif:set_caps(#{message => 5}),      % only what is cut is hashed by the tracee
                          P = spawn(fun() -> receive {go, Ts} -> [self() ! X || X <- Ts] end, receive stop -> ok end end),
                          1 = erlang:trace(P, true, [send, {tracer, scope_nif, scope}]),
                          P ! {go, [binary_to_term(<<131, (binary:decode_hex(list_to_binary(H)))/binary>>)
@@ -130,13 +131,12 @@ golden_hashes(Config) ->
                  end),
     Hashes = scope_compact:hashes(element(7, Got)),
     assert_eq(length(Golden), length(Hashes)),
-    %% A bitstring's bits are not to be had without copying.
+    %% What has five bytes is never cut; a bitstring's bits are not to be had without copying.
     Wrong = [{H, Expected, Hash} || {{H, Hex, B}, Hash} <- lists:zip(Golden, Hashes),
-                                    Expected <- [{list_to_integer(Hex, 16), B =:= "1"}],
-                                    Hash =/= Expected, not (Hash =:= none andalso hd(H) =:= $4 andalso lists:nth(2, H) =:= $d)],
+                                    Expected <- [{list_to_integer(Hex, 16), B =:= "1"}], Hash =/= Expected,
+                                    not (Hash =:= none andalso (lists:member(lists:sublist(H, 2), ["77", "61", "62", "6a", "4d"]) orelse length(H) =< 10))],
     assert_eq([], Wrong),
-    log("~b hashed, ~b not", [length([x || {_, _} <- Hashes]), length([x || none <- Hashes])]),
-    true = length([x || none <- Hashes]) =< 1.
+    log("~b hashed, ~b not", [length([x || {_, _} <- Hashes]), length([x || none <- Hashes])]).
 
 %% --- accounting ------------------------------------------------------------------------------------------------------
 
