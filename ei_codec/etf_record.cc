@@ -1,6 +1,7 @@
 // Reads the Erlang tracer's events: capture_record.h, Event. One pass over each event with the unchecked readers:
 // TermView::element() would walk every term several times, and this runs for every event of a cluster.
 #include <limits>
+#include <vector>
 
 #include "ei_codec/record_parts.h"
 #include "ei_codec/term_tags.h"
@@ -73,12 +74,16 @@ Name name_of(const NameText (&names)[N], std::string_view text) {
 // the next. The readers answer false where the grammar is broken. There are no local atoms in this payload.
 class EventReader {
  public:
-  explicit EventReader(const DecodeContext& context) : context_(context) {}
+  explicit EventReader(const DecodeContext& context) : context_(context) {
+    own_pid_ = {kNewPid, kSmallAtomUtf8, static_cast<std::uint8_t>(context.node.size())};
+    own_pid_.insert(own_pid_.end(), context.node.begin(), context.node.end());
+  }
 
   // The end of the event at `at`; nullptr: what is there is no term. The record is whole only if it `fits`.
   const std::byte* read(const std::byte* at, const std::byte* end, TraceRecord& out, bool& fits);
 
  private:
+  const std::byte* element(unsigned index, const std::byte* at, const std::byte* end) const;
   bool event(TraceRecord& out);
   bool trace(TraceRecord& out);
   bool scope(TraceRecord& out);
@@ -99,7 +104,8 @@ class EventReader {
   static constexpr unsigned kLeast = 4, kMost = 6;  // elements of an event
 
   const DecodeContext& context_;
-  PayloadMemo memo_;  // of messages
+  PayloadMemo memo_;                   // of messages
+  std::vector<std::uint8_t> own_pid_;  // how the pids of the agent's node begin
   unsigned arity_ = 0;
   const std::byte* elements_[kMost] = {};
   std::optional<std::uint64_t> given_hash_;  // by the last cut payload
@@ -311,6 +317,23 @@ const std::byte* checked(const std::byte* at, const std::byte* end) {
   return check_term(Bytes(at, end), nullptr, local_atoms);
 }
 
+// What nearly every event begins and ends with is told by its bytes.
+const std::byte* EventReader::element(unsigned index, const std::byte* at,
+                                      const std::byte* end) const {
+  constexpr std::string_view kTraceTs = "\x77\x08trace_ts";  // SMALL_ATOM_UTF8_EXT
+  constexpr std::size_t kPidRest = 12;
+  const auto left = static_cast<std::size_t>(end - at);
+  const auto begins = [at, left](const void* with, std::size_t size, std::size_t rest) {
+    return left >= size + rest && std::memcmp(at, with, size) == 0;
+  };
+  if (index == 0 && begins(kTraceTs.data(), kTraceTs.size(), 0)) return at + kTraceTs.size();
+  if (index == 1 && begins(own_pid_.data(), own_pid_.size(), kPidRest)) {
+    return at + own_pid_.size() + kPidRest;
+  }
+  if (left >= 11 && u8(at) == kSmallBig && u8(at + 1) == 8) return at + 11;
+  return checked(at, end);
+}
+
 const std::byte* EventReader::read(const std::byte* at, const std::byte* end, TraceRecord& out,
                                    bool& fits) {
   fits = false;
@@ -321,7 +344,7 @@ const std::byte* EventReader::read(const std::byte* at, const std::byte* end, Tr
   at += 2;
   for (unsigned i = 0; i < arity_; ++i) {
     elements_[i] = at;
-    at = checked(at, end);
+    at = element(i, at, end);
     if (!at) return nullptr;
   }
   fits = event(out);

@@ -514,9 +514,15 @@ Result<std::size_t> validate(Bytes bytes, const ValidateLimits& limits) {
 }
 
 const std::byte* etf::check_term(Bytes bytes, const BatchStrings* strings, bool& local_atoms) {
-  const ValidateLimits limits{.local_atoms = strings != nullptr};
-  const auto length = check(bytes, limits, strings, local_atoms);
-  return length ? bytes.data() + *length : nullptr;
+  const bool allowed = strings != nullptr;
+  const std::byte* const start = bytes.data();
+  if (const auto* end = walk(start, start + bytes.size(), allowed, strings, local_atoms))
+    return end;
+  const ValidateLimits limits{.local_atoms = allowed};
+  Validator<BatchStrings> validator(bytes, limits, strings);
+  const auto length = validator.run();
+  local_atoms = validator.saw_local_atoms();
+  return length ? start + *length : nullptr;
 }
 
 Result<TermView> view(Bytes bytes, const ValidateLimits& limits, const StringTable* strings) {
