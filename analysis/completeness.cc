@@ -49,6 +49,17 @@ Completeness certify(const Context& context, const ClockModel& clock,
     if (!gap) continue;
     const auto began = clock.cluster(event.row.process.incarnation, gap->from);
     if (until && began.time > *until && began.error_ns != kUnknownError) continue;
+    if (gap->reason == "sampled" && gap->figures) {
+      const auto rate = gap->figures->map()->find("rate");
+      const auto* of = info_of(*context.view, event.row.process.incarnation);
+      const Sampled sampled{of ? of->node : std::string(), rate ? rate->real().value_or(0) : 0};
+      if (std::ranges::none_of(out.sampled, [&](const Sampled& s) {
+            return s.node == sampled.node && s.rate == sampled.rate;
+          })) {
+        out.sampled.push_back(sampled);
+      }
+      continue;
+    }
     if (out.gaps.size() == kMaxGapsListed) {
       ++out.gaps_not_listed;
       continue;
@@ -72,7 +83,9 @@ Completeness certify(const Context& context, const ClockModel& clock,
       if (concerned(n.node)) out.not_traced.push_back(n);
     }
     for (const auto& s : context.coverage->sampled) {
-      if (concerned(s.node)) out.sampled.push_back(s);
+      const bool known = std::ranges::any_of(
+          out.sampled, [&](const Sampled& o) { return o.node == s.node && o.rate == s.rate; });
+      if (!known && concerned(s.node)) out.sampled.push_back(s);
     }
   }
   return out;

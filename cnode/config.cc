@@ -44,6 +44,16 @@ const Option kOptions[] = {
      "bytes that an agent keeps on its node while this daemon is away"},
     {"grace_ms", &Config::grace_ms, milliseconds, kSecond, kDay, false, false,
      "an agent without a daemon for so long removes itself"},
+    {"profiles", &Config::profiles, none, 0, ~0ull, false, false,
+     "a TOML file with trace profiles of your own, [profiles.NAME]"},
+    {"budget_percent", &Config::budget_percent, none, 0, ~0ull, false, false,
+     "per cent of a node's schedulers that tracing may take there; beyond, it steps down"},
+    {"budget_memory", &Config::budget_memory, bytes, kMiB, 64 * kGiB, false, false,
+     "bytes that an agent may take on its node, with what it holds"},
+    {"budget_events", &Config::budget_events, none, 1, ~0ull, false, false,
+     "events a second that a node may send"},
+    {"budget_bytes", &Config::budget_bytes, bytes, 1024, ~0ull, false, false,
+     "bytes of events a second that a node may send"},
     {"lease_ms", &Config::lease_ms, milliseconds, 500, 60 * kSecond, false, false,
      "a daemon that an agent has not heard of for so long no longer owns it: another may attach"},
     {"forget_ms", &Config::forget_ms, milliseconds, kSecond, 30 * kDay, true, false,
@@ -63,7 +73,8 @@ const Option kOptions[] = {
     {"query_deadline_ms", &Config::query_deadline_ms, milliseconds, 100, 60 * kSecond, false, false,
      "a question is answered, in part if need be, within this time"},
     {"capture", &Config::capture, none, 0, ~0ull, false, false,
-     "native: agents load a tracer library, and fall back to Erlang where they cannot; erlang: they "
+     "native: agents load a tracer library, and fall back to Erlang where they cannot; erlang: "
+     "they "
      "never do"},
     {"log_level", &Config::log_level, none, 0, ~0ull, true, false, "debug, info, warn or error"},
 };
@@ -78,6 +89,14 @@ Status check_enum(std::string_view key, std::string_view text) {
   };
   if (key == "capture") return one_of({"native", "erlang"});
   if (key == "log_level") return one_of({"debug", "info", "warn", "error"});
+  if (key == "budget_percent") {
+    double percent = 0;
+    const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), percent);
+    if (ec != std::errc{} || end != text.data() + text.size() || !(percent > 0 && percent <= 100)) {
+      return fail(Code::bad_value, "expected per cent, over 0 and at most 100", std::string(key),
+                  std::string(text));
+    }
+  }
   return {};
 }
 

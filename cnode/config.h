@@ -29,6 +29,11 @@ struct Config {
   std::uint64_t credit_bytes = 4ull << 20;
   std::uint64_t hold_bytes = 16ull << 20;
   std::uint64_t grace_ms = 60'000;
+  std::string profiles;  // a TOML file
+  std::string budget_percent = "1";
+  std::uint64_t budget_memory = 32ull << 20;
+  std::uint64_t budget_events = 50'000;
+  std::uint64_t budget_bytes = 32ull << 20;
   std::uint64_t lease_ms = 2'000;
   std::uint64_t forget_ms = 600'000;
   std::uint64_t ping_ms = 500;

@@ -101,7 +101,9 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     CO_ASSIGN_OR_RETURN(store_, store::TraceStore::open(store_options(config_), this));
     node_ = std::make_unique<Node>(io_, std::move(options));
     CO_RETURN_IF_ERROR(co_await node_->start());
+    CO_ASSIGN_OR_RETURN(profiles_, load_profiles(config_.profiles));
     ServiceOptions service;
+    service.profiles = profiles_;
     service.deadline = Millis(config_.query_deadline_ms);
     service.scan_threads =
         static_cast<unsigned>(std::max<std::uint64_t>(1, config_.query_threads / 2));
@@ -173,6 +175,14 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     reply(std::move(outcome));
   }
 
+  void profiles(Reply<std::vector<ProfileOutcome>> reply) override {
+    spawn(io_, "profiles", probe_profiles(std::move(reply)));
+  }
+  Awaitable<void> probe_profiles(Reply<std::vector<ProfileOutcome>> reply) {
+    auto outcome = co_await agents_->probe(profiles_);
+    reply(std::move(outcome));
+  }
+
   void stop(std::optional<std::uint64_t> id, Reply<StopOutcome> reply) override {
     spawn(io_, "stop_trace", stop_trace(id, std::move(reply)));
   }
@@ -218,6 +228,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
   void on_published() override {}
 
   Config config_;
+  std::vector<Profile> profiles_;
   boost::asio::io_context io_{1};
   boost::asio::signal_set signals_;
   std::unique_ptr<store::TraceStore> store_;

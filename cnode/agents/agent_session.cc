@@ -23,6 +23,7 @@ constexpr Millis kRpcTimeout = 5s;
 constexpr Millis kHelloTimeout = 5s;
 constexpr Millis kFirstBackoff = 250ms, kLastBackoff = 10s;
 constexpr Millis kRefusedRetry = 15s;
+constexpr Millis kStatusEvery = 2s;
 constexpr std::size_t kMaxPings = 64;
 constexpr std::size_t kMaxControls = 256;
 
@@ -191,6 +192,7 @@ Awaitable<Status> AgentSession::establish() {
   set_state(AgentState::live);
   send_resume();
   spawn(io_, "agent pings", keep_pinging(shared_from_this(), epoch_));
+  spawn(io_, "agent status", keep_asking(shared_from_this(), epoch_));
   spawn(io_, "agent went live", agents_.went_live(shared_from_this()));
   co_return Status{};
 }
@@ -246,7 +248,7 @@ Awaitable<void> AgentSession::remove_code() {
 
 std::vector<std::byte> AgentSession::attach_options(bool with_library) const {
   TermBuilder b;
-  b.map(with_library ? 9 : 8);
+  b.map(with_library ? 10 : 9);
   if (with_library) b.atom("library").binary(agent_library());
   b.atom("proto").integer(1);
   b.atom("daemon").atom(node_.name());
@@ -256,6 +258,11 @@ std::vector<std::byte> AgentSession::attach_options(bool with_library) const {
   b.atom("lease_ms").unsigned_integer(config_.lease_ms);
   b.atom("grace_ms").unsigned_integer(config_.grace_ms);
   b.atom("hold_bytes").unsigned_integer(config_.hold_bytes);
+  b.atom("budget").map(4);
+  b.atom("cpu").real(std::strtod(config_.budget_percent.c_str(), nullptr));
+  b.atom("memory").unsigned_integer(config_.budget_memory);
+  b.atom("events").unsigned_integer(config_.budget_events);
+  b.atom("bytes").unsigned_integer(config_.budget_bytes);
   return owned(b);
 }
 
@@ -501,6 +508,26 @@ Awaitable<Result<Message>> AgentSession::control(std::shared_ptr<AgentSession> s
     co_return fail(Code::node_down, fmt::format("{} went away: {}", self->peer_, self->reason_));
   }
   co_return fail(Code::timeout, fmt::format("the agent on {} did not answer", self->peer_));
+}
+
+// What the agent spends, every two seconds, for `status` and completeness: no request waits for it.
+Awaitable<void> AgentSession::keep_asking(std::shared_ptr<AgentSession> self, std::uint64_t epoch) {
+  boost::asio::steady_timer timer(self->io_);
+  boost::system::error_code ec;
+  TermBuilder request;
+  request.atom("status");
+  const auto bytes = owned(request);
+  while (self->state_ == AgentState::live && self->epoch_ == epoch) {
+    auto reply = co_await control(self, bytes, kStatusEvery);
+    if (reply && reply->term.is_tuple("ok", 2)) {
+      auto spending = read_spending(reply->term.element(1));
+      const bool other = spending.rung != self->info_.spending.rung;
+      self->info_.spending = std::move(spending);
+      if (other) self->agents_.changed();
+    }
+    timer.expires_after(kStatusEvery);
+    co_await timer.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ec));
+  }
 }
 
 Awaitable<Status> AgentSession::detach_agent(std::shared_ptr<AgentSession> self, Millis timeout) {

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "analysis/clock_estimator.h"
+#include "cnode/agents/trace_wire.h"
 #include "cnode/config.h"
 #include "cnode/dist/node.h"
 #include "ei_codec/capture_record.h"
@@ -46,6 +47,7 @@ struct AgentInfo {
   std::string otp, arch, capture, elixir, version;
   std::string capture_reason;  // why it is not the native tracer; empty when it is
   std::uint64_t dropped = 0;
+  Spending spending;  // of two seconds ago at most, while live
 };
 
 // Tells builds of the agent apart: two agents are the same if their beams are.
@@ -90,6 +92,7 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
   Awaitable<Status> deploy();
   Awaitable<void> remove_code();  // after a deployment that failed
   Awaitable<Status> await_hello();
+  static Awaitable<void> keep_asking(std::shared_ptr<AgentSession> self, std::uint64_t epoch);
   static Awaitable<void> keep_pinging(std::shared_ptr<AgentSession> self, std::uint64_t epoch);
 
   void set_state(AgentState state, std::string reason = {});

@@ -114,6 +114,7 @@ Awaitable<void> Agents::start_on(Agents& agents, std::shared_ptr<AgentSession> s
                                  std::uint64_t id, std::vector<NodeOutcome>& outcomes,
                                  std::shared_ptr<Signal> done) {
   std::optional<Error> error;
+  std::vector<std::byte> prediction;
   if (auto it = agents.traces_.find(id); it != agents.traces_.end()) {
     auto request = agents.start_request(id, it->second, session->peer());
     auto reply = co_await AgentSession::control(session, std::move(request), kControlTimeout);
@@ -121,9 +122,14 @@ Awaitable<void> Agents::start_on(Agents& agents, std::shared_ptr<AgentSession> s
       error = reply.error();
     } else if (!reply->term.is_tuple("ok", 2)) {
       error = refusal_of(reply->term);
+    } else if (auto answer = reply->term.element(1).map()) {
+      if (auto said = answer->find("prediction")) {
+        auto bytes = said->bytes();
+        prediction.assign(bytes.begin(), bytes.end());
+      }
     }
   }
-  outcomes.push_back({session->peer(), error});
+  outcomes.push_back({session->peer(), error, std::move(prediction)});
   done->notify();
 }
 
@@ -131,7 +137,13 @@ Awaitable<Result<StartOutcome>> Agents::start_trace(TraceSpec spec, std::string 
   std::uint64_t id = static_cast<std::uint64_t>(store_.now().ns / 1'000'000'000);
   while (traces_.contains(id)) ++id;
   std::optional<ClusterTime> expires;
-  if (!spec.forever) {
+  if (spec.forever && !spec.continuous && !spec.force && is_deep(spec)) {
+    co_return fail(
+        Code::refused,
+        "arguments, results and everybody's messages need an end; say for how long, or force it",
+        "for", "infinity");
+  }
+  if (!spec.forever && (spec.for_ms || !spec.continuous)) {
     expires = ClusterTime{store_.now().ns + spec.for_ms.value_or(kDefaultForMs) * 1'000'000};
   }
   for (const auto& name : spec.nodes) {
@@ -170,6 +182,53 @@ Awaitable<Result<StartOutcome>> Agents::start_trace(TraceSpec spec, std::string 
   traces_changed_->notify();
   changed();
   co_return outcome;
+}
+
+Awaitable<std::vector<ProfileOutcome>> Agents::probe(std::vector<Profile> profiles) {
+  std::vector<ProfileOutcome> out;
+  for (auto& profile : profiles) out.push_back({std::move(profile), {}});
+  auto done = std::make_shared<Signal>(io_);
+  auto pending = std::make_shared<std::size_t>(0);
+  auto sessions = sessions_;
+  for (const auto& [name, session] : sessions) {
+    if (session->state() != AgentState::live) continue;
+    ++*pending;
+    spawn(io_, "probe profiles", probe_node(session, out, pending, done));
+  }
+  while (*pending > 0) co_await done->wait_for(1s);
+  co_return out;
+}
+
+// Writes into a frame that waits for it.
+Awaitable<void> Agents::probe_node(std::shared_ptr<AgentSession> session,
+                                   std::vector<ProfileOutcome>& out,
+                                   std::shared_ptr<std::size_t> pending,
+                                   std::shared_ptr<Signal> done) {
+  const auto until = std::chrono::steady_clock::now() + kControlTimeout;
+  for (auto& item : out) {
+    TraceSpec spec;
+    spec.profile = item.profile.name;
+    spec.events = item.profile.events;
+    spec.budget_percent = item.profile.budget_percent;
+    spec.args = item.profile.args;
+    if (item.profile.sample < 1) spec.sample = item.profile.sample;
+    auto left = std::chrono::ceil<Millis>(until - std::chrono::steady_clock::now());
+    auto request = encode_probe(spec, session->peer());
+    auto reply =
+        co_await AgentSession::control(session, std::move(request), std::max(left, Millis(1)));
+    NodeOutcome outcome{session->peer(), std::nullopt, {}};
+    if (!reply) {
+      outcome.error = reply.error();
+    } else if (!reply->term.is_tuple("ok", 2)) {
+      outcome.error = refusal_of(reply->term);
+    } else {
+      auto bytes = reply->term.element(1).bytes();
+      outcome.prediction.assign(bytes.begin(), bytes.end());
+    }
+    item.nodes.push_back(std::move(outcome));
+  }
+  --*pending;
+  done->notify();
 }
 
 Awaitable<void> Agents::watch_expiry(Agents& agents) {
@@ -314,8 +373,15 @@ std::vector<NodeStatus> Agents::node_status() const {
     status.arch = session->info().arch;
     status.agent_id = session->info().agent_id;
     status.capture = live ? session->info().capture : "none";
+    if (live) status.capture_reason = session->info().capture_reason;
     status.incarnation = session->incarnation();
-    if (live) status.dropped = session->info().dropped;
+    if (live) {
+      status.dropped = session->info().dropped;
+      status.spending = session->info().spending;
+      status.budget_percent = status.spending.budget_percent;
+      status.spent_percent = status.spending.spent_percent;
+      status.hold_seconds = status.spending.hold_seconds;
+    }
     out.push_back(std::move(status));
   }
   return out;
@@ -323,7 +389,15 @@ std::vector<NodeStatus> Agents::node_status() const {
 
 std::vector<TracingStatus> Agents::tracing() const {
   std::vector<TracingStatus> out;
-  for (const auto& [id, trace] : traces_) out.push_back({id, trace.by, trace.spec, trace.expires});
+  for (const auto& [id, trace] : traces_) {
+    TracingStatus status{id, trace.by, trace.spec, trace.expires, {}};
+    for (const auto& [name, session] : sessions_) {
+      const auto& known = session->info().spending.traces;
+      if (session->state() != AgentState::live) continue;
+      if (auto it = known.find(id); it != known.end()) status.spent[name] = it->second;
+    }
+    out.push_back(std::move(status));
+  }
   return out;
 }
 
@@ -336,9 +410,19 @@ std::shared_ptr<const analysis::Coverage> Agents::coverage() const {
                              session->reason().empty() ? "" : ": ", session->reason())});
       continue;
     }
-    bool traced = std::ranges::any_of(traces_, [&](const auto& t) {
-      return wants(t.second.spec, name) && !t.second.ended.contains(name);
-    });
+    bool traced = false;
+    for (const auto& [id, trace] : traces_) {
+      if (!wants(trace.spec, name) || trace.ended.contains(name)) continue;
+      traced = true;
+      if (trace.spec.sample && *trace.spec.sample < 1) {
+        coverage->sampled.push_back({name, *trace.spec.sample});
+      }
+    }
+    const auto& spending = session->info().spending;
+    if (traced && !spending.rung.empty() && spending.rung != "full") {
+      coverage->not_traced.push_back(
+          {name, fmt::format("stepped down to {}: {}", spending.rung, spending.cause)});
+    }
     if (!traced) coverage->not_traced.push_back({name, "no trace is active there"});
   }
   return coverage;

@@ -41,6 +41,8 @@ class Agents : public NodeObserver {
   Awaitable<void> detach_all(Millis timeout);
 
   Awaitable<Result<StartOutcome>> start_trace(TraceSpec spec, std::string by);
+  // What each profile would cost on each live node; nothing is started.
+  Awaitable<std::vector<ProfileOutcome>> probe(std::vector<Profile> profiles);
   Awaitable<Result<StopOutcome>> stop_trace(std::optional<std::uint64_t> id);
 
   std::vector<NodeStatus> node_status() const;
@@ -87,6 +89,10 @@ class Agents : public NodeObserver {
                                   std::shared_ptr<Signal> done);
   static Awaitable<void> detach_one(std::shared_ptr<AgentSession> session, Millis timeout,
                                     std::shared_ptr<std::size_t> counter,
+                                    std::shared_ptr<Signal> done);
+  static Awaitable<void> probe_node(std::shared_ptr<AgentSession> session,
+                                    std::vector<ProfileOutcome>& out,
+                                    std::shared_ptr<std::size_t> pending,
                                     std::shared_ptr<Signal> done);
   bool wants(const TraceSpec& spec, std::string_view node) const;
   static Awaitable<void> watch_expiry(Agents& agents);

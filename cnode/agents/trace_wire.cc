@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "ei_codec/term_builder.h"
 #include "ei_codec/term_print.h"
 #include "ei_codec/trace_event.h"
@@ -43,8 +45,6 @@ void atom_list(TermBuilder& b, const std::vector<std::string_view>& atoms) {
 
 std::vector<std::string_view> agent_events(const TraceSpec& spec) {
   std::uint32_t types = spec.events;
-  if (types == 0 && spec.profile == "lightweight_production") types = kGroups[4].types;
-  if (types == 0 && spec.profile == "deep_dive_dev") types = ~0u;
   std::vector<std::string_view> out;
   bool functions = !spec.modules.empty() || !spec.mfas.empty();
   for (const auto& group : kGroups) {
@@ -57,8 +57,22 @@ std::vector<std::string_view> agent_events(const TraceSpec& spec) {
   return out;
 }
 
-std::vector<std::byte> encode_start(std::uint64_t id, const TraceSpec& spec, std::string_view node,
-                                    const TraceMeta& meta, ClusterTime now) {
+bool is_deep(const TraceSpec& spec) {
+  const bool functions = !spec.modules.empty() || !spec.mfas.empty();
+  const bool everyone = spec.all || (spec.pids.empty() && spec.names.empty());
+  const auto events = agent_events(spec);
+  const auto has = [&](std::string_view name) {
+    return std::ranges::find(events, name) != events.end();
+  };
+  return has("returns") || (has("calls") && functions && spec.args.value_or(!spec.mfas.empty())) ||
+         (everyone && (has("sends") || has("fetches")));
+}
+
+namespace {
+
+// SPEC, as `start` and `probe` have it.
+void write_spec(TermBuilder& b, const TraceSpec& spec, std::string_view node, const TraceMeta& meta,
+                ClusterTime now) {
   std::vector<const analysis::PidSpec*> pids;
   for (const auto& p : spec.pids) {
     if (p.node == node) pids.push_back(&p);
@@ -73,9 +87,12 @@ std::vector<std::byte> encode_start(std::uint64_t id, const TraceSpec& spec, std
   for (const auto* c : {&spec.caps.args, &spec.caps.message, &spec.caps.state, &spec.caps.result})
     caps += c->has_value();
 
-  TermBuilder b;
-  b.tuple(3).atom("start").unsigned_integer(id);
-  b.map(7u + (everyone ? 1 : 0) + (has_limit ? 1 : 0) + (caps > 0 ? 1 : 0));
+  b.map(9u + (everyone ? 1 : 0) + (has_limit ? 1 : 0) + (caps > 0 ? 1 : 0) + (spec.sample ? 1 : 0) +
+        (spec.budget_percent ? 1 : 0));
+  b.atom("force").boolean(spec.force);
+  b.atom("continuous").boolean(!has_limit);  // whether it may go on for ever is decided here
+  if (spec.sample) b.atom("sample").real(*spec.sample);
+  if (spec.budget_percent) b.atom("budget").map(1).atom("cpu").real(*spec.budget_percent);
   b.atom("events");
   atom_list(b, agent_events(spec));
   b.atom("modules");
@@ -118,8 +135,65 @@ std::vector<std::byte> encode_start(std::uint64_t id, const TraceSpec& spec, std
     b.atom("none");
   }
   encode(b, spec);
+}
+
+std::optional<double> number(const std::optional<TermView>& term) {
+  if (!term) return std::nullopt;
+  if (auto real = term->real()) return *real;
+  if (auto integer = term->integer()) return static_cast<double>(*integer);
+  return std::nullopt;
+}
+
+std::optional<TermView> get(const std::optional<TermView>& term, std::string_view key) {
+  auto map = term ? term->map() : std::nullopt;
+  return map ? map->find(key) : std::nullopt;
+}
+
+}  // namespace
+
+std::vector<std::byte> encode_start(std::uint64_t id, const TraceSpec& spec, std::string_view node,
+                                    const TraceMeta& meta, ClusterTime now) {
+  TermBuilder b;
+  b.tuple(3).atom("start").unsigned_integer(id);
+  write_spec(b, spec, node, meta, now);
   auto bytes = b.bytes();
   return {bytes.begin(), bytes.end()};
+}
+
+std::vector<std::byte> encode_probe(const TraceSpec& spec, std::string_view node) {
+  TermBuilder b;
+  b.tuple(2).atom("probe");
+  write_spec(b, spec, node, {}, {});
+  auto bytes = b.bytes();
+  return {bytes.begin(), bytes.end()};
+}
+
+Spending read_spending(const TermView& status) {
+  Spending out;
+  const auto unsigned_of = [](const std::optional<TermView>& term) {
+    return term ? term->unsigned_integer() : std::nullopt;
+  };
+  const auto spent = get(status, "spent");
+  const auto ladder = get(status, "ladder");
+  out.budget_percent = number(get(get(status, "budget"), "cpu"));
+  out.spent_percent = number(get(spent, "cpu"));
+  out.hold_seconds = number(get(status, "hold_seconds"));
+  out.memory = unsigned_of(get(spent, "memory"));
+  out.discarded = unsigned_of(get(status, "discarded"));
+  if (auto rung = get(ladder, "rung")) out.rung = rung->text(64).value_or("");
+  if (auto cause = get(ladder, "cause")) out.cause = cause->text(64).value_or("");
+  const auto kinds = get(spent, "kinds");
+  for (auto map = kinds ? kinds->map() : std::nullopt; map && !map->done(); map->next()) {
+    auto kind = map->key().atom();
+    auto count = map->value().unsigned_integer();
+    if (kind && count) out.events_per_s[std::string(*kind)] = *count;
+  }
+  const auto traces = get(status, "traces");
+  for (auto map = traces ? traces->map() : std::nullopt; map && !map->done(); map->next()) {
+    if (auto id = map->key().unsigned_integer())
+      out.traces[*id] = number(get(map->value(), "spent"));
+  }
+  return out;
 }
 
 std::vector<FoundTrace> read_traces(const TermView& status) {
@@ -132,7 +206,7 @@ std::vector<FoundTrace> read_traces(const TermView& status) {
     auto spec = map->value().map();
     auto meta = spec ? spec->find("meta") : std::nullopt;
     if (!id || !meta || meta->arity() != 3u) continue;
-    auto options = parse_trace_spec(meta->element(2));
+    auto options = read_trace_spec(meta->element(2));
     if (!options) continue;
     FoundTrace found{
         *id, *std::move(options), {meta->element(0).text(512).value_or("unknown"), std::nullopt}};
@@ -163,6 +237,37 @@ Error refusal_of(const TermView& reply) {
             codec::print(reason.element(2), codec::Syntax::erlang, 200),
             std::string(reason.element(1).atom().value_or("")),
             {}};
+  }
+  if (tag == "over_budget" && reason.arity() == 2u) {
+    const auto said = reason.element(1);
+    const auto cpu = number(get(said, "cpu")), most = number(get(get(said, "budget"), "cpu"));
+    const auto events = number(get(said, "events_per_s"));
+    return {
+        Code::over_budget,
+        fmt::format("the budget there is {:.3g} % of the schedulers; ask for fewer functions or "
+                    "processes, a sample (at most {:.2g}), a larger budget, or force it",
+                    most.value_or(0), cpu && most && *cpu > *most ? *most / *cpu : 0.5),
+        "budget", fmt::format("{:.3g} % at {:.0f} events/s", cpu.value_or(0), events.value_or(0))};
+  }
+  if (tag == "refused" && reason.arity() == 3u) {
+    struct Why {
+      std::string_view name, field, hint;
+    };
+    constexpr Why kWhys[] = {
+        {"own_modules", "modules", "these are the tracer's own"},
+        {"server_loop", "mfas",
+         "a server's loop never returns, and tracing its return would fill its stack; its state is "
+         "seen by events => [state]"},
+        {"calls_itself_last", "mfas",
+         "it calls itself last: tracing its return would fill its stack; trace its calls alone"},
+        {"everything_without_limit", "modules", "'_' needs `for`"},
+        {"module_needed", "mfas", "a function of every module cannot be traced; name the module"}};
+    const auto why = reason.element(1).atom().value_or("");
+    for (const auto& w : kWhys) {
+      if (w.name != why) continue;
+      return {Code::refused, std::string(w.hint), std::string(w.field),
+              codec::print(reason.element(2), codec::Syntax::erlang, 300)};
+    }
   }
   return {Code::refused,
           "the agent refuses: " + codec::print(reason, codec::Syntax::erlang, 300),

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cnode/service/service.h"
 #include "cnode/service/trace_spec.h"
 #include "ei_codec/base/ids.h"
 
@@ -30,6 +31,15 @@ struct FoundTrace {
 };
 // From the answer to `status`: {ok, #{tracing => #{Id => Spec}}}; what has no readable meta is left out.
 std::vector<FoundTrace> read_traces(const codec::TermView& status);
+
+// Takes arguments, results or everybody's messages along: needs an end.
+bool is_deep(const TraceSpec& spec);
+
+// {probe, Spec}: what a start of this would cost, without starting it.
+std::vector<std::byte> encode_probe(const TraceSpec& spec, std::string_view node);
+
+// The agent's answer to `status`: #{...}.
+Spending read_spending(const codec::TermView& status);
 
 // {error, Reason} of an agent as an Error.
 Error refusal_of(const codec::TermView& reply);

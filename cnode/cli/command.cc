@@ -163,6 +163,7 @@ std::vector<std::unique_ptr<Command>> commands(StartFn start) {
   out.push_back(make_status());
   out.push_back(make_trace());
   out.push_back(make_untrace());
+  out.push_back(make_profiles());
   out.push_back(make_events());
   out.push_back(make_state());
   out.push_back(make_flow());

@@ -75,6 +75,7 @@ std::unique_ptr<Command> make_status();
 std::unique_ptr<Command> make_clocks();
 std::unique_ptr<Command> make_trace();
 std::unique_ptr<Command> make_untrace();
+std::unique_ptr<Command> make_profiles();
 std::unique_ptr<Command> make_events();
 std::unique_ptr<Command> make_state();
 std::unique_ptr<Command> make_flow();

@@ -1,4 +1,6 @@
 // scope trace, scope untrace
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <charconv>
 
@@ -6,6 +8,7 @@
 #include "cnode/cli/arguments.h"
 #include "cnode/cli/command.h"
 #include "cnode/cli/filter_flags.h"
+#include "cnode/cli/table.h"
 #include "cnode/cli/times.h"
 
 namespace scope::node::cli {
@@ -13,6 +16,51 @@ namespace {
 
 Status flag_error(Error error, std::string_view flag, std::string_view got) {
   return fail(Code::bad_value, std::move(error.message), std::string(flag), std::string(got));
+}
+
+// A node's prediction in a line.
+void add_prediction(Table& table, const std::string& profile, const std::string& node,
+                    const codec::TermView& said, const std::string& help, const Screen& screen) {
+  if (!said.map()) {
+    table.add({profile, node, "", "", screen.term(said), help});
+    return;
+  }
+  const auto cpu = get(said, "cpu"), budget = get(said, "budget");
+  const auto most = budget ? get(*budget, "cpu") : std::nullopt;
+  const auto percent = [](const std::optional<codec::TermView>& value) {
+    if (value && value->real()) return fmt::format("{:.2g} %", *value->real());
+    return value && value->integer() ? fmt::format("{} %", *value->integer()) : std::string("?");
+  };
+  const auto events = get_integer(said, "events_per_s");
+  const auto bound = get_text(said, "bound");
+  std::string words = bound == "about" ? "" : bound == "at_least" ? "at least " : "at most ";
+  for (const auto& what : get_list(said, "unknown")) {
+    words += fmt::format("({} cannot be counted before)", screen.term(what));
+  }
+  table.add({profile, node, events ? std::to_string(*events) : "?",
+             percent(cpu) + " of " + percent(most), words, help});
+}
+
+std::string render_profiles(const codec::TermView& value, const Screen& screen) {
+  Table table({{"profile"},
+               {"node"},
+               {"events/s", true},
+               {"cost", true},
+               {"known"},
+               {"what", false, true}});
+  for (auto it = *value.map(); !it.done(); it.next()) {
+    const auto nodes = get(it.value(), "nodes");
+    const auto name = screen.term(it.key());
+    const auto help = get_text(it.value(), "help");
+    bool first = true;
+    for (auto n = nodes ? nodes->map() : std::nullopt; n && !n->done(); n->next()) {
+      add_prediction(table, first ? name : "", screen.term(n->key()), n->value(), first ? help : "",
+                     screen);
+      first = false;
+    }
+    if (first) table.add({name, "no node is connected", "", "", "", help});
+  }
+  return table.render(screen.out);
 }
 
 class TraceCommand : public Question {
@@ -32,9 +80,9 @@ class TraceCommand : public Question {
 
  protected:
   void add_own_flags(CLI::App& app) override {
-    app.add_option("--profile", profile_,
-                   "the defaults of everything below: lightweight_production, balanced (default) "
-                   "or deep_dive_dev");
+    app.add_option(
+        "--profile", profile_,
+        "the defaults of everything below; `scope profiles` lists them with their costs");
     app.add_option("--node,--nodes", nodes_,
                    "only on these nodes (default: on all, also on those that join later)");
     app.add_option("--module,--modules", modules_, "all functions of these modules");
@@ -48,7 +96,10 @@ class TraceCommand : public Question {
     app.add_flag("--args,!--no-args", args_,
                  "calls with their arguments, or only with their number");
     app.add_flag("--all", all_, "every process");
-    app.add_option("--sample", sample_, "the share of events that is kept, over 0 and at most 1");
+    app.add_option("--sample", sample_,
+                   "the share of the processes that is traced, over 0 and at most 1");
+    app.add_flag("--force", force_,
+                 "even if it is predicted to cost more than the budget, or would never end");
     app.add_option("--budget", budget_,
                    "the share of the node's schedulers it may take, in per cent");
     app.add_option("--for", for_, "how long: 30s, 10m, 2h, or infinity");
@@ -130,6 +181,7 @@ class TraceCommand : public Question {
     list("names", parsed_names_);
     if (args_) k.key("args").boolean(*args_);
     if (all_) k.key("all").boolean(true);
+    if (force_) k.key("force").boolean(true);
     if (sample_) k.key("sample").real(*sample_);
     if (budget_percent_) k.key("budget").real(*budget_percent_);
     if (for_ == "infinity") k.key("for").atom("infinity");
@@ -149,9 +201,25 @@ class TraceCommand : public Question {
   std::optional<std::int64_t> for_ms_;
   std::optional<std::uint32_t> cap_;
   std::optional<bool> args_;
-  bool state_ = false, all_ = false;
+  bool state_ = false, all_ = false, force_ = false;
   std::vector<MfaArg> parsed_mfas_;
   std::vector<ProcessArg> parsed_pids_, parsed_names_;
+};
+
+class ProfilesCommand : public Question {
+ public:
+  std::string_view name() const override { return "profiles"; }
+  std::string_view summary() const override {
+    return "the profiles of traces, and what each would cost on each node now";
+  }
+  std::string_view examples() const override { return "profiles\nprofiles --json"; }
+
+ protected:
+  void add_own_flags(CLI::App&) override {}
+  void write_request(codec::TermBuilder& out) const override { out.atom("profiles"); }
+  std::string render(const codec::TermView& value, const Screen& screen) const override {
+    return value.map() ? render_profiles(value, screen) : std::string();
+  }
 };
 
 class UntraceCommand : public Question {
@@ -195,6 +263,7 @@ class UntraceCommand : public Question {
 }  // namespace
 
 std::unique_ptr<Command> make_trace() { return std::make_unique<TraceCommand>(); }
+std::unique_ptr<Command> make_profiles() { return std::make_unique<ProfilesCommand>(); }
 std::unique_ptr<Command> make_untrace() { return std::make_unique<UntraceCommand>(); }
 
 }  // namespace scope::node::cli

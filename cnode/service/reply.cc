@@ -32,6 +32,7 @@ void write_gap(MapWriter& out, const analysis::ClockModel& clock, const store::S
   write_time(out, "until", "until_error", clock.cluster(row.process.incarnation, gap->until));
   gap->count ? void(out.key("dropped").unsigned_integer(*gap->count)) : unknown(out.key("dropped"));
   text_or_unknown(out.key("reason"), gap->reason);
+  if (gap->figures) out.key("figures").term(*gap->figures);
 }
 
 void write_by_type(MapWriter& out, const store::View& view, const analysis::ClockModel& clock,

@@ -232,6 +232,7 @@ constexpr RequestDef kRequests[] = {
     {"hello", 1, Lane::points, hello, true, "hello"},
     {"status", 1, Lane::control, nullptr, true, "status"},
     {"start", 2, Lane::control, nullptr, true, "{start, [{modules, [m]}, {for, {5, minute}}]}"},
+    {"profiles", 1, Lane::control, nullptr, true, "profiles"},
     {"stop", 2, Lane::control, nullptr, true, "{stop, Id | all}"},
     {"update_config", 3, Lane::control, nullptr, true, "{update_config, Path, Value}"},
     {"get_events", 2, Lane::scans, get_events, true,
@@ -333,10 +334,22 @@ void write_status(TermBuilder& out, const StatusInfo& info, store::TraceStore& s
     n.agent_id != 0 ? void(node.key("agent").unsigned_integer(n.agent_id))
                     : void(node.key("agent").atom("none"));
     text_or_unknown(node.key("capture"), n.capture);
+    if (!n.capture_reason.empty()) {
+      node.key("capture_reason").binary(std::string_view(n.capture_reason));
+    }
     number(node.key("budget"), n.budget_percent);
     number(node.key("spent"), n.spent_percent);
     number(node.key("dropped"), n.dropped);
     number(node.key("hold_seconds"), n.hold_seconds);
+    if (!n.spending.rung.empty()) {
+      node.key("rung").atom(n.spending.rung);
+      node.key("rung_cause").atom(n.spending.cause.empty() ? "none" : n.spending.cause);
+      number(node.key("memory"), n.spending.memory);
+      number(node.key("discarded"), n.spending.discarded);
+      MapWriter kinds;
+      for (const auto& [kind, count] : n.spending.events_per_s) kinds.key(kind).unsigned_integer(count);
+      kinds.write(node.key("events_per_s"));
+    }
     write_clock(node.key("clock"), clock, n.incarnation, now);
     node.write(nodes.key(n.node));
   }
@@ -367,6 +380,9 @@ void write_status(TermBuilder& out, const StatusInfo& info, store::TraceStore& s
     item.key("id").unsigned_integer(t.id);
     item.key("by").binary(std::string_view(t.by));
     encode(item.key("opts"), t.spec);
+    MapWriter spent;
+    for (const auto& [node, percent] : t.spent) number(spent.key(node), percent);
+    spent.write(item.key("spent"));
     t.expires ? void(item.key("expires").integer(t.expires->ns))
               : void(item.key("expires").atom("infinity"));
     item.write(tracing);

@@ -43,6 +43,22 @@ void write_nodes(TermBuilder& out, const std::vector<NodeOutcome>& nodes) {
   }
 }
 
+// #{Node => what the agent predicts | unknown}; a node that could not say is {error, ..}.
+void write_predictions(TermBuilder& out, const std::vector<NodeOutcome>& nodes) {
+  out.map(static_cast<std::uint32_t>(nodes.size()));
+  for (const auto& node : nodes) {
+    out.atom(node.node);
+    if (node.error) {
+      out.tuple(2).atom("error");
+      write_error(out, *node.error);
+    } else if (node.prediction.empty()) {
+      unknown(out);
+    } else {
+      out.raw(node.prediction);
+    }
+  }
+}
+
 Result<std::vector<std::string>> read_path(const TermView& value) {
   std::vector<std::string> path;
   for (const auto& item : one_or_many(value)) {
@@ -201,7 +217,7 @@ void Service::Impl::control(const RequestDef& def, const Request& request, Reply
         }));
   }
   if (def.name == "start") {
-    auto spec = parse_trace_spec(term.element(1));
+    auto spec = parse_trace_spec(term.element(1), options.profiles);
     if (!spec) return reply(failed(spec.error()));
     const std::string by = request.caller + " on " + request.caller_node;
     return controls.start(*std::move(spec), by,
@@ -210,11 +226,27 @@ void Service::Impl::control(const RequestDef& def, const Request& request, Reply
                                 MapWriter map;
                                 map.key("id").unsigned_integer(started.id);
                                 write_nodes(map.key("nodes"), started.nodes);
+                                write_predictions(map.key("predictions"), started.nodes);
                                 started.expires
                                     ? void(map.key("expires").integer(started.expires->ns))
                                     : void(map.key("expires").atom("infinity"));
                                 map.write(out);
                               }));
+  }
+  if (def.name == "profiles") {
+    return controls.profiles(outcome.operator()<std::vector<ProfileOutcome>>(
+        std::move(reply), [](TermBuilder& out, const std::vector<ProfileOutcome>& profiles) {
+          MapWriter map;
+          for (const auto& p : profiles) {
+            MapWriter item;
+            item.key("help").binary(std::string_view(p.profile.help));
+            item.key("continuous").boolean(p.profile.continuous);
+            item.key("sample").real(p.profile.sample);
+            write_predictions(item.key("nodes"), p.nodes);
+            item.write(map.key(p.profile.name));
+          }
+          map.write(out);
+        }));
   }
   if (def.name == "stop") {
     std::optional<std::uint64_t> id;

@@ -16,6 +16,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,6 +25,7 @@
 #include <vector>
 
 #include "analysis/query.h"
+#include "cnode/service/profiles.h"
 #include "cnode/service/trace_spec.h"
 #include "ei_codec/base/result.h"
 #include "ei_codec/term_builder.h"
@@ -31,6 +33,15 @@
 #include "store/trace_store.h"
 
 namespace scope::node {
+
+// What an agent says of its costs (erl/agent/scope_agent.erl, status); empty until it has.
+struct Spending {
+  std::optional<double> budget_percent, spent_percent, hold_seconds;
+  std::string rung, cause;  // of the ladder; cause: why it is there
+  std::optional<std::uint64_t> memory, discarded;
+  std::map<std::string, std::uint64_t> events_per_s;      // by kind
+  std::map<std::uint64_t, std::optional<double>> traces;  // per cent spent, by trace
+};
 
 // What `status` says of one node; the service adds its clock from the store.
 struct NodeStatus {
@@ -40,9 +51,11 @@ struct NodeStatus {
   std::string otp, arch;       // empty: unknown
   std::uint64_t agent_id = 0;  // 0: none
   std::string capture;         // an atom: erlang | native | none
+  std::string capture_reason;  // why it is not native; empty otherwise
   std::optional<double> budget_percent, spent_percent;
   std::optional<std::uint64_t> dropped;      // events that the agent counted as dropped
   std::optional<double> hold_seconds;        // of hold at the present rate
+  Spending spending;                         // as of two seconds ago at most
   Incarnation incarnation = kNoIncarnation;  // the current one, for its clock
 };
 
@@ -51,6 +64,7 @@ struct TracingStatus {
   std::string by;  // who asked: a pid's text and node
   TraceSpec spec;
   std::optional<ClusterTime> expires;
+  std::map<std::string, std::optional<double>> spent;  // node -> per cent of its schedulers
 };
 
 struct CounterStatus {
@@ -67,13 +81,20 @@ struct StatusInfo {
 
 struct NodeOutcome {
   std::string node;
-  std::optional<Error> error;  // nullopt: ok
+  std::optional<Error> error;              // nullopt: ok
+  std::vector<std::byte> prediction = {};  // the agent's map, encoded; empty: none was made
 };
 
 struct StartOutcome {
   std::uint64_t id = 0;
   std::vector<NodeOutcome> nodes;
   std::optional<ClusterTime> expires;
+};
+
+// What each profile would cost, by a look at each node that starts nothing.
+struct ProfileOutcome {
+  Profile profile;
+  std::vector<NodeOutcome> nodes;
 };
 
 struct StopOutcome {
@@ -92,6 +113,7 @@ class Controls {
   virtual void status(Reply<StatusInfo> reply) = 0;
   virtual void start(TraceSpec spec, std::string by, Reply<StartOutcome> reply) = 0;
   // nullopt: all. Unknown id: no_such_trace.
+  virtual void profiles(Reply<std::vector<ProfileOutcome>> reply) = 0;
   virtual void stop(std::optional<std::uint64_t> id, Reply<StopOutcome> reply) = 0;
   // A path of keys ("store", "retain_bytes") and a term; unknown_key or bad_value if it is none.
   virtual void update_config(std::vector<std::string> path, codec::TermView value,
@@ -104,6 +126,7 @@ struct ServiceOptions {
   std::chrono::milliseconds deadline{4000};
   std::string version;  // of the daemon, for hello and status
   std::string node;     // our own name
+  std::vector<Profile> profiles = builtin_profiles();
 };
 
 struct Request {

@@ -50,13 +50,32 @@ Status read_nodes(TraceSpec& out, const TermView& value, std::string_view field)
 
 Status read_profile(TraceSpec& out, const TermView& value, std::string_view field) {
   ASSIGN_OR_RETURN(out.profile, read_name(value, field));
-  if (std::ranges::find(kTraceProfiles, out.profile) != std::end(kTraceProfiles)) return {};
-  std::string all;
-  for (const auto name : kTraceProfiles) all += fmt::format("{}{}", all.empty() ? "" : ", ", name);
-  const auto near = nearest(out.profile, kTraceProfiles);
-  return bad_value(field, value,
-                   near.empty() ? fmt::format("profiles: {}", all)
-                                : fmt::format("did you mean {}? profiles: {}", near, all));
+  return {};
+}
+
+Status apply_profile(TraceSpec& out, const std::vector<Profile>& profiles) {
+  const bool calls = !out.modules.empty() || !out.mfas.empty();
+  if (out.profile.empty() && out.events == 0 && !calls && out.pids.empty() && out.names.empty()) {
+    out.profile = "lightweight_production";
+  }
+  if (out.profile.empty()) return {};
+  const auto it = std::ranges::find(profiles, out.profile, &Profile::name);
+  if (it == profiles.end()) {
+    std::vector<std::string_view> names;
+    for (const auto& p : profiles) names.push_back(p.name);
+    const auto near = nearest(out.profile, names);
+    return fail(
+        Code::bad_value,
+        fmt::format("{}profiles: {}", near.empty() ? "" : fmt::format("did you mean {}? ", near),
+                    fmt::join(names, ", ")),
+        "profile", out.profile);
+  }
+  if (out.events == 0) out.events = it->events | (calls ? event_group("calls") : 0);
+  if (!out.sample && it->sample < 1) out.sample = it->sample;
+  if (!out.budget_percent) out.budget_percent = it->budget_percent;
+  if (!out.args) out.args = it->args;
+  out.continuous = it->continuous;
+  return {};
 }
 
 Status read_mfas(TraceSpec& out, const TermView& value, std::string_view field) {
@@ -158,7 +177,7 @@ constexpr Option<TraceSpec> kTraceOptions[] = {
     {"sample",
      [](TraceSpec& out, const TermView& v, std::string_view f) -> Status {
        ASSIGN_OR_RETURN(out.sample, read_number(v, f));
-       if (out.sample <= 0 || out.sample > 1) {
+       if (*out.sample <= 0 || *out.sample > 1) {
          return bad_value(f, v, "must be over 0 and at most 1.0, the share that is kept");
        }
        return {};
@@ -179,6 +198,11 @@ constexpr Option<TraceSpec> kTraceOptions[] = {
        return {};
      }},
     {"caps", read_caps},
+    {"force",
+     [](TraceSpec& out, const TermView& v, std::string_view f) -> Status {
+       ASSIGN_OR_RETURN(out.force, read_boolean(v, f));
+       return {};
+     }},
     {"all",
      [](TraceSpec& out, const TermView& v, std::string_view f) -> Status {
        ASSIGN_OR_RETURN(out.all, read_boolean(v, f));
@@ -205,7 +229,14 @@ std::uint32_t event_group(std::string_view name) {
   return 0;
 }
 
-Result<TraceSpec> parse_trace_spec(const TermView& options) {
+Result<TraceSpec> parse_trace_spec(const TermView& options, const std::vector<Profile>& profiles) {
+  TraceSpec out;
+  ASSIGN_OR_RETURN(out, read_trace_spec(options));
+  RETURN_IF_ERROR(apply_profile(out, profiles));
+  return out;
+}
+
+Result<TraceSpec> read_trace_spec(const TermView& options) {
   TraceSpec out;
   RETURN_IF_ERROR(read_options(options, std::span<const Option<TraceSpec>>(kTraceOptions), out));
   return out;
@@ -247,7 +278,7 @@ void encode(codec::TermBuilder& out, const TraceSpec& spec) {
     }
     b.nil();
   }
-  if (spec.sample < 1.0) map.key("sample").real(spec.sample);
+  if (spec.sample) map.key("sample").real(*spec.sample);
   if (spec.budget_percent) map.key("budget").real(*spec.budget_percent);
   if (spec.forever) map.key("for").atom("infinity");
   if (spec.for_ms) map.key("for").integer(*spec.for_ms);
@@ -259,6 +290,7 @@ void encode(codec::TermBuilder& out, const TraceSpec& spec) {
   cap(caps, "result", spec.caps.result);
   if (!caps.empty()) caps.write(map.key("caps"));
   if (spec.all) map.key("all").boolean(true);
+  if (spec.force) map.key("force").boolean(true);
   map.write(out);
 }
 

@@ -1,7 +1,7 @@
 // TraceSpec: what {start, Opts} asks for, validated and typed. The daemon encodes it for the agents and keeps it for
 // nodes that join later.
 //
-//   profile => atom            one of kTraceProfiles: the defaults of everything below
+//   profile => atom            one of profiles.h: the defaults of everything below
 //   nodes => all | Node | [Node]
 //   modules => M | [M]         all functions of these modules
 //   mfas => MFA | [MFA]        {M, F, A} | {M, F, '_'} | {M, F}
@@ -9,6 +9,7 @@
 //   events => [type | group]   event types of api.md, or the groups of event_group()
 //   sample => 0.0 < float =< 1.0        budget => percent of the node's schedulers, 0 < number =< 100
 //   for => Ms | {N, Unit} | infinity    how long; then it stops by itself
+//   force => boolean           even if it is predicted to cost more than the budget, or would never end
 //   args => boolean            arguments of calls        caps => Bytes | #{args | message | state | result => Bytes}
 //
 // Plain data, any thread. An empty field means "not said": the profile decides.
@@ -22,38 +23,42 @@
 #include <vector>
 
 #include "analysis/query.h"
+#include "cnode/service/profiles.h"
 #include "ei_codec/base/result.h"
 #include "ei_codec/term_builder.h"
 #include "ei_codec/term_view.h"
 
 namespace scope::node {
 
-inline constexpr std::string_view kTraceProfiles[] = {"lightweight_production", "balanced",
-                                                      "deep_dive_dev"};
-
 struct CaptureCaps {  // bytes; nullopt: the profile's
   std::optional<std::uint32_t> args, message, state, result;
 };
 
 struct TraceSpec {
-  std::string profile;             // "": balanced
+  std::string profile;             // "": none; what is not said is the agent's default
   std::vector<std::string> nodes;  // empty: every node, also those that join later
   std::vector<std::string> modules;
   std::vector<analysis::MfaSpec> mfas;
   std::vector<analysis::PidSpec> pids;
   std::vector<analysis::NameSpec> names;  // node empty: on every node
   std::uint32_t events = 0;               // bits 1 << EventType; 0: the profile's
-  double sample = 1.0;
+  std::optional<double> sample;
   std::optional<double> budget_percent;
   std::optional<std::int64_t> for_ms;  // nullopt: not said
   bool forever = false;                // for => infinity
   std::optional<bool> args;
   CaptureCaps caps;
   bool all = false;
+  bool force = false;
+  bool continuous = false;  // the profile's: without an end unless one is said
 };
 
-// A keyword list or map. Errors: unknown_key, bad_value, each with its field and a hint.
-Result<TraceSpec> parse_trace_spec(const codec::TermView& options);
+// A keyword list or map; what the profile says is filled in. Nothing said is lightweight_production. Errors: unknown_key,
+// bad_value, each with its field and a hint.
+Result<TraceSpec> parse_trace_spec(const codec::TermView& options,
+                                   const std::vector<Profile>& profiles = builtin_profiles());
+// What encode() wrote, as it is.
+Result<TraceSpec> read_trace_spec(const codec::TermView& options);
 
 // The map of what was asked, as `status` shows it: only what was said.
 void encode(codec::TermBuilder& out, const TraceSpec& spec);

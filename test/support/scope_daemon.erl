@@ -11,6 +11,8 @@ start(Config = #{tmp := Tmp, cookie := Cookie}, Nodes, Opts) ->
     Db = maps:get(db, Opts, filename:join(Tmp, atom_to_list(Name) ++ ".db")),
     Args = ["start", "--name", atom_to_list(Name), "--cookie", maps:get(cookie, Opts, Cookie), "--db", Db,
             "--listen", "127.0.0.1"]
+        %% Most tests are about something else than what tracing may cost.
+        ++ maps:get(budget, Opts, ["--budget-percent", "100", "--budget-events", "10000000", "--budget-bytes", "10G"])
         ++ lists:append([["--node", atom_to_list(scope_test:node_of(N))] || N <- Nodes])
         ++ case os:getenv("SCOPE_CAPTURE") of false -> []; Capture -> ["--capture", Capture] end
         ++ maps:get(args, Opts, []),

@@ -46,6 +46,9 @@ class FakeDaemon : public Controls {
     if (id && *id != 3) return reply(fail(Code::no_such_trace, "no trace with that id", "id"));
     reply(StopOutcome{{3}, {{"a@h", {}}}});
   }
+  void profiles(Reply<std::vector<ProfileOutcome>> reply) override {
+    reply(std::vector<ProfileOutcome>{{builtin_profiles().front(), {}}});
+  }
   void update_config(std::vector<std::string> path, TermView value,
                      Reply<std::monostate> reply) override {
     last_path = std::move(path);
