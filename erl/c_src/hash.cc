@@ -60,7 +60,7 @@ class Walk {
   Walk(ErlNifEnv* env, const std::array<std::byte, 16>& key, AtomTexts& texts)
       : env_(env), key_(key), texts_(texts) {}
 
-  End term(codec::SipHash& out, ERL_NIF_TERM t) {
+  End term(SipHash& out, ERL_NIF_TERM t) {
     if (budget_ == 0) return End::bounded;
     --budget_;
     if (is_atom(t)) return atom(out, 'a', t);
@@ -84,23 +84,23 @@ class Walk {
   }
 
  private:
-  static End tag(codec::SipHash& out, char c) {
+  static End tag(SipHash& out, char c) {
     out.put(static_cast<std::uint8_t>(c), 1);
     return End::whole;
   }
-  static void tagged(codec::SipHash& out, char c, std::uint32_t value) {
+  static void tagged(SipHash& out, char c, std::uint32_t value) {
     out.put(static_cast<std::uint8_t>(c) | std::uint64_t{value} << 8, 5);
   }
-  static End integer(codec::SipHash& out, std::int64_t value) {
+  static End integer(SipHash& out, std::int64_t value) {
     tag(out, 'i');
     out.put(static_cast<std::uint64_t>(value), 8);
     return End::whole;
   }
-  static void text(codec::SipHash& out, char c, const char* utf8, std::size_t size) {
+  static void text(SipHash& out, char c, const char* utf8, std::size_t size) {
     tagged(out, c, static_cast<std::uint32_t>(size));
     out.put(reinterpret_cast<const std::byte*>(utf8), size);
   }
-  End atom(codec::SipHash& out, char c, ERL_NIF_TERM t) {
+  End atom(SipHash& out, char c, ERL_NIF_TERM t) {
     if (const auto* cached = texts_.of(env_, t)) {
       text(out, c, cached->utf8, cached->size);
       return End::whole;
@@ -112,7 +112,7 @@ class Walk {
     return End::whole;
   }
 
-  End list(codec::SipHash& out, ERL_NIF_TERM t) {
+  End list(SipHash& out, ERL_NIF_TERM t) {
     ERL_NIF_TERM head, tail;
     while (enif_get_list_cell(env_, t, &head, &tail)) {
       tag(out, 'l');
@@ -125,7 +125,7 @@ class Walk {
     return End::unknown;
   }
 
-  End boxed_term(codec::SipHash& out, ERL_NIF_TERM t) {
+  End boxed_term(SipHash& out, ERL_NIF_TERM t) {
     switch (enif_term_type(env_, t)) {
       case ERL_NIF_TERM_TYPE_TUPLE: {
         int arity;
@@ -187,7 +187,7 @@ class Walk {
     }
   }
 
-  End big(codec::SipHash& out, ERL_NIF_TERM t) {
+  End big(SipHash& out, ERL_NIF_TERM t) {
     const std::byte* thing = boxed(t);
     const auto header = load<std::uint64_t>(thing);
     const bool negative = (header & 0x3F) == layout.big_tag[1];
@@ -203,7 +203,7 @@ class Walk {
     return End::whole;
   }
 
-  End map(codec::SipHash& out, ERL_NIF_TERM t) {
+  End map(SipHash& out, ERL_NIF_TERM t) {
     std::size_t size;
     if (!enif_get_map_size(env_, t, &size)) return End::unknown;
     if (size > kSmallMap) {
@@ -218,7 +218,7 @@ class Walk {
     End end = End::whole;
     for (; end == End::whole && enif_map_iterator_get_pair(env_, &it, &key, &value);
          enif_map_iterator_next(env_, &it)) {
-      codec::SipHash pair(key_);
+      SipHash pair(key_);
       end = term(pair, key);
       if (end == End::whole) end = term(pair, value);
       sum += pair.finish();
@@ -229,7 +229,7 @@ class Walk {
   }
 
   // Pids, ports and references of other nodes, and external funs, from what the VM makes of them.
-  End by_vm(codec::SipHash& out, ERL_NIF_TERM t) {
+  End by_vm(SipHash& out, ERL_NIF_TERM t) {
     ErlNifBinary b;
     if (!enif_term_to_binary(env_, t, &b)) return End::unknown;
     const End end = b.size > 4 ? encoded(out, b.data + 1, b.data + b.size) : End::unknown;
@@ -258,7 +258,7 @@ class Walk {
     utf8 = reinterpret_cast<const char*>(from);
     return from + size;
   }
-  static End encoded(codec::SipHash& out, const unsigned char* p, const unsigned char* end) {
+  static End encoded(SipHash& out, const unsigned char* p, const unsigned char* end) {
     const char* utf8;
     std::size_t size;
     const unsigned char kind = p[0];
@@ -306,7 +306,7 @@ class Walk {
     return End::unknown;
   }
 
-  End fun(codec::SipHash& out, ERL_NIF_TERM t) {
+  End fun(SipHash& out, ERL_NIF_TERM t) {
     if (!layout.funs) return End::unknown;
     const std::byte* thing = boxed(t);
     if (is_external_fun(thing)) return by_vm(out, t);
@@ -329,7 +329,7 @@ class Walk {
 
 MatchHash match_hash(ErlNifEnv* env, ERL_NIF_TERM term, const std::array<std::byte, 16>& key,
                      AtomTexts& texts) {
-  codec::SipHash out(key);
+  SipHash out(key);
   Walk walk(env, key, texts);
   const End end = walk.term(out, term);
   if (end == End::bounded) out.put('z', 1);

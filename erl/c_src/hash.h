@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "ei_codec/siphash.h"
+#include "erl/c_src/siphash.h"
 
 namespace scope::tracer {
 
