@@ -41,7 +41,7 @@ own_cluster(Config = #{tmp := Tmp, cookie_file := File}) ->
     Db = filename:join(Tmp, "own.db"),
     Script = filename:join([os:getenv("SCOPE_ROOT"), "scripts", "run"]),
     Run = scope_test:start_program(Config, Script,
-                                   ["--no-build", "--name", Name, "--cookie-file", File, "--db", Db, "--profile", "balanced",
+                                   ["--no-build", "--name", Name, "--cookie-file", File, "--db", Db, "--profile", "deep_dive_dev",
                                     "--node", atom_to_list(node_of(A))],
                                    [{"SCOPE_BUILD", filename:absname(os:getenv("SCOPE_BUILD"))}]),
     _ = scope_test:await_line(Run, "iex> (GenServer.call.*" ++ Name ++ ".*)", 30000),
