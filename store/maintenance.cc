@@ -144,6 +144,7 @@ std::vector<PartitionReport> StoreFolder::info() const {
     report.bytes = (*partition)->used_bytes();
     report.blocks = (*partition)->units_at_open().size();
     for (const auto& unit : (*partition)->units_at_open()) report.rows += unit.rows;
+    if (!report.active) continue;  // what a roll carried on stays behind as a copy
     const auto here = (*partition)->read();
     if (!here ||
         !each_row(here->txn, here->db().hot, {}, [&](Bytes, Bytes) { ++report.hot_batches; }))
