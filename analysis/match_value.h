@@ -1,8 +1,9 @@
 // What matching and guards compute with: terms that may be known only in part. For match_*.cc.
 //
 // A row that was cut (TraceRecord::kTruncated) shows the atom '...' where something was left out: an element, the tail of a
-// list, a key and value of a map, the end of a tuple; binaries end at kCutBinary bytes; a fun is {'fun', M, A}
-// (erl/agent/scope_cut.erl). Compared with these, the answer is unknown unless another part decides.
+// list, a key and value of a map, the end of a tuple; a fun is {'fun', M, A}. Binaries are cut without a mark: at 256 bytes,
+// or by the native tracer where its room ends, but never to fewer than kCutBinary bytes (erl/agent/scope_cut.erl,
+// erl/c_src/encode.cc). Compared with any of these, the answer is unknown unless another part decides.
 #pragma once
 
 #include <optional>
@@ -16,7 +17,7 @@ namespace scope::analysis::match {
 
 using codec::TermView;
 
-inline constexpr std::size_t kCutBinary = 256;
+inline constexpr std::size_t kCutBinary = 16;
 inline constexpr std::size_t kMaxScratch = 1u << 20;  // bytes that guards may build for one row
 
 bool left_out(const TermView& term);          // is it the mark, or what may be a fun?
