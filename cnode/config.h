@@ -43,7 +43,7 @@ struct Config {
   std::uint64_t store_queue_bytes = 8ull << 20;
   std::uint64_t query_threads = 2;
   std::uint64_t query_deadline_ms = 4'000;
-  std::string capture = "erlang";
+  std::string capture = "native";
   std::string log_level = "info";
 };
 
