@@ -64,7 +64,7 @@ struct TracingStatus {
   std::string by;  // who asked: a pid's text and node
   TraceSpec spec;
   std::optional<ClusterTime> expires;
-  std::map<std::string, std::optional<double>> spent;  // node -> per cent of its schedulers
+  std::map<std::string, std::optional<double>> spent = {};  // node -> per cent of its schedulers
 };
 
 struct CounterStatus {
