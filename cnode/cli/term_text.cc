@@ -96,6 +96,8 @@ class Parser {
       out.integer(integer);
       return {};
     }
+    const bool real_follows = whole.ptr != end && (*whole.ptr == '.' || *whole.ptr == 'e');
+    if (!real_follows) return wrong("a number of at most 64 bits");
     double real = 0;
     const auto parsed = std::from_chars(begin, end, real);
     if (parsed.ec != std::errc{} || !std::isfinite(real))
