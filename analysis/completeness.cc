@@ -80,7 +80,8 @@ Completeness certify(const Context& context, const ClockModel& clock,
       });
     };
     for (const auto& n : context.coverage->not_traced) {
-      if (concerned(n.node)) out.not_traced.push_back(n);
+      const bool later = n.since && until && *until <= *n.since;
+      if (concerned(n.node) && !later) out.not_traced.push_back(n);
     }
     for (const auto& s : context.coverage->sampled) {
       const bool known = std::ranges::any_of(

@@ -103,9 +103,10 @@ struct Missing {  // a gap in what was recorded
   std::optional<std::uint64_t> dropped;  // nullopt: unknown how many
   std::string reason;
 };
-struct NotTraced {
+struct NotTraced {  // now; what was not traced before is a gap
   std::string node;
   std::string reason;
+  std::optional<ClusterTime> since = {};  // nullopt: not known
 };
 struct Sampled {
   std::string node;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
 
+#include "analysis/clock_model.h"
 #include "cnode/agents/agent_beams.h"
 #include "cnode/agents/agents.h"
 #include "cnode/agents/signal.h"
@@ -190,6 +191,7 @@ Awaitable<Status> AgentSession::establish() {
     co_return fail(Code::node_down, "agent of another version was replaced; attaching again");
   }
   set_state(AgentState::live);
+  note_unrecorded();
   send_resume();
   spawn(io_, "agent pings", keep_pinging(shared_from_this(), epoch_));
   spawn(io_, "agent status", keep_asking(shared_from_this(), epoch_));
@@ -290,6 +292,23 @@ Awaitable<Status> AgentSession::await_hello() {
   co_return Status{};
 }
 
+// What an earlier agent of this node recorded has an end, and this one begins now: what lies between is a gap.
+void AgentSession::note_unrecorded() {
+  if (incarnation_info_.last_committed_seq > 0) return;  // this one was here before
+  const auto view = store_.snapshot();
+  Incarnation before = kNoIncarnation;
+  for (const auto& info : view->incarnations()) {
+    if (info.node == peer_ && info.agent_id != 0 && info.number < incarnation_)
+      before = info.number;
+  }
+  const auto until = view->complete_until(before);
+  if (!until) return;
+  const auto now = analysis::ClockModel(*view).raw(before, store_.now()).time;
+  if (now <= *until) return;
+  if (auto stored = store_.add_gap(before, "not_recorded", *until, now); !stored)
+    agents_.count(AgentCounter::gaps_not_stored);
+}
+
 void AgentSession::send_resume() {
   waiting_.clear();
   waiting_bytes_ = 0;
@@ -329,6 +348,7 @@ Awaitable<void> AgentSession::keep_pinging(std::shared_ptr<AgentSession> self,
 void AgentSession::on_message(Message message) {
   const TermView& t = message.term;
   auto arity = t.arity();
+  heard_at_ = store_.now();
   if (!arity || *arity < 2) return agents_.count(AgentCounter::unexpected_messages);
   auto tag = t.element(0).atom().value_or("");
   if (tag == "batch") return on_batch(std::move(message));

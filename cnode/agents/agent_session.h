@@ -77,6 +77,7 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
   const std::string& reason() const { return reason_; }
   const AgentInfo& info() const { return info_; }
   Incarnation incarnation() const { return incarnation_; }
+  ClusterTime heard_at() const { return heard_at_; }  // of the agent's last message
   bool given = false;  // named by the user: never given up, hidden or not
 
   void committed(std::uint64_t seq);
@@ -96,6 +97,7 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
   static Awaitable<void> keep_pinging(std::shared_ptr<AgentSession> self, std::uint64_t epoch);
 
   void set_state(AgentState state, std::string reason = {});
+  void note_unrecorded();
   void send_resume();
   void on_hello(const Message& message);
   void on_batch(Message message);
@@ -140,6 +142,7 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
   std::map<std::uint64_t, ClusterTime> pings_;  // sent and not answered; the last kMaxPings
   std::uint64_t next_ping_ = 1;
   RawTime last_raw_;
+  ClusterTime heard_at_;
 
   struct Waiting {
     std::shared_ptr<Signal> done;

@@ -72,6 +72,7 @@ void Agents::forget(const std::string& node) {
   spdlog::info("{}: gone for long; forgotten", node);
   it->second->close();
   sessions_.erase(it);
+  not_traced_since_.erase(node);
   changed();
 }
 
@@ -404,26 +405,34 @@ std::vector<TracingStatus> Agents::tracing() const {
 std::shared_ptr<const analysis::Coverage> Agents::coverage() const {
   auto coverage = std::make_shared<analysis::Coverage>();
   for (const auto& [name, session] : sessions_) {
-    if (session->state() != AgentState::live) {
-      coverage->not_traced.push_back(
-          {name, fmt::format("{}{}{}", state_name(session->state()),
-                             session->reason().empty() ? "" : ": ", session->reason())});
-      continue;
-    }
+    const bool live = session->state() == AgentState::live;
     bool traced = false;
     for (const auto& [id, trace] : traces_) {
-      if (!wants(trace.spec, name) || trace.ended.contains(name)) continue;
+      if (!live || !wants(trace.spec, name) || trace.ended.contains(name)) continue;
       traced = true;
       if (trace.spec.sample && *trace.spec.sample < 1) {
         coverage->sampled.push_back({name, *trace.spec.sample});
       }
     }
-    const auto& spending = session->info().spending;
-    if (traced && !spending.rung.empty() && spending.rung != "full") {
-      coverage->not_traced.push_back(
-          {name, fmt::format("stepped down to {}: {}", spending.rung, spending.cause)});
+    if (traced) {
+      not_traced_since_[name] = std::nullopt;
+      const auto& spending = session->info().spending;
+      if (!spending.rung.empty() && spending.rung != "full") {
+        coverage->not_traced.push_back(
+            {name, fmt::format("stepped down to {}: {}", spending.rung, spending.cause), {}});
+      }
+      continue;
     }
-    if (!traced) coverage->not_traced.push_back({name, "no trace is active there"});
+    // What it did up to then has come, or is a gap.
+    std::optional<ClusterTime> since;
+    if (const auto known = not_traced_since_.find(name); known != not_traced_since_.end()) {
+      if (!known->second) known->second = live ? store_.now() : session->heard_at();
+      since = known->second;
+    }
+    auto reason = live ? "no trace is active there"
+                       : fmt::format("{}{}{}", state_name(session->state()),
+                                     session->reason().empty() ? "" : ": ", session->reason());
+    coverage->not_traced.push_back({name, std::move(reason), since});
   }
   return coverage;
 }

@@ -106,6 +106,8 @@ class Agents : public NodeObserver {
   std::unique_ptr<Signal> traces_changed_;
   std::map<std::string, std::shared_ptr<AgentSession>, std::less<>> sessions_;
   std::map<std::uint64_t, Trace> traces_;
+  // Nodes that were traced when coverage was looked at last, and since when those are not that were once.
+  mutable std::map<std::string, std::optional<ClusterTime>> not_traced_since_;
   AgentCounters counters_{};
   bool stopping_ = false;
   std::function<void()> coverage_changed_;

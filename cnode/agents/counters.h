@@ -9,12 +9,13 @@
 
 namespace scope::node {
 
-#define SCOPE_AGENT_COUNTERS(X)                                                             \
-  X(batches_refused, data_loss, "batches that came outside a session or beyond the credit") \
-  X(clock_not_stored, data_loss, "versions of the clock model that the store did not take") \
-  X(sessions_lost, error, "sessions with agents that ended without being asked to")         \
-  X(resumes, error, "sessions resumed because a batch came out of order")                   \
-  X(unexpected_messages, error, "messages from agents that fit no form")                    \
+#define SCOPE_AGENT_COUNTERS(X)                                                                  \
+  X(batches_refused, data_loss, "batches that came outside a session or beyond the credit")      \
+  X(clock_not_stored, data_loss, "versions of the clock model that the store did not take")      \
+  X(gaps_not_stored, data_loss, "gaps between two agents of a node that the store did not take") \
+  X(sessions_lost, error, "sessions with agents that ended without being asked to")              \
+  X(resumes, error, "sessions resumed because a batch came out of order")                        \
+  X(unexpected_messages, error, "messages from agents that fit no form")                         \
   X(store_full, info, "batches that waited because the store's queue was full")
 
 enum class AgentCounter : std::size_t {

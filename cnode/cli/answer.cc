@@ -94,7 +94,11 @@ std::string missing_line(const TermView& item) {
         because);
   }
   if (kind == "more_gaps") return fmt::format("{} more gaps, not listed", count);
-  if (kind == "not_traced") return fmt::format("{}: not traced{}", node, because);
+  if (kind == "not_traced") {
+    const bool known = get_integer(item, "since").has_value();
+    return fmt::format("{}: not traced{}{}", node, known ? " since " + when(item, "since", "") : "",
+                       because);
+  }
   if (kind == "sampled") {
     const auto rate = get(item, "rate");
     const auto share = rate && rate->real() ? *rate->real() * 100 : 0;

@@ -239,6 +239,7 @@ void write_completeness(TermBuilder& out, const analysis::Completeness& c) {
     item("not_traced", [&](MapWriter& m) {
       m.key("node").atom(n.node);
       text_or_unknown(m.key("reason"), n.reason);
+      n.since ? void(m.key("since").integer(n.since->ns)) : unknown(m.key("since"));
     });
   }
   for (const auto& s : c.sampled) {

@@ -226,7 +226,9 @@ void Service::Impl::control(const RequestDef& def, const Request& request, Reply
                                 MapWriter map;
                                 map.key("id").unsigned_integer(started.id);
                                 write_nodes(map.key("nodes"), started.nodes);
-                                write_predictions(map.key("predictions"), started.nodes);
+                                auto begun = started.nodes;
+                                std::erase_if(begun, [](const auto& n) { return !!n.error; });
+                                write_predictions(map.key("predictions"), begun);
                                 started.expires
                                     ? void(map.key("expires").integer(started.expires->ns))
                                     : void(map.key("expires").atom("infinity"));

@@ -24,6 +24,7 @@
                 count = infinity :: integer() | infinity}).
 -record(s, {ctx :: map(), tracer :: pid(),
             starts = #{} :: #{term() => #start{}},
+            idle :: integer(),                  % raw time since when nothing is traced, while there are no starts
             patterns = scope_patterns:new() :: scope_patterns:patterns(),
             checked :: integer(), checked_raw :: integer(), lost = none :: none | integer(),
             overloads = [] :: [integer()], since = 0 :: integer(),   % ms: of the last ones; when this spell began
@@ -46,7 +47,7 @@ init() ->
     _ = erlang:monitor(process, Sup),
     _ = erlang:send_after(?TICK, self(), tick),
     Limits = scope_budget:limits(maps:get(budget, maps:get(opts, Ctx), #{}), none),
-    S = #s{ctx = Ctx, tracer = Tracer, checked = now_ms(), checked_raw = mono(), limits = Limits,
+    S = #s{ctx = Ctx, tracer = Tracer, checked = now_ms(), checked_raw = mono(), idle = mono(), limits = Limits,
            ladder = scope_budget:new(Limits), spent = scope_spent:new(Ctx)},
     %% Quietly, if it comes to that: the supervisor takes everything down, and the node's log is not ours.
     try loop(job(measure, configure(maps:get(opts, Ctx), S)))
@@ -141,6 +142,7 @@ start(Id, Asked, Spec = #{limit := Limit}, Behaviours, S) ->
         {ok, Matched, S1} ->
             S2 = configure(maps:with([caps], Spec), S1#s{starts = Starts}),
             tell_procs(S2),
+            _ = [gap({not_traced, unknown, S#s.idle, mono()}, S) || map_size(S#s.starts) =:= 0],
             {Processes, Out, Baseline, Start1} = trace_processes(Id, Start, S2),
             Mine = maps:keys(asked_for(#{Id => Start})),
             case Out of
@@ -297,9 +299,11 @@ tell_procs(#s{starts = Starts, tracer = Tracer}) ->
     ok.
 
 stop(Id, S0 = #s{starts = Starts, tracer = Tracer}) ->
+    Now = mono(),
     S = tell_low(S0),
     {Start = #start{spec = Spec, flags = Flags}, Rest} = maps:take(Id, Starts),
-    S1 = S#s{starts = Rest},
+    S1 = S#s{starts = Rest, idle = Now},
+    gap({trace_stopped, unknown, Now, Now}, S),
     _ = wants_new(Start) andalso new_flags(S1),
     Pids = case Spec of
                #{all := true} -> processes();

@@ -3,12 +3,12 @@
 -export([all/0, timeout/1]).
 -export([stopped_while_deploying/1, answers_hello_and_status/1, wrong_requests/1, unknown_name_is_noproc_at_once/1, records_calls/1,
          state_at_any_time/1, an_idle_nodes_state_is_proven/1, state_history_and_causes/1, flow_across_nodes/1, lifecycle_and_names/1,
-         finds_nodes_by_itself/1, a_node_that_is_gone_is_forgotten/1, leaves_no_trace/1, a_second_start_is_a_union/1, trace_expires/1]).
+         finds_nodes_by_itself/1, a_node_that_is_gone_is_forgotten/1, coverage_is_by_time/1, leaves_no_trace/1, a_second_start_is_a_union/1, trace_expires/1]).
 -import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [call/3, ask/3, await_live/3, all_events/4]).
 
 all() -> [answers_hello_and_status, wrong_requests, unknown_name_is_noproc_at_once, records_calls, state_at_any_time, an_idle_nodes_state_is_proven,
-          state_history_and_causes, flow_across_nodes, lifecycle_and_names, finds_nodes_by_itself, a_node_that_is_gone_is_forgotten, leaves_no_trace,
+          state_history_and_causes, flow_across_nodes, lifecycle_and_names, finds_nodes_by_itself, a_node_that_is_gone_is_forgotten, coverage_is_by_time, leaves_no_trace,
           stopped_while_deploying,
           a_second_start_is_a_union, trace_expires].
 timeout(_) -> 90000.
@@ -207,6 +207,57 @@ a_node_that_is_gone_is_forgotten(Config) ->
                        maps:keys(Nodes) =:= [node_of(A)] orelse Nodes
                end, 20000),
     #{state := #{n := 7}} = ask(A, D, {get_state_at, Pid, now}).
+
+%% What was traced when: a range within a trace is complete, also long after; one that reaches beyond it is not, whether
+%% tracing went on later or not.
+coverage_is_by_time(Config) ->
+    {[A], D} = cluster(Config, [a]),
+    {ok, Pid} = rpc(A, scope_counter, start, [c1]),
+    Trace = fun() -> start_trace(A, D, #{pids => [Pid], events => [state]}) end,
+    Add = fun(K) ->
+                  rpc(A, gen_server, call, [c1, {add, K}]),
+                  Last = await_events(A, D, #{pid => Pid, type => state_change},
+                                      fun(L) -> L =/= [] andalso maps:get(last, maps:get(state, lists:last(L))) =:= {add, K} end),
+                  maps:get(time, lists:last(Last))
+          end,
+    Missing = fun(From, Until) ->
+                      #{completeness := C} = ask(A, D, {get_events, #{node => node_of(A), since => From, until => Until}}),
+                      lists:usort([{K, maps:get(reason, M, none)} || #{kind := K} = M <- maps:get(missing, C, [])])
+              end,
+    First = Trace(),
+    T1 = Add(1),
+    T2 = Add(2),
+    assert_eq([], Missing(T1, T2)),
+    #{stopped := [First]} = ask(A, D, {stop, First}),
+    assert_eq([], Missing(T1, T2)),
+    #{asked := T3} = ask(A, D, {get_state_at, Pid, now}),
+    %% Its end is a gap of no length, whose row comes with the next batch; that nothing is traced now is known at once.
+    wait_until(fun() ->
+                       Now = Missing(T2, T3 + 1000000000),
+                       lists:member({gap, trace_stopped}, Now) andalso lists:keymember(not_traced, 1, Now) orelse Now
+               end, 5000),
+    #{certainty := inferred, why := Why} = ask(A, D, {get_state_at, Pid, T3}),
+    true = lists:member(gap, Why),
+    _ = Trace(),
+    T4 = Add(4),
+    T5 = Add(5),
+    assert_eq([], Missing(T1, T2)),
+    assert_eq([], Missing(T4, T5)),
+    assert_eq([{gap, not_traced}, {gap, trace_stopped}], Missing(T2, T4)),
+    %% The daemon goes and comes back: what happened meanwhile nobody saw.
+    0 = scope_daemon:stop(D),
+    D2 = scope_daemon:start(Config, [A], #{db => maps:get(db, D)}),
+    await_live(A, D2, [A]),
+    wait_until(fun() ->
+                       #{completeness := C} = ask(A, D2, {get_events, #{node => node_of(A), since => T5}}),
+                       Reasons = [R || #{kind := gap, reason := R} <- maps:get(missing, C, [])],
+                       lists:member(not_recorded, Reasons) orelse Reasons
+               end, 5000),
+    %% Measured anew, the times are a little different.
+    {[#{time := Again1}, #{time := Again2} | _], _} = all_events(A, D2, #{pid => Pid, type => state_change}, oldest_first),
+    #{completeness := Between} = ask(A, D2, {get_events, #{node => node_of(A), since => Again1, until => Again2}}),
+    %% It does not know since when nothing is traced.
+    [#{kind := not_traced, since := unknown}] = maps:get(missing, Between).
 
 leaves_no_trace(Config) ->
     {Nodes = [A | _], D} = cluster(Config, [a, b]),

@@ -1,6 +1,6 @@
 %% The daemon under test: starts the real executable, asks it as any node would, waits for what it reports.
 -module(scope_daemon).
--export([start/2, start/3, call/3, ask/3, await_nodes/3, await_live/3, all_events/4, stop/1, residue/1]).
+-export([start/2, start/3, call/3, ask/3, await_nodes/3, await_live/3, all_events/4, lost/1, stop/1, residue/1]).
 
 %% Starts `scope start` joined to the given nodes (handles of scope_test); ready when it answers epmd. $SCOPE_CAPTURE
 %% says by which tracer, if it is set.
@@ -73,6 +73,11 @@ pages(Asker, Daemon, Filter, Acc) ->
              end};
         _ -> pages(Asker, Daemon, Filter#{cursor => Next}, [Page | Acc])
     end.
+
+%% What is missing of what was traced: not what lies before and after all traces.
+lost(#{complete := true}) -> [];
+lost(#{missing := Missing}) ->
+    [M || M <- Missing, not lists:member(maps:get(reason, M, none), [not_traced, trace_stopped])].
 
 %% Asks it to end (SIGTERM) and waits for that; the exit status.
 stop(Handle) ->

@@ -182,7 +182,8 @@ TEST_F(ServiceTest, HistoryFlowAndClocksHaveTheirShapes) {
 TEST_F(ServiceTest, ControlRequestsReachTheDaemon) {
   EXPECT_EQ(ask(tup({atm("start"), kw({{"modules", atm("m")}})})),
             "{ok,#{id => 3,nodes => #{a@h => ok,b@h => {error,{node_down,#{field => node,got => "
-            "<<\"b@h\">>,hint => <<\"it is down\">>}}}},expires => infinity}}");
+            "<<\"b@h\">>,hint => <<\"it is down\">>}}}},predictions => #{a@h => unknown},"
+            "expires => infinity}}");
   EXPECT_EQ(daemon.last_by, "<0.9.0> on a@h");
   EXPECT_EQ(daemon.last_spec.modules, std::vector<std::string>{"m"});
   ask(atm("status"));
@@ -296,7 +297,7 @@ TEST_F(ServiceTest, CoverageOfTheDaemonIsPartOfCompleteness) {
   ask(tup({atm("get_events"), mp({})}));
   EXPECT_EQ(value({"completeness", "complete"}), "false");
   EXPECT_EQ(value({"completeness", "missing"}),
-            "[#{kind => not_traced,node => b@h,reason => refused},"
+            "[#{kind => not_traced,node => b@h,reason => refused,since => unknown},"
             "#{kind => sampled,node => a@h,rate => 0.5}]");
   ask(tup({atm("get_events"), kw({{"node", atm("a@h")}})}));
   EXPECT_EQ(value({"completeness", "missing"}), "[#{kind => sampled,node => a@h,rate => 0.5}]");
