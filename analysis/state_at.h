@@ -35,7 +35,7 @@ struct StateAt {
   Process process;
   ClusterTime asked;
   Certainty certainty = Certainty::proven;
-  std::vector<Doubt> why;     // empty when proven
+  std::vector<Doubt> why;  // empty when proven
   // Everything that the node recorded before that time has arrived; nullopt: not known.
   std::optional<ClusterTime> final_until;
   Completeness completeness;  // between the state and the time asked

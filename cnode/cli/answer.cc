@@ -170,7 +170,10 @@ std::optional<std::string> cursor_bytes(std::string_view text) {
     const auto digit = kDigits.find(c);
     if (digit == std::string_view::npos) return std::nullopt;
     bits = bits << 6 | static_cast<std::uint32_t>(digit);
-    if ((held += 6) >= 8) out += static_cast<char>(bits >> (held -= 8) & 255);
+    held += 6;
+    if (held < 8) continue;
+    held -= 8;
+    out += static_cast<char>(bits >> held & 255);
   }
   if (out.empty()) return std::nullopt;
   return out;

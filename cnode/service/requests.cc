@@ -347,7 +347,8 @@ void write_status(TermBuilder& out, const StatusInfo& info, store::TraceStore& s
       number(node.key("memory"), n.spending.memory);
       number(node.key("discarded"), n.spending.discarded);
       MapWriter kinds;
-      for (const auto& [kind, count] : n.spending.events_per_s) kinds.key(kind).unsigned_integer(count);
+      for (const auto& [kind, count] : n.spending.events_per_s)
+        kinds.key(kind).unsigned_integer(count);
       kinds.write(node.key("events_per_s"));
     }
     write_clock(node.key("clock"), clock, n.incarnation, now);

@@ -75,7 +75,7 @@ percent(Ns, OfNs) -> 100 * Ns / (max(1, OfNs) * erlang:system_info(schedulers_on
 
 -record(bucket, {costs :: costs(), rates :: {float(), float(), float()},        % ns, events, bytes per ns of time
                  levels :: {float(), float(), float()}, at :: integer(), dry = false :: boolean()}).
--opaque bucket() :: #bucket{} | none.
+-type bucket() :: #bucket{} | none.
 
 %% Filled to that share of a second's worth.
 -spec bucket(limits(), costs(), float()) -> bucket().

@@ -259,7 +259,7 @@ queued(Id, #s{job = Job, jobs = Jobs}) ->
 
 without_jobs(Id, S) ->
     Gone = queued(Id, S),
-    [answer(From, Ref, {error, stopped}, S) || {_, From, Ref, _, _, _} <- Gone],
+    _ = [answer(From, Ref, {error, stopped}, S) || {_, From, Ref, _, _, _} <- Gone],
     case S of
         #s{job = {_, _, _, Job, _}} ->
             case lists:member(Job, Gone) of
@@ -447,8 +447,7 @@ look(Second, S0 = #s{ctx = Ctx, spent = Spent0, limits = Limits}) ->
 second(S = #s{spent = Spent, ladder = Ladder, low = Low}) ->
     #{memory := Memory, cpu := Cpu, own_cpu := Own, events := Events, bytes := Bytes} = scope_spent:status(Spent),
     Limits = #{memory := Most} = limits_with([], S),
-    ByEvents = case Cpu of unknown -> unknown; _ -> Cpu - Own end,
-    Seen = maps:filter(fun(_, V) -> is_number(V) end, #{cpu => ByEvents, events => Events, bytes => Bytes}),
+    Seen = maps:filter(fun(_, V) -> is_number(V) end, #{cpu => Cpu - Own, events => Events, bytes => Bytes}),
     {_, Share} = scope_budget:blame(Seen, Limits, 1.0),
     Told = case Low =/= none andalso mono() - Low >= ?LOW_MS * 1000000 of true -> tell_low(S); false -> S end,
     if

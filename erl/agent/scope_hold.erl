@@ -64,12 +64,14 @@ push(Size, First, Clock, Cut, Bin, H = #hold{next = Seq}) ->
     H#hold{unsent = queue:in(B, H#hold.unsent), next = Seq + 1, bytes = H#hold.bytes + Size, gaps = #{}}.
 
 -spec gap(gap(), hold()) -> hold().
-gap({Reason, Count, From, Until, Figures}, H) -> gap({{Reason, Figures}, Count, From, Until}, H);
-gap({Reason, Count, From, Until}, H = #hold{gaps = Gaps}) ->
-    H#hold{gaps = Gaps#{Reason => case Gaps of
-                                      #{Reason := {C, F, U}} -> {plus(C, Count), min(F, From), max(U, Until)};
-                                      _ -> {Count, From, Until}
-                                  end}}.
+gap({Reason, Count, From, Until, Figures}, H) -> merge({Reason, Figures}, {Count, From, Until}, H);
+gap({Reason, Count, From, Until}, H) -> merge(Reason, {Count, From, Until}, H).
+
+merge(Key, Gap = {Count, From, Until}, H = #hold{gaps = Gaps}) ->
+    H#hold{gaps = Gaps#{Key => case Gaps of
+                                   #{Key := {C, F, U}} -> {plus(C, Count), min(F, From), max(U, Until)};
+                                   _ -> Gap
+                               end}}.
 
 plus(unknown, _) -> unknown;
 plus(_, unknown) -> unknown;

@@ -161,7 +161,7 @@ watch(_) -> ok.
 -spec drainer(boolean()) -> ok.
 drainer(_) -> ok.
 -spec active() -> boolean().
-active() -> false.
+active() -> binary_to_term(<<131, 119, 5, "false">>).      % so that dialyzer does not believe it for ever
 -spec calibrated() -> [refs | aliases | bigs | funs].
 calibrated() -> [].
 %% Processes are traced whose hash is below so many 65536ths.
@@ -179,4 +179,4 @@ set_key(_) -> ok.
 %% What a call of these functions is. spec: what its match spec's `message` action says.
 -spec set_roles([{module(), atom(), arity() | '_', plain | spec | args | take | state | final, [pos_integer()]}]) ->
           ok | busy | {error, atom()}.
-set_roles(_) -> ok.
+set_roles(_) -> erlang:nif_error(not_loaded).

@@ -260,6 +260,7 @@ all_off(Tracer) ->
     end.
 
 %% Of the native tracer, when its library is not this module's any more.
+-dialyzer({no_match, native_off/0}).           % OTP's spec of trace_info/2 knows no tracer modules
 -spec native_off() -> ok.
 native_off() ->
     [try erlang:trace(P, false, [all, {tracer, scope_nif, scope}]) of _ -> ok catch error:badarg -> ok end

@@ -48,7 +48,8 @@ class World {
   // A node whose raw clock is `behind` ns behind cluster time, measured to +- half.
   Node& node(const std::string& name, std::uint32_t creation, std::int64_t behind = 0,
              std::int64_t half = 1000) {
-    Node& node = nodes_.emplace_back(name, creation, creation * 1000 + nodes_.size());
+    Node& node =
+        nodes_.emplace_back(name, creation, std::uint64_t{creation} * 1000 + nodes_.size());
     const auto info = store->incarnation(name, creation, node.agent_id());
     SCOPE_CHECK(info.has_value());
     node.incarnation = info->number;

@@ -27,17 +27,17 @@ using codec::TermBuilder;
 using Term = std::function<void(TermBuilder&)>;  // writes one term
 
 inline Term atom_term(std::string text) {
-  return [text](TermBuilder& b) { b.atom(text); };
+  return [text = std::move(text)](TermBuilder& b) { b.atom(text); };
 }
 inline Term int_term(std::int64_t value) {
   return [value](TermBuilder& b) { b.integer(value); };
 }
 inline Term binary_term(std::string text) {
-  return [text](TermBuilder& b) { b.binary(std::string_view(text)); };
+  return [text = std::move(text)](TermBuilder& b) { b.binary(std::string_view(text)); };
 }
 // {'$gen_call', {From, Ref}, {order, N, Text}}: what GenServers send each other.
 inline Term gen_call(PidParts from, std::uint32_t n, std::string text) {
-  return [=](TermBuilder& b) {
+  return [from, n, text = std::move(text)](TermBuilder& b) {
     codec::RefParts ref;
     ref.node = from.node;
     ref.creation = from.creation;
@@ -51,7 +51,7 @@ inline Term gen_call(PidParts from, std::uint32_t n, std::string text) {
 }
 // A GenServer's state: a map with a counter and some text.
 inline Term server_state(std::int64_t counter, std::string text) {
-  return [=](TermBuilder& b) {
+  return [counter, text = std::move(text)](TermBuilder& b) {
     b.map(3).atom("counter").integer(counter).atom("name").binary(std::string_view(text));
     b.atom("queue").list(2).integer(counter).integer(counter + 1).nil();
   };

@@ -138,7 +138,7 @@ class StoreTest : public ::testing::Test {
     }
     return info->number;
   }
-  void append(store::IncomingBatch batch) {
+  void append(const store::IncomingBatch& batch) {
     for (;;) {
       auto copy = batch;
       const auto done = store_->append(std::move(copy));

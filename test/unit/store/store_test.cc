@@ -277,7 +277,7 @@ TEST_F(StoreTest, FiltersChooseRows) {
   const auto n = incarnation(m);
   for (int i = 0; i < 100; ++i) {
     const auto p = m.own(100 + static_cast<unsigned>(i % 7));
-    m.call(p, kHandleCall, i * 10).state(p, server_state(i, "s"), i * 10 + 1);
+    m.call(p, kHandleCall, i * 10L).state(p, server_state(i, "s"), i * 10L + 1);
   }
   append(m.batch(n, 1));
   for (const bool sealed : {false, true}) {
@@ -390,8 +390,8 @@ TEST_F(StoreTest, ClockVersionsAreNumberedAndKept) {
   for (int i = 1; i <= 3; ++i) {
     store::ClockVersion v;
     v.incarnation = n;
-    v.raw_at = {1000 * i};
-    v.offset_ns = 5 * i;
+    v.raw_at = {1000L * i};
+    v.offset_ns = 5L * i;
     v.source = 1;
     ASSERT_TRUE(store_->add_clock(v));
   }
