@@ -21,19 +21,17 @@ struct EdgeKey {
 
 }  // namespace
 
-std::int64_t second_of(RawTime time) {
-  constexpr std::int64_t kSecond = 1'000'000'000;
-  return time.ns / kSecond - (time.ns % kSecond < 0 ? 1 : 0);
-}
+constexpr std::int64_t kSecond = 1'000'000'000;
+
+std::int64_t second_of(RawTime time) { return time.ns / kSecond - (time.ns % kSecond < 0 ? 1 : 0); }
 
 bool whole_second_inside(std::span<const TimeRange> times, Incarnation incarnation,
                          std::int64_t second) {
   if (times.empty()) return true;
   const auto it = std::ranges::lower_bound(times, incarnation, {}, &TimeRange::incarnation);
   if (it == times.end() || it->incarnation != incarnation) return false;
-  // The first and last second that begin and end inside; no product can overflow this way.
-  const auto first =
-      second_of(it->from) + (second_of(it->from) * 1'000'000'000 == it->from.ns ? 0 : 1);
+  // The first and last second that begin and end inside. A range may begin at the least number there is.
+  const auto first = second_of(it->from) + (it->from.ns % kSecond == 0 ? 0 : 1);
   const auto last = it->until.ns == std::numeric_limits<std::int64_t>::max()
                         ? std::numeric_limits<std::int64_t>::max()
                         : second_of({it->until.ns + 1}) - 1;
