@@ -150,12 +150,19 @@ every_call_counted(Config) ->
     ok = d(D, control, [Pid, flush]),
     After = rpc(T, scope_nif, counters, []),
     [Pushed, Dropped] = [maps:get(K, After) - maps:get(K, Before) || K <- [pushed, dropped]],
-    wait_until(fun() -> maps:get(held_batches, element(2, d(D, control, [Pid, status]))) =:= 0 end, 10000),
-    #{events := Got} = d(D, call, [Pid, summary]),
-    Gaps = [{R, N} || G <- d(D, gaps, [Pid]), {R, N} <- [{element(1, G), element(2, G)}], is_integer(N)],
-    log("~b made: ~b pushed, ~b dropped; ~b came, gaps ~p", [Made, Pushed, Dropped, Got, lists:usort([R || {R, _} <- Gaps])]),
     assert_eq(Made, Pushed + Dropped),
-    assert_eq(Made + Told, Got + lists:sum([N || {_, N} <- Gaps])).
+    %% The last gap comes with the next batch that there is room for.
+    wait_until(fun() ->
+                       #{events := Got} = d(D, call, [Pid, summary]),
+                       Gaps = [{R, N} || G <- d(D, gaps, [Pid]), {R, N} <- [{element(1, G), element(2, G)}], is_integer(N)],
+                       case Got + lists:sum([N || {_, N} <- Gaps]) - Made - Told of
+                           0 ->
+                               log("~b made: ~b pushed, ~b dropped; ~b came, gaps ~p",
+                                   [Made, Pushed, Dropped, Got, lists:usort([R || {R, _} <- Gaps])]),
+                               true;
+                           Off -> {off_by, Off}
+                       end
+               end, 10000).
 
 counted(X) -> X.
 
