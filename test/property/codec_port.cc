@@ -1,7 +1,5 @@
 // The codec as an Erlang port: reads terms in frames of {packet, 4}, answers what the codec makes of each. codec_prop.erl
 // compares. Answer: {ok, Rebuilt, Erlang, Elixir, Json, Hash, Bounded, Complaints} or {error, Text}, all texts binaries.
-#include <unistd.h>
-
 #include <boost/json/src.hpp>
 
 #include "ei_codec/match_hash.h"
@@ -10,29 +8,13 @@
 #include "ei_codec/term_print.h"
 #include "ei_codec/term_view.h"
 #include "fmt/format.h"
+#include "test/property/port_io.h"
 
 namespace scope::codec {
 namespace {
 
-bool read_all(void* data, std::size_t size) {
-  for (auto* p = static_cast<char*>(data); size > 0;) {
-    const ssize_t n = ::read(STDIN_FILENO, p, size);
-    if (n <= 0) return false;
-    p += n;
-    size -= static_cast<std::size_t>(n);
-  }
-  return true;
-}
-
-bool write_all(const void* data, std::size_t size) {
-  for (const auto* p = static_cast<const char*>(data); size > 0;) {
-    const ssize_t n = ::write(STDOUT_FILENO, p, size);
-    if (n <= 0) return false;
-    p += n;
-    size -= static_cast<std::size_t>(n);
-  }
-  return true;
-}
+using test::read_all;
+using test::write_all;
 
 // Makes the term anew from what the readers say, wherever the builder can.
 void rebuild(const TermView& term, TermBuilder& out) {

@@ -1,34 +1,16 @@
 // Match specifications as an Erlang port: reads {Term, Match, Cut} in frames of {packet, 4}, answers yes, no or unknown, or
 // {error, Text}. match_prop.erl compares with a real BEAM.
-#include <unistd.h>
-
 #include <vector>
 
 #include "analysis/match_spec.h"
 #include "ei_codec/term_builder.h"
+#include "test/property/port_io.h"
 
 namespace scope::analysis {
 namespace {
 
-bool read_all(void* data, std::size_t size) {
-  for (auto* p = static_cast<char*>(data); size > 0;) {
-    const ssize_t n = ::read(STDIN_FILENO, p, size);
-    if (n <= 0) return false;
-    p += n;
-    size -= static_cast<std::size_t>(n);
-  }
-  return true;
-}
-
-bool write_all(const void* data, std::size_t size) {
-  for (const auto* p = static_cast<const char*>(data); size > 0;) {
-    const ssize_t n = ::write(STDOUT_FILENO, p, size);
-    if (n <= 0) return false;
-    p += n;
-    size -= static_cast<std::size_t>(n);
-  }
-  return true;
-}
+using test::read_all;
+using test::write_all;
 
 void answer(codec::Bytes message, codec::TermBuilder& out) {
   const auto request = codec::view_message(message);
