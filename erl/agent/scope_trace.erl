@@ -339,16 +339,22 @@ delivered(Timeout) ->
 
 %% --- the end ---------------------------------------------------------------------------------------------------------
 
-%% Takes everything of ours away: flags, patterns, processes, code. The caller ends after it. Several processes may call
-%% it at once. Only local calls and calls of OTP from here on: this module is deleted while it runs.
+%% Takes everything of ours away: flags, patterns, processes (the caller's too), code. By a process that nobody knows: who
+%% is killed while it takes away has already killed those who would have done it. Several may do it at once. Only local
+%% calls and calls of OTP from here on: this module is deleted while it runs.
 -spec finish(pid() | none, [{module(), atom(), arity() | '_'}], [pid()]) -> ok.
 finish(Tracer0, Patterns, Others) ->
-    Tracer = case Tracer0 of none -> self(); T -> T end,
+    Self = self(),
+    Tracer = case Tracer0 of none -> Self; T -> T end,
     Modules = scope_agent:modules(),
+    _ = spawn_opt(fun() -> clean_up(Tracer, Patterns, [Self, Tracer | Others], Modules) end, [{priority, high}]),
+    ok.
+
+clean_up(Tracer, Patterns, Known, Modules) ->
     _ = scope_nif:stop(),
     all_off(Tracer),
     Names = [whereis(N) || N <- [scope_agent, scope_guard, scope_sup, scope_tracer]],
-    Pids = lists:usort([P || P <- [Tracer | Others] ++ Names, is_pid(P)]) -- [self()],
+    Pids = lists:usort([P || P <- Known ++ Names, is_pid(P)]),
     %% Whoever could set something again goes before the patterns do.
     Mons = [begin
                 M = erlang:monitor(process, P),

@@ -8,7 +8,7 @@
 
 all() ->
     [panic_button, supervisor_killed, guard_killed, agent_and_supervisor_killed, agent_and_guard_killed,
-     guard_and_supervisor_killed, all_but_tracer_killed, agent_suspended, guard_suspended, supervisor_suspended,
+     guard_and_supervisor_killed, all_but_tracer_killed, killed_while_taking_away, agent_suspended, guard_suspended, supervisor_suspended,
      tracer_killed, children_after_kill, tracer_suspended, hostile_load, hostile_big_terms, foreign_tracer, foreign_pattern, foreign_send_filter,
      pattern_taken_over, dbg_stop_clear, dbg_clears_twice, module_reloaded, name_followed, unload_under_load].
 
@@ -22,6 +22,20 @@ agent_and_supervisor_killed(Config) -> killed(Config, [scope_agent, scope_sup], 
 agent_and_guard_killed(Config) -> killed(Config, [scope_guard, scope_agent], 5000).
 guard_and_supervisor_killed(Config) -> killed(Config, [scope_sup, scope_guard], 5000).
 all_but_tracer_killed(Config) -> killed(Config, [scope_sup, scope_guard, scope_agent], 5000).
+
+%% The guard has begun to take everything down, killed the tracer, and is killed itself.
+killed_while_taking_away(Config) ->
+    T = busy(Config),
+    rpc(T, fun() ->
+                   process_flag(priority, max),
+                   [Sup, Guard, Agent, Tracer] = [whereis(N) || N <- [scope_sup, scope_guard, scope_agent, scope_tracer]],
+                   M = monitor(process, Tracer),
+                   exit(Sup, kill),
+                   receive {'DOWN', M, _, _, _} -> ok end,
+                   [exit(P, kill) || P <- [Guard, Agent]],
+                   ok
+           end),
+    nothing_left(T, 5000).
 
 killed(Config, Names, Within) ->
     T = busy(Config),
