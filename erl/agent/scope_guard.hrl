@@ -1,0 +1,18 @@
+%% What scope_guard and its parts (scope_ask, scope_flags, scope_ladder, scope_watch) hand to each other.
+-record(start, {asked :: map(), spec :: map(), flags :: [atom()], pids = #{} :: #{pid() => true}, names = #{} :: #{atom() => pid()},
+                behaviours = [] :: list(), until = infinity :: integer() | infinity,
+                count = infinity :: integer() | infinity}).
+-record(s, {ctx :: map(), tracer :: pid(),
+            starts = #{} :: #{term() => #start{}},
+            idle :: integer(),                  % raw time since when nothing is traced, while there are no starts
+            patterns = scope_patterns:new() :: scope_patterns:patterns(),
+            checked :: integer(), checked_raw :: integer(), lost = none :: none | integer(),
+            overloads = [] :: [integer()], since = 0 :: integer(),   % ms: of the last ones; when this spell began
+            kills = [] :: [integer()], settings = #{} :: map(),
+            paused = no :: no | {reference(), atom(), integer()},    % flags are off: why, since which raw time
+            limits :: scope_budget:limits(), costs = unknown :: scope_budget:costs(),
+            ladder :: scope_budget:ladder(), spent :: scope_spent:spent(),
+            low = none :: none | integer(),         % raw time up to which it is told what a lower rung leaves out
+            counters = #{} :: map(),                % what the rung `counters` counts: {MFA, Rate}
+            job = none :: none | {reference(), pid(), reference(), tuple() | measure, list()},
+            jobs = [] :: list()}).

@@ -1,0 +1,182 @@
+%% The budget at work: what may be spent, what is, and the steps down and up that follow. The guard's; the arithmetic
+%% is scope_budget's.
+-module(scope_ladder).
+
+-export([breaker/2, changed/1, limits_with/2, look/2, refill/2, step_down/3, tell_low/1, traces/1]).
+
+-include("scope_guard.hrl").
+
+-define(LOW_MS, 5000).          % how often it is told that less than asked is captured
+
+%% The node's, with what these and the living starts say: the largest share that anybody allows.
+-spec limits_with([map()], #s{}) -> scope_budget:limits().
+limits_with(_, #s{limits = none}) -> none;
+limits_with(Specs, #s{limits = Limits, starts = Starts}) ->
+    Said = [B || #{budget := B} <- Specs ++ [Spec || #start{spec = Spec} <- maps:values(Starts)]],
+    case lists:member(none, Said) of
+        true -> none;
+        false when Said =:= [] -> Limits;
+        false -> Limits#{cpu => lists:max([maps:get(cpu, scope_budget:limits(B, Limits)) || B <- Said]),
+                         events => lists:max([maps:get(events, scope_budget:limits(B, Limits)) || B <- Said]),
+                         bytes => lists:max([maps:get(bytes, scope_budget:limits(B, Limits)) || B <- Said])}
+    end.
+
+%% What a trace spends is all that its kinds of events do, whoever else asks for them.
+-spec traces(#s{}) -> #{term() => map()}.
+traces(S = #s{starts = Starts, spent = Spent, costs = Costs}) ->
+    #{kinds := Kinds} = maps:merge(#{kinds => #{}}, scope_spent:status(Spent)),
+    maps:map(fun(Id, #start{spec = Spec}) ->
+                     Mine = kinds(Spec),
+                     Others = lists:append([kinds(Sp) || {I, #start{spec = Sp}} <- maps:to_list(Starts), I =/= Id]),
+                     #{budget => limits_with([], S#s{starts = maps:with([Id], Starts)}),
+                       spent => case Costs of
+                                    unknown -> unknown;
+                                    _ -> scope_budget:percent(
+                                           scope_budget:spent_ns(maps:with(Mine, Kinds), 0, Costs), 1000000000)
+                                end,
+                       events => lists:sum(maps:values(maps:with(Mine, Kinds))),
+                       shared => Mine -- Others =/= Mine}
+             end, Starts).
+
+kinds(#{events := Events}) ->
+    lists:flatmap(fun(calls) -> [calls, args];
+                     (messages) -> [sends, fetches];
+                     (E) -> [E]
+                  end, Events).
+
+%% Something else is traced now: a bucket that is full.
+-spec changed(#s{}) -> #s{}.
+changed(S = #s{starts = Starts}) when map_size(Starts) =:= 0 ->
+    refill(1.0, recount(S#s{ladder = scope_budget:new(S#s.limits), low = none}));
+changed(S = #s{ladder = Ladder, low = Low}) ->
+    refill(1.0, recount(S#s{ladder = scope_budget:reset(Ladder), low = case Low of none -> mono(); _ -> Low end})).
+
+-spec refill(float(), #s{}) -> #s{}.
+refill(Share, S = #s{tracer = Tracer, costs = Costs}) ->
+    Tracer ! {bucket, scope_budget:bucket(limits_with([], S), Costs, Share)},
+    S.
+
+%% On the rung where calls are only counted: what the starts ask for, and only there.
+recount(S = #s{starts = Starts, ladder = Ladder, counters = Counters}) ->
+    _ = [scope_trace:clear_pattern(C) || C <- maps:get(set, Counters, [])],
+    case scope_budget:rung(Ladder) of
+        counters ->
+            {Patterns, Ours} = scope_probe:countable([{calls, P} || P <- maps:keys(scope_flags:asked_for(Starts))]),
+            S1 = S#s{counters = #{set => [{call_count, P} || P <- Ours], patterns => Patterns, at => mono(), rates => #{}}},
+            scope_patterns:intend(scope_patterns:all(S1#s.patterns), scope_flags:also(S1)),
+            lists:foreach(fun scope_trace:count_calls/1, Ours),
+            S1#s{counters = (S1#s.counters)#{last => scope_probe:read(Patterns)}};
+        _ -> S#s{counters = #{}}
+    end.
+
+read_counters(S = #s{counters = Counters = #{patterns := Patterns, last := Last, at := At}}) ->
+    Now = mono(),
+    New = scope_probe:read(Patterns),
+    Rates = maps:map(fun(P, N) -> round(max(0, N - map_get(P, Last)) * 1.0e9 / max(1, Now - At)) end, New),
+    S#s{counters = Counters#{last => New, at => Now, rates => Rates}};
+read_counters(S) -> S.
+
+%% Every 100 ms what else says that it is too much; every second what is spent, and whether it may be more again.
+-spec look(boolean(), #s{}) -> #s{}.
+look(false, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> S;
+look(true, S = #s{starts = Starts, ctx = Ctx, spent = Spent}) when map_size(Starts) =:= 0; S#s.limits =:= none ->
+    S#s{spent = scope_spent:look(Ctx, S#s.costs, Spent)};
+look(Second, S0 = #s{ctx = Ctx, spent = Spent0, limits = Limits}) ->
+    {Why, Spent} = scope_spent:breaker(Second, Limits, Spent0),
+    S = S0#s{spent = Spent},
+    Full = scope_beat:full(Ctx) >= 20,
+    if
+        Why =/= none -> breaker(Why, S);
+        Full -> breaker(credit, S);
+        Second -> second(read_counters(S#s{spent = scope_spent:look(Ctx, S#s.costs, Spent)}));
+        true -> S
+    end.
+
+second(S = #s{spent = Spent, ladder = Ladder, low = Low}) ->
+    #{memory := Memory, cpu := Cpu, own_cpu := Own, events := Events, bytes := Bytes} = scope_spent:status(Spent),
+    Limits = #{memory := Most} = limits_with([], S),
+    Seen = maps:filter(fun(_, V) -> is_number(V) end, #{cpu => Cpu - Own, events => Events, bytes => Bytes}),
+    {_, Share} = scope_budget:blame(Seen, Limits, 1.0),
+    Told = case Low =/= none andalso mono() - Low >= ?LOW_MS * 1000000 of true -> tell_low(S); false -> S end,
+    if
+        Memory > Most -> breaker(memory, Told);
+        true ->
+            case scope_budget:up(one_up(Share, Limits, S), args_asked(S), now_ms(), Ladder) of
+                {up, New} -> step_to(New, #{}, Told);
+                {stay, New} -> Told#s{ladder = New}
+            end
+    end.
+
+%% What the share would be one rung up.
+one_up(Share, #{cpu := Most}, #s{ladder = Ladder, counters = Counters, costs = Costs}) ->
+    case scope_budget:rung(Ladder) of
+        fewer -> Share * 8;
+        no_args -> Share * 1.5;
+        counters when is_map(Costs) ->
+            Calls = lists:sum(maps:values(maps:get(rates, Counters, #{}))) / 8,
+            scope_budget:percent(scope_budget:spent_ns(#{args => Calls}, 0, Costs), 1000000000) / Most;
+        _ -> Share
+    end.
+
+args_asked(S = #s{starts = Starts}) ->
+    scope_patterns:desired(scope_flags:specs(Starts), true) =/= scope_patterns:desired(scope_flags:specs(Starts), false)
+        andalso map_size(S#s.starts) > 0.
+
+%% Not more than one rung a second.
+-spec breaker(atom(), #s{}) -> #s{}.
+breaker(_, S = #s{limits = none}) -> S;
+breaker(Why, S = #s{ladder = Ladder}) ->
+    case scope_budget:status(Ladder) of
+        #{rung := Rung, rung_ms := Ms} when Rung =/= full, Ms < 1000 -> S;
+        _ -> step_down(Why, #{noticed => mono()}, S)
+    end.
+
+-spec step_down(atom(), map(), #s{}) -> #s{}.
+step_down(_, _, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> refill(1.0, scope_flags:reapply(S));
+step_down(Why, Figures, S = #s{ladder = Ladder}) ->
+    step_to(scope_budget:down(Why, args_asked(S), Ladder), Figures, S).
+
+%% Relief first, then order: flags go by one call, those that stay come back.
+step_to(New, Figures, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx}) ->
+    From = scope_budget:rung(Old),
+    #{rung := To, cause := Why} = scope_budget:status(New),
+    Down = scope_budget:factor(New) < scope_budget:factor(Old),
+    Off = is_map_key(relieved, Figures),
+    _ = Down andalso not Off andalso scope_trace:all_off(Tracer),
+    Relieved = maps:get(relieved, Figures, mono()),
+    S1 = tell_low(S0#s{spent = scope_spent:look(Ctx, S0#s.costs, S0#s.spent)}),
+    S2 = S1#s{ladder = New},
+    S3 = case To of
+             off -> scope_guard:stop_all(over_budget, S2);
+             _ ->
+                 {ok, _, Set} = scope_flags:set_patterns(scope_flags:desired(S2#s.starts, S2), recount(S2)),
+                 case scope_budget:factor(New) =:= scope_budget:factor(Old) andalso not Off of
+                     true -> Set;
+                     false -> scope_flags:reapply(Set)
+                 end
+         end,
+    Now = mono(),
+    Took = case Figures of #{noticed := At} -> #{took_us => ((case Down orelse Off of true -> Relieved; false -> Now end) - At) div 1000}; _ -> #{} end,
+    Limits = case limits_with([], S1) of none -> #{}; L -> maps:with([cpu, events, bytes, memory], L) end,
+    scope_flags:gap({case Why of quiet -> stepped_up; _ -> stepped_down end, unknown, maps:get(from, Figures, Now), Now,
+         maps:merge(Took, #{from => From, to => To, cause => Why, budget => Limits, spent => maps:without([kinds], scope_spent:status(S1#s.spent))})},
+        S3),
+    refill(case Why of quiet -> 0.5; _ -> 0.1 end, S3#s{low = case To of off -> none; _ -> Now end}).
+
+%% What a lower rung or a sample has left out since it was last told.
+-spec tell_low(#s{}) -> #s{}.
+tell_low(S = #s{low = none}) -> S;
+tell_low(S = #s{low = Low, ladder = Ladder, starts = Starts}) ->
+    Now = mono(),
+    _ = case scope_budget:rung(Ladder) of
+            full -> ok;
+            no_args -> scope_flags:gap({args_left_out, 0, Low, Now}, S);
+            fewer -> scope_flags:gap({fewer_tracees, unknown, Low, Now, #{rate => scope_budget:factor(Ladder)}}, S);
+            _ -> scope_flags:gap({counters_only, unknown, Low, Now}, S)
+        end,
+    Rates = lists:usort([R || #start{spec = #{sample := R}} <- maps:values(Starts), R < 1]),
+    _ = [scope_flags:gap({sampled, unknown, Low, Now, #{rate => R}}, S) || R <- Rates],
+    S#s{low = Now}.
+
+now_ms() -> erlang:monotonic_time(millisecond).
+mono() -> erlang:monotonic_time(nanosecond).
