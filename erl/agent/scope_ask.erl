@@ -71,9 +71,10 @@ over(_, _, _) -> false.
 job(Job, S = #s{jobs = Jobs}) -> next_job(S#s{jobs = Jobs ++ [Job]}).
 
 -spec next_job(#s{}) -> #s{}.
-next_job(S = #s{job = none, jobs = [measure | Rest]}) ->
+next_job(S = #s{job = none, jobs = [measure | Rest], tracer = Tracer, ctx = #{capture := Capture}}) ->
     Me = self(),
-    run_job(measure, fun(Ref) -> scope_probe:costs(Me, Ref) end, [], S#s{jobs = Rest});
+    Drainer = case Capture of native -> Tracer; _ -> none end,
+    run_job(measure, fun(Ref) -> scope_probe:costs(Me, Ref, Drainer) end, [], S#s{jobs = Rest});
 next_job(S = #s{job = none, jobs = [Job = {_, _, _, _, Spec, Behaviours} | Rest], limits = Limits}) ->
     case scope_probe:wanted(Spec, Behaviours) of
         Wanted when Limits =:= none; Wanted =:= [] ->

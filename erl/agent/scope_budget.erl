@@ -12,7 +12,7 @@
 %%          failed try, and not at all after the third, until something else is started or stopped.
 -module(scope_budget).
 
--export([limits/2, count/1, spent_ns/3, percent/2, bucket/3, spend/4, bucket_ns/1,
+-export([limits/2, count/1, spent_ns/3, percent/2, bucket/3, native/3, spend/4, bucket_ns/1,
          in_sample/2, new/1, rung/1, factor/1, args/1, down/3, up/4, blame/3, status/1, reset/1]).
 -export_type([limits/0, costs/0, bucket/0, ladder/0, rung/0]).
 
@@ -62,7 +62,7 @@ spent_ns(Counts, Bytes, Costs = #{per_byte := PerByte, small := Small}) ->
     maps:fold(fun(Kind, N, Acc) ->
                       case Costs of
                           #{Kind := {Tracee, Ours}} -> Acc + N * (Tracee + Ours);
-                          #{calls := {Tracee, _}} when Kind =:= discarded -> Acc + N * Tracee;
+                          #{turned_away := Ns} when Kind =:= discarded -> Acc + N * Ns;
                           _ -> Acc
                       end
               end, max(0, Bytes - Events * Small) * PerByte, Counts).
@@ -83,6 +83,22 @@ bucket(none, _, _) -> none;
 bucket(#{cpu := Cpu, events := Events, bytes := Bytes}, Costs, Share) ->
     Rates = {Cpu / 100 * erlang:system_info(schedulers_online), Events / 1.0e9, Bytes / 1.0e9},
     #bucket{costs = Costs, rates = Rates, levels = times(Rates, Share * 1.0e9), at = erlang:monotonic_time(nanosecond)}.
+
+%% The same for the native tracer (scope_nif:set_budget/1): what each thing costs as time, in ns: so long does the budget
+%% need to pay for it, by the limit that is the narrowest for it.
+-spec native(limits(), costs(), float()) ->
+          none | {integer(), [non_neg_integer()], non_neg_integer(), non_neg_integer(), non_neg_integer()}.
+native(none, _, _) -> none;
+native(#{cpu := Cpu, events := Events, bytes := Bytes}, Costs, Share) ->
+    PerNs = 100 / (Cpu * erlang:system_info(schedulers_online)),
+    Time = fun(Ns) -> min(1 bsl 31, round(max(Ns * PerNs, 1.0e9 / Events))) end,
+    {Kinds, Away, Byte, Small} =
+        case Costs of
+            unknown -> {#{}, 0, 0, 0};
+            #{turned_away := A, per_byte := B, small := S} -> {Costs, A, B, S}
+        end,
+    {round((1 - Share) * 1.0e9), [Time(case Kinds of #{K := {Tracee, Ours}} -> Tracee + Ours; _ -> 0 end) || K <- scope_beat:kinds()],
+     min(1 bsl 31, round(Away * PerNs)), min(1 bsl 31, round(256 * max(Byte * PerNs, 1.0e9 / Bytes))), round(Small)}.
 
 %% What is left of the time, in ns.
 -spec bucket_ns(bucket()) -> number() | infinity.
@@ -109,7 +125,8 @@ times({A, B, C}, F) -> {A * F, B * F, C * F}.
 %% By the process: the same one is in it each time, and in every larger sample, and is traced whole.
 -spec in_sample(pid(), number()) -> boolean().
 in_sample(_, Rate) when Rate >= 1 -> true;
-in_sample(Pid, Rate) -> erlang:phash2({Pid, sample}, 1 bsl 20) < Rate * (1 bsl 20).   % a pid alone is hashed unevenly
+in_sample(Pid, Rate) ->       % as sampled_out() in erl/c_src/trace.cc; the hash alone is uneven in its low bits
+    ((erlang:phash2(Pid) * 2654435761) band 16#FFFFFFFF) bsr 12 < Rate * (1 bsl 20).
 
 %% --- the ladder ------------------------------------------------------------------------------------------------------
 

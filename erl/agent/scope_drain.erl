@@ -1,8 +1,8 @@
 %% The native tracer's process: empties the rings and gives batches to the session. Understands what scope_tracer does,
 %% and is registered under its name.
 %%
-%% While events come it looks every 2 ms, and ships when a batch's worth waits, or after 10 ms; when none come every 25 ms,
-%% and a ring that fills wakes it. Nothing is lost if it is killed: what the rings hold waits for the next one.
+%% While many events come it looks every 2 ms, and ships when a batch's worth waits, or after 10 ms. When none come it
+%% sleeps, and the first one wakes it. Nothing is lost if it is killed: what the rings hold waits for the next one.
 -module(scope_drain).
 
 -export([start/0, init/0]).
@@ -10,18 +10,20 @@
 -define(BATCH, 49152).
 -define(BATCH_NS, 10000000).
 -define(BUSY_MS, 2).
--define(IDLE_MS, 25).
--define(BUSY_NS, 50000000).            % so long after the last event
+-define(BATCH_MS, 10).
+-define(SLEEP_MS, 100).                % then it looks anyway: how far it has come is of use, too
 -define(ROUNDS, 64).                   % batches in one go; then others are listened to
+-define(LEND_MS, 1000).
 -define(MAX_UNDER_WAY, 4 bsl 20).      % bytes that the session has not taken in
 
 -record(s, {ctx :: map(), session :: pid(),
             events = [] :: [tuple()],                          % what the agent's own processes have to tell
-            cut :: integer(), drained :: integer(), seen :: integer(),
+            cut :: integer(), drained :: integer(),
+            rest = doze :: busy | collect | doze | sleep,     % what it waits for
+            dry = 0 :: integer(),                             % the bucket's last time of dryness that was seen
             gaps = [] :: list(), patterns = [] :: list(),
             caps = #{} :: map(), etf_caps = scope_cut:caps(#{}) :: scope_cut:caps(), key = none :: scope_cut:key(),
             procs = false :: boolean(),
-            bucket = none :: scope_budget:bucket(),
             children = #{} :: #{pid() => [term()]}}).
 
 -spec start() -> {pid(), reference()}.
@@ -35,27 +37,32 @@ init() ->
     _ = erlang:monitor(process, Sup),
     _ = scope_nif:watch(Session),
     Now = mono(),
-    S = #s{ctx = Ctx, session = Session, cut = Now - ?BUSY_NS, drained = Now, seen = Now - ?BUSY_NS},
+    S = #s{ctx = Ctx, session = Session, cut = Now - 50000000, drained = Now},
     try loop(configure(Opts, S))
     catch error:_ -> exit(shutdown)            % quietly: it is restarted
     end.
 
-loop(S = #s{seen = Seen}) ->
-    Busy = mono() - Seen < ?BUSY_NS,
-    scope_nif:drainer(not Busy),
+loop(S = #s{rest = Rest}) ->
+    {Wake, Ms} = case Rest of
+                     busy -> {1, ?BUSY_MS};
+                     collect -> {1, ?BATCH_MS};
+                     doze -> {2, ?BATCH_MS};        % an event of this moment may not have woken us
+                     sleep -> {2, ?SLEEP_MS}
+                 end,
+    scope_nif:drainer(Wake),
     receive
+        scope_wake when Wake =:= 2 -> loop(look(S#s{rest = collect, drained = mono()}));
         scope_wake -> loop(look(S));
         Msg -> loop(handle(Msg, S))
-    after case Busy of true -> ?BUSY_MS; false -> ?IDLE_MS end -> loop(look(S))
+    after Ms -> loop(look(S))
     end.
 
-handle({events, Events}, S) -> S#s{events = lists:reverse(Events, S#s.events)};
+handle({events, Events}, S) -> S#s{events = lists:reverse(Events, S#s.events), rest = collect};
 handle({flush, From, Ref}, S0) ->
     S = until(mono(), mono() + 1000000000, S0),
     From ! {flushed, Ref},
     S;
 handle({patterns, Patterns}, S) -> S#s{patterns = Patterns};
-handle({bucket, Bucket}, S) -> S#s{bucket = Bucket};
 %% Those that are kept anyway cannot be told apart where the sample is taken: all are kept then.
 handle({sample, {Rate, Anyway}}, S) when map_size(Anyway) =:= 0 -> sample(round(Rate * 65536), S);
 handle({sample, _}, S) -> sample(65536, S);
@@ -82,6 +89,12 @@ handle({'DOWN', _, process, _, _}, S = #s{ctx = #{guard := Guard, sup := Sup}}) 
             _ = scope_trace:finish(none, S#s.patterns, [S#s.session]),
             exit(normal)
     end;
+%% The probe drains the rings itself for a moment, while nothing is traced yet.
+handle({lend, From, Ref}, S) ->
+    Mon = erlang:monitor(process, From),
+    From ! {lent, Ref},
+    receive {'DOWN', Mon, _, _, _} -> ok after ?LEND_MS -> erlang:demonitor(Mon, [flush]) end,
+    S;
 handle(_, S) -> S.
 
 sample(Of65536, S) ->
@@ -102,15 +115,31 @@ configure(Map, S) ->
 
 %% --- draining --------------------------------------------------------------------------------------------------------
 
-look(S = #s{drained = Drained, ctx = Ctx}) ->
+look(S = #s{drained = Drained, rest = Rest, events = Events, ctx = Ctx}) ->
     scope_beat:beat(tracer, Ctx),
-    {Bytes, Fullest, Lost} = scope_nif:pending(),
+    {Bytes, Fullest, Lost, Dry} = scope_nif:pending(),
+    S1 = dry(Dry, S),
     Now = mono(),
-    S1 = case Bytes > 0 orelse Lost > 0 of true -> S#s{seen = Now}; false -> S end,
+    Some = Bytes > 0 orelse Lost > 0 orelse Events =/= [],
     case Bytes >= ?BATCH orelse Fullest >= 64 orelse Now - Drained >= ?BATCH_NS of
-        true -> drain(?ROUNDS, S1#s{drained = Now});
+        true ->
+            drain(?ROUNDS, S1#s{drained = Now, rest = if
+                                                          Bytes >= ?BATCH div 4 -> busy;
+                                                          Some -> collect;
+                                                          Rest =:= doze; Rest =:= sleep -> sleep;
+                                                          true -> doze
+                                                      end});
         false -> S1
     end.
+
+%% The bucket is dry: events are turned away, and tracees lose their flags as they run. All others do now; the guard then
+%% puts back what the next rung allows.
+dry(Dry, S = #s{dry = Dry}) -> S;
+dry(0, S) -> S;
+dry(Dry, S = #s{ctx = #{guard := Guard}}) ->
+    scope_trace:all_off(self()),
+    Guard ! {dry, any, Dry, Dry, mono()},
+    S#s{dry = Dry}.
 
 drain(0, S) -> S;
 drain(N, S) ->
@@ -135,6 +164,7 @@ until(Time, Until, S0) ->
     end.
 
 took({N, First, Last, Cut, Gaps, Strings, Records, _, Family, Rejected, Counts}, S0) ->
+    _ = [scope_beat:discarded(Lost, S0#s.ctx) || {_, Lost, _, _} <- Gaps],
     S1 = rejected(Rejected, family(Family, told(S0#s{gaps = Gaps ++ S0#s.gaps}))),
     S = #s{ctx = Ctx, gaps = All} = S1#s{cut = Cut},
     case N =:= 0 andalso All =:= [] of
@@ -148,7 +178,7 @@ took({N, First, Last, Cut, Gaps, Strings, Records, _, Family, Rejected, Counts},
             scope_beat:counted(Kinds, Bytes, Ctx),
             scope_beat:captured(N, Ctx),
             {F, L} = case N of 0 -> {Now, Now}; _ -> {First, Last} end,
-            ship(Bytes, N, F, L, Now, {compact, 1, Strings, Records}, spend(Kinds, Bytes, F, Now, S))
+            ship(Bytes, N, F, L, Now, {compact, 1, Strings, Records}, S)
     end.
 
 %% What is told besides, before the cut passes its time.
@@ -175,20 +205,11 @@ ship(Bytes, N, First, Last, Now, Payload, S = #s{ctx = Ctx, session = Session, g
             S#s{gaps = []}
     end.
 
-%% Counted where they were turned away; the guard sees to it that there are fewer.
+%% Counted where they were turned away.
 rejected(none, S) -> S;
-rejected({N, From, Until}, S = #s{ctx = Ctx = #{guard := Guard}, gaps = Gaps}) ->
+rejected({N, From, Until}, S = #s{ctx = Ctx, gaps = Gaps}) ->
     scope_beat:discarded(N, Ctx),
-    Guard ! {bucket_dry, N, From, Until},
     S#s{gaps = [{over_budget, N, From, Until} | Gaps]}.
-
-spend(Counts, Bytes, First, Now, S = #s{bucket = Bucket, ctx = #{guard := Guard}}) ->
-    {Left, New} = scope_budget:spend(Counts, Bytes, Now, Bucket),
-    _ = case Left of
-            {dry, What} -> Guard ! {dry, What, First, Now};
-            ok -> ok
-        end,
-    S#s{bucket = New}.
 
 family(List, S) -> lists:foldl(fun kin/2, S, List).
 

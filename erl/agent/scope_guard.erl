@@ -52,9 +52,6 @@ handle({tracer_lost, From}, S) -> scope_watch:tracer_lost(From, S);
 handle({overload, Tracer, From}, S = #s{tracer = Tracer}) -> scope_watch:overload(From, S);
 handle({dry, What, From, Noticed, Relieved}, S) ->          % the tracer has taken all flags off
     scope_ladder:step_down(What, #{from => From, noticed => Noticed, relieved => Relieved}, S);
-handle({dry, What, From, Noticed}, S) -> scope_ladder:step_down(What, #{from => From, noticed => Noticed}, S);
-handle({bucket_dry, Rejected, From, Until}, S) ->           % the native tracer's
-    scope_ladder:step_down(cpu, #{from => From, noticed => Until, rejected => Rejected}, S);
 handle({resume, Ref}, S = #s{paused = {Ref, Reason, From}}) ->
     S1 = scope_flags:reapply(S#s{paused = no}),
     scope_flags:gap({Reason, unknown, From, mono()}, S1),

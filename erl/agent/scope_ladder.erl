@@ -52,8 +52,13 @@ changed(S = #s{ladder = Ladder, low = Low}) ->
     refill(1.0, recount(S#s{ladder = scope_budget:reset(Ladder), low = case Low of none -> mono(); _ -> Low end})).
 
 -spec refill(float(), #s{}) -> #s{}.
-refill(Share, S = #s{tracer = Tracer, costs = Costs}) ->
-    Tracer ! {bucket, scope_budget:bucket(limits_with([], S), Costs, Share)},
+%% The native tracer's bucket is the tracees' own, in the library.
+refill(Share, S = #s{tracer = Tracer, costs = Costs, ctx = #{capture := Capture}}) ->
+    Limits = limits_with([], S),
+    _ = case Capture of
+            native -> scope_nif:set_budget(scope_budget:native(Limits, Costs, Share));
+            _ -> Tracer ! {bucket, scope_budget:bucket(Limits, Costs, Share)}
+        end,
     S.
 
 %% On the rung where calls are only counted: what the starts ask for, and only there.
@@ -93,10 +98,9 @@ look(Second, S0 = #s{ctx = Ctx, spent = Spent0, limits = Limits}) ->
     end.
 
 second(S = #s{spent = Spent, ladder = Ladder, low = Low}) ->
-    #{memory := Memory, cpu := Cpu, own_cpu := Own, events := Events, bytes := Bytes} = scope_spent:status(Spent),
+    #{memory := Memory} = scope_spent:status(Spent),
     Limits = #{memory := Most} = limits_with([], S),
-    Seen = maps:filter(fun(_, V) -> is_number(V) end, #{cpu => Cpu - Own, events => Events, bytes => Bytes}),
-    {_, Share} = scope_budget:blame(Seen, Limits, 1.0),
+    {_, Share} = scope_budget:blame(seen(S), Limits, 1.0),
     Told = case Low =/= none andalso mono() - Low >= ?LOW_MS * 1000000 of true -> tell_low(S); false -> S end,
     if
         Memory > Most -> breaker(memory, Told);
@@ -105,6 +109,14 @@ second(S = #s{spent = Spent, ladder = Ladder, low = Low}) ->
                 {up, New} -> step_to(New, #{}, Told);
                 {stay, New} -> Told#s{ladder = New}
             end
+    end.
+
+%% What the events of the last look took of each limit.
+seen(#s{spent = Spent}) ->
+    case scope_spent:status(Spent) of
+        #{cpu := Cpu, own_cpu := Own, events := Events, bytes := Bytes} when is_number(Cpu) ->
+            #{cpu => Cpu - Own, events => Events, bytes => Bytes};
+        Status -> maps:with([events, bytes], Status)
     end.
 
 %% What the share would be one rung up.
@@ -132,7 +144,11 @@ breaker(Why, S = #s{ladder = Ladder}) ->
     end.
 
 -spec step_down(atom(), map(), #s{}) -> #s{}.
-step_down(_, _, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> refill(1.0, scope_flags:reapply(S));
+step_down(_, _, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> scope_flags:reapply(refill(1.0, S));
+step_down(any, Figures, S0 = #s{ctx = Ctx, costs = Costs, spent = Spent}) ->
+    S = S0#s{spent = scope_spent:look(Ctx, Costs, Spent)},
+    {What, _} = scope_budget:blame(seen(S), limits_with([], S), 1.0),
+    step_down(case What of none -> cpu; _ -> What end, Figures, S);
 step_down(Why, Figures, S = #s{ladder = Ladder}) ->
     step_to(scope_budget:down(Why, args_asked(S), Ladder), Figures, S).
 
@@ -145,7 +161,7 @@ step_to(New, Figures, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx}) ->
     _ = Down andalso not Off andalso scope_trace:all_off(Tracer),
     Relieved = maps:get(relieved, Figures, mono()),
     S1 = tell_low(S0#s{spent = scope_spent:look(Ctx, S0#s.costs, S0#s.spent)}),
-    S2 = S1#s{ladder = New},
+    S2 = refill(case Why of quiet -> 0.5; _ -> 0.1 end, S1#s{ladder = New}),   % first: a dry bucket lets no flags stand
     S3 = case To of
              off -> scope_guard:stop_all(over_budget, S2);
              _ ->
@@ -161,7 +177,7 @@ step_to(New, Figures, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx}) ->
     scope_flags:gap({case Why of quiet -> stepped_up; _ -> stepped_down end, unknown, maps:get(from, Figures, Now), Now,
          maps:merge(Took, #{from => From, to => To, cause => Why, budget => Limits, spent => maps:without([kinds], scope_spent:status(S1#s.spent))})},
         S3),
-    refill(case Why of quiet -> 0.5; _ -> 0.1 end, S3#s{low = case To of off -> none; _ -> Now end}).
+    S3#s{low = case To of off -> none; _ -> Now end}.
 
 %% What a lower rung or a sample has left out since it was last told.
 -spec tell_low(#s{}) -> #s{}.

@@ -146,8 +146,9 @@ trace(_, _, _, _, _) -> ok.
 setup(_) -> erlang:nif_error(not_loaded).
 -spec drain() -> drained() | busy.
 drain() -> erlang:nif_error(not_loaded).
-%% {Bytes that wait, how full the fullest ring is in 1/256, events that were dropped or rejected and not yet told of}
--spec pending() -> {non_neg_integer(), non_neg_integer(), non_neg_integer()}.
+%% {Bytes that wait, how full the fullest ring is in 1/256, events that were dropped or rejected and not yet told of, raw
+%% time when the budget's bucket was found dry or 0}
+-spec pending() -> {non_neg_integer(), non_neg_integer(), non_neg_integer(), integer()}.
 pending() -> erlang:nif_error(not_loaded).
 -spec counters() -> #{pushed | dropped | rejected | bytes | ring_bytes | rings | held => non_neg_integer()}.
 counters() -> #{pushed => 0, dropped => 0, rejected => 0, bytes => 0, ring_bytes => 0, rings => 0, held => 0}.
@@ -158,7 +159,8 @@ lease(_) -> ok.
 stop() -> ok.
 -spec watch(pid()) -> ok | {error, dead}.
 watch(_) -> ok.
--spec drainer(boolean()) -> ok.
+%% The caller drains, and is woken with `scope_wake` when a ring fills (1) or at any event (2).
+-spec drainer(0..2) -> ok.
 drainer(_) -> ok.
 -spec active() -> boolean().
 active() -> binary_to_term(<<131, 119, 5, "false">>).      % so that dialyzer does not believe it for ever
@@ -167,8 +169,9 @@ calibrated() -> [].
 %% Processes are traced whose hash is below so many 65536ths.
 -spec set_sample(0..65536) -> ok.
 set_sample(_) -> ok.
-%% Events for each ring and 10 ms; 0: no limit.
--spec set_budget(non_neg_integer()) -> ok.
+%% {Debt, Costs by kind, of what is turned away, of 256 bytes more than Small}, in ns of the budget's time (scope_budget:
+%% native/3). Once dry, events are turned away and tracees lose their flags, until this is called again.
+-spec set_budget(none | {integer(), [non_neg_integer()], non_neg_integer(), non_neg_integer(), non_neg_integer()}) -> ok.
 set_budget(_) -> ok.
 -spec set_procs(boolean(), boolean()) -> ok.
 set_procs(_, _) -> ok.

@@ -2,11 +2,11 @@
 %%
 %% Counting   call_count on what the start would trace, for a moment, over all processes (6 ns a call); another tool's
 %%            counters are read, never set. The guard runs it in a process of its own and knows what was set.
-%% Costs      A throwaway process of ours makes events, we take them as the tracer does; both are timed, five times, the
-%%            second best counts. About 10 ms, once, when the agent begins.
+%% Costs      A throwaway process of ours makes events for the tracer that is in use, we take them as it does; both are
+%%            timed, five times, the second best counts. About 10 ms, once, when the agent begins.
 -module(scope_probe).
 
--export([refused/1, limited/1, wanted/2, countable/1, count/3, read/1, predict/5, costs/2, mark/1, deep/1]).
+-export([refused/1, limited/1, wanted/2, countable/1, count/3, read/1, predict/5, costs/3, mark/1, deep/1]).
 
 -define(ROUNDS, 5).
 -define(EVENTS, 100).
@@ -185,28 +185,38 @@ events_of(_) -> 1.
 
 %% --- costs -----------------------------------------------------------------------------------------------------------
 
-%% Runs in a process of its own, as the tracer of its own throwaway process: {costs, Ref, Costs} to the guard.
--spec costs(pid(), reference()) -> ok.
-costs(Guard, Ref) ->
-    {Tracee, Mon} = spawn_opt(fun tracee/0, [monitor, {priority, high}]),
+%% Runs in a process of its own, as the tracer of its own throwaway process: {costs, Ref, Costs} to the guard. The native
+%% tracer's drainer lends us the rings.
+-spec costs(pid(), reference(), pid() | none) -> ok.
+costs(Guard, Ref, Drainer) ->
     _ = erlang:monitor(process, Guard),
+    _ = is_pid(Drainer) andalso borrow(Drainer),
+    {Tracee, Mon} = spawn_opt(fun tracee/0, [monitor, {priority, high}]),
+    Take = case Drainer of
+               none -> fun() -> taken(scope_cut:caps(#{})) end;
+               _ -> fun() -> drained(0, 0) end
+           end,
     Small = 42,
     Big = [{K, K * 1000} || K <- lists:seq(1, 100)],
-    Of = fun(Kind, Arg) -> second_best([round_of(Kind, Arg, Tracee, Mon) || _ <- lists:seq(1, ?ROUNDS)]) end,
-    Calls = {T0, _} = Of(calls, Small),
-    Args = {T1, O1} = Of(args, Small),
-    {Pair, O3} = Of(returns, Small),
-    {T2, O2} = Of(args, Big),
-    Grown = erlang:external_size(Big) - erlang:external_size(Small),
-    Message = Of(messages, Small),
+    Of = fun(Kind, Arg) -> second_best([round_of(Kind, Arg, Tracee, Mon, Take) || _ <- lists:seq(1, ?ROUNDS)]) end,
+    {Calls = {T0, _}, _} = Of(calls, Small),
+    {Args = {T1, O1}, Bytes} = Of(args, Small),
+    {{Pair, O3}, _} = Of(returns, Small),
+    {{T2, O2}, BigBytes} = Of(args, Big),
+    {Message, _} = Of(messages, Small),
     Costs = #{calls => Calls, args => Args, returns => {max(0, Pair - T0), O3}, sends => Message,
               fetches => Message, procs => Message, takes => Args, state => Args,
-              per_byte => max(0.0, (T2 + O2 - T1 - O1) / Grown), 
-              small => erlang:external_size({trace_ts, Tracee, call, {?MODULE, mark, 1}, {args, [Small]}, 1 bsl 60}),
+              turned_away => case Drainer of none -> T0; _ -> turned_away(Tracee, Mon) end,
+              per_byte => max(0.0, (T2 + O2 - T1 - O1) / max(1, BigBytes - Bytes)), small => Bytes,
               reduction => reduction()},
     exit(Tracee, kill),
     Guard ! {costs, Ref, Costs},
     ok.
+
+borrow(Drainer) ->
+    Ref = make_ref(),
+    Drainer ! {lend, self(), Ref},
+    receive {lent, Ref} -> true after 1000 -> exit(shutdown) end.
 
 tracee() ->
     receive
@@ -230,22 +240,33 @@ run(Kind, Arg, N) ->
 -spec mark(term()) -> term().
 mark(X) -> X.
 
-%% {ns of the tracee, ns of ours} an event.
-round_of(Kind, Arg, Tracee, Mon) ->
+%% {{ns of the tracee, ns of ours} an event, its bytes}
+round_of(Kind, Arg, Tracee, Mon, Take) ->
     Plain = ran(Kind, Arg, Tracee, Mon),
     true = scope_trace:measured(Tracee, Kind, true),
     Traced = ran(Kind, Arg, Tracee, Mon),
     _ = scope_trace:measured(Tracee, Kind, false),
     ok = scope_trace:delivered(1000),
-    Caps = scope_cut:caps(#{}),
     T0 = erlang:monotonic_time(nanosecond),
-    Events = take(Caps),
-    _ = term_to_binary(Events, [{minor_version, 2}]),
+    {N, Bytes} = Take(),
     T1 = erlang:monotonic_time(nanosecond),
-    N = max(1, length(Events)),
+    true = N >= ?EVENTS,                                    % else nothing was measured, and nothing is known
     %% A return comes with its call, whose cost is known apart.
     Each = case Kind of returns -> ?EVENTS; _ -> N end,
-    {max(0, Traced - Plain) / Each, (T1 - T0) / N}.
+    {{max(0, Traced - Plain) / Each, (T1 - T0) / N}, Bytes / N}.
+
+%% What an event costs that the library turns away.
+turned_away(Tracee, Mon) ->
+    _ = scope_nif:set_sample(0),
+    Ns = [begin
+              Plain = ran(calls, 1, Tracee, Mon),
+              true = scope_trace:measured(Tracee, calls, true),
+              Traced = ran(calls, 1, Tracee, Mon),
+              _ = scope_trace:measured(Tracee, calls, false),
+              max(0, Traced - Plain) / ?EVENTS
+          end || _ <- lists:seq(1, ?ROUNDS)],
+    _ = scope_nif:set_sample(65536),
+    lists:nth(2, lists:sort(Ns)).
 
 ran(Kind, Arg, Tracee, Mon) ->
     Tracee ! {run, Kind, Arg, self()},
@@ -255,6 +276,11 @@ ran(Kind, Arg, Tracee, Mon) ->
     after 1000 -> exit(shutdown)
     end.
 
+%% {Events, their bytes}, as scope_tracer has them
+taken(Caps) ->
+    Events = take(Caps),
+    {length(Events), byte_size(term_to_binary(Events, [{minor_version, 2}]))}.
+
 take(Caps) ->
     receive
         Event when element(1, Event) =:= trace_ts ->
@@ -263,9 +289,23 @@ take(Caps) ->
     after 0 -> []
     end.
 
+%% and as scope_drain does.
+drained(N, Bytes) ->
+    case scope_nif:drain() of
+        busy -> exit(shutdown);
+        Drained ->
+            N1 = N + element(1, Drained),
+            Bytes1 = Bytes + byte_size(element(7, Drained)),
+            case element(8, Drained) of
+                true -> drained(N1, Bytes1);
+                false -> {N1, Bytes1}
+            end
+    end.
+
 second_best(Rounds) ->
-    {Tracee, Ours} = lists:unzip(Rounds),
-    {lists:nth(2, lists:sort(Tracee)), lists:nth(2, lists:sort(Ours))}.
+    {Times, Bytes} = lists:unzip(Rounds),
+    {Tracee, Ours} = lists:unzip(Times),
+    {{lists:nth(2, lists:sort(Tracee)), lists:nth(2, lists:sort(Ours))}, hd(Bytes)}.
 
 %% ns of a reduction, by reductions of ours.
 reduction() ->

@@ -6,6 +6,7 @@
 -export_type([spent/0]).
 
 -define(RUN_QUEUE, 20).        % runnable processes for each scheduler, ..
+-define(SOON_NS, 5000000).
 -define(BUSY_TICKS, 5).        % .. so many looks one after another
 
 -record(spent, {at :: integer(), totals :: map(), reductions :: non_neg_integer(),
@@ -17,11 +18,15 @@
 -spec new(map()) -> spent().
 new(Ctx) -> #spent{at = mono(), totals = scope_beat:totals(Ctx), reductions = reductions(Ctx)}.
 
-%% Since the look before.
+%% Since the look before; too soon after it there is nothing to be said.
 -spec look(map(), scope_budget:costs(), spent()) -> spent().
-look(Ctx, Costs, S = #spent{at = At, totals = Before, reductions = R0}) ->
-    Now = mono(),
-    Dt = max(1, Now - At),
+look(Ctx, Costs, S = #spent{at = At}) ->
+    case mono() of
+        Now when Now - At < ?SOON_NS -> S;
+        Now -> look(Now, Now - At, Ctx, Costs, S)
+    end.
+
+look(Now, Dt, Ctx, Costs, S = #spent{totals = Before, reductions = R0}) ->
     Totals = scope_beat:totals(Ctx),
     R1 = reductions(Ctx),
     Delta = maps:map(fun(K, N) -> N - maps:get(K, Before, 0) end, Totals),
@@ -39,9 +44,11 @@ look(Ctx, Costs, S = #spent{at = At, totals = Before, reductions = R0}) ->
 -spec status(spent()) -> #{atom() => term()}.
 status(#spent{last = Last, kinds = Kinds, all = All}) -> Last#{kinds => Kinds, total_ns => round(All)}.
 
-%% The processes of ours that do not receive traces. (What the tracer does is in the costs of events.)
+%% The processes of ours that do not receive traces. What the Erlang tracer does is in the costs of events; of the native
+%% one's drainer what the library does.
 reductions(Ctx) ->
-    lists:sum([N || P <- maps:values(maps:with([session, guard, sup], Ctx)), {_, N} <- [process_info(P, reductions)]]).
+    Drainer = case Ctx of #{capture := native} -> [tracer]; _ -> [] end,
+    lists:sum([N || P <- maps:values(maps:with([session, guard, sup | Drainer], Ctx)), {_, N} <- [process_info(P, reductions)]]).
 
 memory(Ctx) ->
     scope_beat:under_way(Ctx) + scope_beat:held(Ctx)

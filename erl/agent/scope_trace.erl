@@ -147,17 +147,18 @@ clear_pattern(MFA) -> erlang:trace_pattern(MFA, false, [local]).
 -spec count_calls({module(), atom(), arity() | '_'}) -> non_neg_integer().
 count_calls(MFA) -> erlang:trace_pattern(MFA, true, [call_count]).
 
-%% A throwaway process of ours, traced by the caller to see what that costs.
+%% A throwaway process of ours, traced by the caller, or by the native tracer, to see what that costs.
 -spec measured(pid(), atom(), boolean()) -> boolean().
-measured(Pid, messages, On) -> 1 =:= erlang:trace(Pid, On, [send, 'receive', monotonic_timestamp, {tracer, self()}]);
+measured(Pid, messages, On) -> 1 =:= erlang:trace(Pid, On, with(self()) ++ [send, 'receive']);
 measured(Pid, Kind, On) ->
-    Actions = case Kind of
-                  calls -> [];
-                  args -> [{message, {{args, '$_'}}}];
-                  returns -> [{exception_trace}]
-              end,
-    _ = erlang:trace_pattern({scope_probe, mark, 1}, On andalso [{'_', [], Actions}], [local]),
-    1 =:= erlang:trace(Pid, On, [call, monotonic_timestamp, arity, {tracer, self()}]).
+    Spec = [{'_', [], case Kind of
+                          calls -> [];
+                          args -> [{message, {{args, '$_'}}}];
+                          returns -> [{exception_trace}]
+                      end}],
+    ok = roles(case On of true -> #{{scope_probe, mark, 1} => Spec}; false -> #{} end),
+    _ = erlang:trace_pattern({scope_probe, mark, 1}, On andalso as_set(Spec), [local]),
+    1 =:= erlang:trace(Pid, On, with(self()) ++ [call]).
 
 %% ours: as we set it. other: somebody's. none: no pattern, or no such function.
 -spec pattern_state(mfa(), list()) -> ours | other | none.

@@ -87,7 +87,14 @@ vsn(M) ->
 
 %% Processes that should have our flags and have not.
 sample_lost(#s{paused = Paused}) when Paused =/= no -> [];
-sample_lost(S = #s{starts = Starts, tracer = Tracer}) ->
+sample_lost(#s{ctx = #{capture := native}} = S) ->
+    case scope_nif:pending() of
+        {_, _, _, 0} -> flags_lost(S);
+        _ -> []                         % dry: they went by themselves, and we shall hear of it
+    end;
+sample_lost(S) -> flags_lost(S).
+
+flags_lost(S = #s{starts = Starts, tracer = Tracer}) ->
     Pids = [X || St = #start{pids = P} <- maps:values(Starts), X <- lists:sublist(maps:keys(P), ?SAMPLE),
                  scope_flags:in_sample(X, St, S)],
     [P || P <- Pids, is_process_alive(P), not scope_trace:is_ours(P, Tracer)].

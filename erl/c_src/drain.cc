@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "erl/c_src/budget.h"
 #include "erl/c_src/encode.h"
 #include "erl/c_src/hash.h"
 #include "erl/c_src/layout.h"
@@ -231,24 +232,17 @@ ERL_NIF_TERM gaps(ErlNifEnv* env, unsigned rings) {
                             enif_make_int64(env, until)));
 }
 
-// New tokens, and what was rejected since the last time: {N, From, Until} | none.
-ERL_NIF_TERM refill(ErlNifEnv* env, unsigned rings, std::int64_t t) {
-  const std::uint32_t budget = g.budget.load(std::memory_order_relaxed);
-  static std::int64_t filled = 0;
-  const bool due = t - filled >= 10'000'000;
+// What was rejected since the last time: {N, From, Until} | none.
+ERL_NIF_TERM rejects(ErlNifEnv* env, unsigned rings, std::int64_t t) {
   std::uint64_t rejected = 0;
   for (unsigned i = 0; i < rings; ++i) {
     Ring& ring = *g.ring(i);
     const std::uint64_t now_rejected = get(ring.rejected);
     rejected += now_rejected - get(ring.rejected_told);
     ring.rejected_told.store(now_rejected, std::memory_order_relaxed);
-    if (due) ring.limit.store(get(ring.spent) + budget, std::memory_order_relaxed);
   }
-  const std::int64_t from = filled == 0 ? t : filled;
-  if (due) filled = t;
   if (rejected == 0) return a.none;
-  return enif_make_tuple3(env, enif_make_uint64(env, rejected),
-                          enif_make_int64(env, std::min(from, pass_before)),
+  return enif_make_tuple3(env, enif_make_uint64(env, rejected), enif_make_int64(env, pass_before),
                           enif_make_int64(env, t));
 }
 
@@ -340,7 +334,7 @@ ERL_NIF_TERM drain(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   }
   cut_before = std::max(cut, cut_before);
   const ERL_NIF_TERM gap_list = gaps(env, rings);
-  const ERL_NIF_TERM rejected = refill(env, rings, t);
+  const ERL_NIF_TERM rejected = rejects(env, rings, t);
   pass_before = t;
 
   ERL_NIF_TERM records;
@@ -366,7 +360,8 @@ ERL_NIF_TERM drain(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   return enif_make_tuple_from_array(env, fields, 11);
 }
 
-// Bytes that wait in the rings, and the part of the fullest that is full, in 1/256.
+// Bytes that wait in the rings; the part of the fullest that is full, in 1/256; what was lost and not yet told; when
+// the budget's bucket was found dry, or 0.
 ERL_NIF_TERM pending(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   const unsigned rings = std::min(g.claimed.load(), g.rings);
   std::uint64_t sum = 0, most = 0, lost = 0;
@@ -379,10 +374,10 @@ ERL_NIF_TERM pending(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
     lost +=
         get(ring.dropped) - get(ring.dropped_told) + get(ring.rejected) - get(ring.rejected_told);
   }
-  return enif_make_tuple3(
+  return enif_make_tuple4(
       env, enif_make_uint64(env, sum),
       enif_make_uint64(env, most * 256 / std::max<std::size_t>(1, g.ring_bytes)),
-      enif_make_uint64(env, lost));
+      enif_make_uint64(env, lost), enif_make_int64(env, dry_since()));
 }
 
 ERL_NIF_TERM counters(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {

@@ -160,11 +160,14 @@ ERL_NIF_TERM watch(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   return a.ok;
 }
 
-// drainer(Sleeping :: boolean) -> ok: the caller drains, and (true) is about to wait long: wake it with scope_wake.
+// drainer(Wake) -> ok: the caller drains, and is about to wait: wake it with scope_wake when a ring fills (1), or at any
+// event (2). One that comes at the same moment may not wake it: it looks once more, a while later.
 ERL_NIF_TERM drainer(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
-  g.asleep.store(false);
+  unsigned wake;
+  if (!enif_get_uint(env, argv[0], &wake)) return enif_make_badarg(env);
+  g.wake.store(0);
   if (!enif_self(env, &g.drainer)) return enif_make_badarg(env);
-  g.asleep.store(argv[0] == enif_make_atom(env, "true"));
+  g.wake.store(wake);
   return a.ok;
 }
 
@@ -172,16 +175,6 @@ ERL_NIF_TERM set_sample(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   unsigned n;
   if (!enif_get_uint(env, argv[0], &n) || n > 65536) return enif_make_badarg(env);
   g.sample.store(n);
-  return a.ok;
-}
-
-ERL_NIF_TERM set_budget(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
-  unsigned n;
-  if (!enif_get_uint(env, argv[0], &n)) return enif_make_badarg(env);
-  for (unsigned i = 0; i < std::min(g.claimed.load(), g.rings); ++i) {
-    g.ring(i)->limit.store(get(g.ring(i)->spent) + n);
-  }
-  g.budget.store(n);
   return a.ok;
 }
 

@@ -37,11 +37,12 @@ struct Ring {
   std::atomic<std::uint64_t> in_flight;
   std::uint64_t tail_seen;
   std::int64_t last;
-  Relaxed<std::uint64_t> pushed, dropped, rejected, spent, bytes;
+  std::int64_t tokens;  // of the budget: see budget.h
+  Relaxed<std::uint64_t> pushed, dropped, rejected, bytes;
   Relaxed<std::int64_t> drop_first, drop_last;
   // the drainer's
   alignas(64) std::atomic<std::uint64_t> tail;
-  Relaxed<std::uint64_t> dropped_told, rejected_told, limit;
+  Relaxed<std::uint64_t> dropped_told, rejected_told;
   std::uint64_t until;  // the head that this pass reads to
   // the writer's again
   alignas(64) AtomTexts texts;

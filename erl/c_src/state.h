@@ -65,7 +65,6 @@ struct State {
   std::atomic<bool> ready, off, expired, procs, follow, keyed;
   std::atomic<std::int64_t> lease_until;
   std::atomic<std::uint32_t> sample;  // of 65536
-  std::atomic<std::uint32_t> budget;  // events per bucket; 0: no limit
   std::atomic<std::uint32_t> cap[kCaps];
   std::array<std::byte, 16> key;
   std::atomic<const RoleTable*> roles;
@@ -79,7 +78,7 @@ struct State {
   std::atomic<std::uint64_t> ringless;  // events on threads that got no ring
   std::atomic<std::uint64_t> ringless_told;
 
-  std::atomic<bool> asleep;  // the drainer waits long: wake it when a ring fills
+  std::atomic<unsigned> wake;  // the drainer waits: wake it when a ring fills (1), at any event (2)
   ErlNifPid drainer;
   std::atomic<bool> draining;
   void* monitor;  // resource with the monitor on the agent
@@ -101,6 +100,8 @@ inline std::int64_t now() { return enif_monotonic_time(ERL_NIF_NSEC); }
 // trace.cc
 ERL_NIF_TERM enabled(ErlNifEnv*, int, const ERL_NIF_TERM[]);
 ERL_NIF_TERM trace(ErlNifEnv*, int, const ERL_NIF_TERM[]);
+// budget.cc
+ERL_NIF_TERM set_budget(ErlNifEnv*, int, const ERL_NIF_TERM[]);
 // drain.cc
 ERL_NIF_TERM drain(ErlNifEnv*, int, const ERL_NIF_TERM[]);
 ERL_NIF_TERM pending(ErlNifEnv*, int, const ERL_NIF_TERM[]);

@@ -1,6 +1,7 @@
 // The tracee's path: nothing here locks, allocates, or takes longer than the caps allow.
 #include <algorithm>
 
+#include "erl/c_src/budget.h"
 #include "erl/c_src/encode.h"
 #include "erl/c_src/hash.h"
 #include "erl/c_src/layout.h"
@@ -23,16 +24,25 @@ Ring* claim() {
 bool sampled_out(ERL_NIF_TERM pid) {
   const std::uint32_t threshold = g.sample.load(std::memory_order_relaxed);
   if (threshold >= 65536) return false;
-  // As scope_budget:in_sample/2 has it: erlang:phash2(Pid, 1 bsl 20)
-  return (enif_hash(ERL_NIF_PHASH2, pid, 0) & 0xFFFFF) >= threshold << 4;
+  // As scope_budget:in_sample/2 has it.
+  const auto hash = static_cast<std::uint32_t>(enif_hash(ERL_NIF_PHASH2, pid, 0)) & 0x7FFFFFF;
+  return (hash * 2654435761u) >> 12 >= threshold << 4;
 }
 
 bool over_budget() {
-  if (g.budget.load(std::memory_order_relaxed) == 0 || !my_ring) return false;
-  if (get(my_ring->spent) < get(my_ring->limit)) return false;
-  add(my_ring->spent, 1);
-  add(my_ring->rejected, 1);
+  const std::int64_t dry = dry_since();
+  if (dry == 0) return false;
+  if (Ring* ring = my_ring ? my_ring : claim()) {
+    add(ring->rejected, 1);
+    (void)pay(*ring, bucket.rejected.load(std::memory_order_relaxed), dry);
+  } else {
+    g.ringless.fetch_add(1, std::memory_order_relaxed);
+  }
   return true;
+}
+
+void wake_drainer(ErlNifEnv* env) {
+  if (g.wake.exchange(0) != 0) (void)enif_send(env, &g.drainer, nullptr, a.wake);
 }
 
 const RoleRow* find(const RoleTable& table, std::uint32_t module, std::uint32_t function,
@@ -272,7 +282,7 @@ ERL_NIF_TERM enabled(ErlNifEnv*, int, const ERL_NIF_TERM argv[]) {
   if (argv[0] == a.trace_status) {
     if (!g.ready.load(std::memory_order_relaxed) || g.off.load(std::memory_order_relaxed))
       return a.remove;
-    if (g.expired.load(std::memory_order_relaxed)) return a.remove;
+    if (g.expired.load(std::memory_order_relaxed) || dry_since() != 0) return a.remove;
     if (now() <= g.lease_until.load(std::memory_order_relaxed)) return a.trace;
     g.expired.store(true, std::memory_order_relaxed);
     return a.remove;
@@ -294,7 +304,6 @@ ERL_NIF_TERM trace(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
     g.ringless.fetch_add(1, std::memory_order_relaxed);
     return a.ok;
   }
-  add(ring->spent, 1);
   ring->in_flight.exchange(static_cast<std::uint64_t>(ring->last) | 1, std::memory_order_seq_cst);
   const std::int64_t t = now();
   ring->in_flight.store(static_cast<std::uint64_t>(t), std::memory_order_relaxed);
@@ -309,6 +318,10 @@ ERL_NIF_TERM trace(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
       ring->drop_first.store(t, std::memory_order_relaxed);
     ring->drop_last.store(t, std::memory_order_relaxed);
     ring->dropped.store(get(ring->dropped) + 1, std::memory_order_release);
+    if (bucket.limited.load(std::memory_order_relaxed) &&
+        pay(*ring, bucket.rejected.load(std::memory_order_relaxed), t)) {
+      wake_drainer(env);
+    }
   } else {
     const std::uint32_t size =
         write(env, *ring, ring->data + (head & (g.ring_bytes - 1)), e, argv[2], t);
@@ -316,9 +329,10 @@ ERL_NIF_TERM trace(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
     add(ring->pushed, 1);
     add(ring->bytes, padded);
     ring->head.store(head + padded, std::memory_order_release);
-    if (head + padded - ring->tail_seen > g.ring_bytes / 4 &&
-        g.asleep.load(std::memory_order_relaxed) && g.asleep.exchange(false)) {
-      (void)enif_send(env, &g.drainer, nullptr, a.wake);
+    const unsigned wake = g.wake.load(std::memory_order_relaxed);
+    if (pay_event(*ring, e.kind, e.has_payload, size, t) || wake == 2 ||
+        (wake == 1 && head + padded - ring->tail_seen > g.ring_bytes / 4)) {
+      wake_drainer(env);
     }
   }
   ring->in_flight.store(0, std::memory_order_release);

@@ -4,7 +4,7 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(scope_test, [rpc/2, rpc/4, wait_until/1, wait_until/2, assert_eq/2, log/2]).
--import(agent_test, [setup/2, d/3, calls/1, nothing_left/1]).
+-import(agent_test, [setup/2, d/3, calls/1, native/0, nothing_left/1]).
 
 all() ->
     [refused_with_reason, loops_keep_no_returns, limits_end_a_start, over_budget_is_refused, prediction_holds,
@@ -63,8 +63,9 @@ loops_keep_no_returns(Config) ->
     {T, D, Pid} = budgeted(Config, #{cpu => 100}),
     {ok, _} = start(D, Pid, a, #{modules => [scope_victim], events => [calls, returns]}),
     assert_eq({match_spec, [{'_', [], [{exception_trace}]}]}, rpc(T, erlang, trace_info, [{scope_victim, work, 1}, match_spec])),
-    assert_eq({match_spec, [{'_', [], []}]}, rpc(T, erlang, trace_info, [{scope_victim, producer_loop, 3}, match_spec])),
-    assert_eq({match_spec, [{'_', [], []}]}, rpc(T, erlang, trace_info, [{scope_victim, loop, 0}, match_spec])),
+    Plain = {match_spec, case native() of true -> []; false -> [{'_', [], []}] end},
+    assert_eq(Plain, rpc(T, erlang, trace_info, [{scope_victim, producer_loop, 3}, match_spec])),
+    assert_eq(Plain, rpc(T, erlang, trace_info, [{scope_victim, loop, 0}, match_spec])),
     ok = d(D, control, [Pid, unload]),
     nothing_left(T).
 
@@ -165,7 +166,7 @@ others_counters_stay(Config) ->
 
 %% --- the ladder ------------------------------------------------------------------------------------------------------
 
-steps(D, Pid) -> [F || {stepped_down, _, _, _, F} <- d(D, gaps, [Pid])].
+steps(D, Pid) -> [F || {_, F} <- lists:sort([{Until, F} || {stepped_down, _, _, Until, F} <- d(D, gaps, [Pid])])].
 
 %% Producers that are in the sample of the rung `fewer`, so that it does not help.
 hammers(T, N) ->
@@ -201,7 +202,7 @@ flat_out_is_held(Config) ->
         [(Ns1 - Ns0) / 1.0e6, Allowed / 1.0e6, Seconds, (Ns1 - Ns0) / (Allowed * Seconds),
          [maps:with([from, to, cause, took_us], St) || St <- Steps], Ladder]),
     assert_eq([no_args, fewer, counters], [To || #{to := To} <- Steps]),
-    [true = Us < 20000 || #{took_us := Us} <- Steps],
+    [true = Us < 60000 || #{took_us := Us} <- Steps],      % 0.3 to 20 ms on a busy machine
     true = Ns1 - Ns0 < Allowed * (Seconds + 1) * 1.5,
     %% what is only counted is known
     #{{scope_victim, hammered, 1} := PerSecond} = Counters,

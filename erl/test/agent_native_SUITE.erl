@@ -8,7 +8,7 @@
 -import(agent_test, [setup/2, d/3, nothing_left/1]).
 
 all() ->
-    [calibrated, same_as_erlang, golden_hashes, every_call_counted, rejected_are_counted, sampled_whole, big_terms,
+    [calibrated, same_as_erlang, golden_hashes, every_call_counted, dry_bucket_ends_it, sampled_whole, big_terms,
      idle_costs_little, cycles_under_load, all_killed, broken_library, no_library].
 
 timeout(_) -> 60000.
@@ -181,20 +181,31 @@ producer(Count, I) ->
     counters:add(Count, I, 100),
     receive {stop, From} -> From ! {stopped, self()} after 0 -> producer(Count, I) end.
 
-%% With a budget for each ring and 10 ms: turned away at the door, and counted.
-rejected_are_counted(Config) ->
-    {T, D, Pid} = native(Config),
-    {ok, _} = d(D, control, [Pid, {start, a, #{mfas => [{?MODULE, counted, 1}], events => [calls]}}]),
-    ok = rpc(T, scope_nif, set_budget, [50]),
+%% The bucket is the tracees' own: who finds it dry is traced no more, whatever else the node does. What comes after is
+%% within 20 ms, by the events' own times; what is in the rings comes, and no more than the budget allows is in them.
+dry_bucket_ends_it(Config) ->
+    Budget = #{cpu => 100, events => 10000, up_ms => 60000},
+    {T, D, Pid} = native(Config, #{agent => #{budget => Budget}}),
+    {ok, #{baseline := Told}} =
+        d(D, control, [Pid, {start, a, #{mfas => [{?MODULE, counted, 1}], events => [calls], force => true}}]),
     Before = rpc(T, scope_nif, counters, []),
-    Made = produce(T, 2, 500),
+    T0 = erlang:monotonic_time(millisecond),
+    Made = produce(T, 2, 1000),
+    Seconds = (erlang:monotonic_time(millisecond) - T0) / 1000,
     ok = d(D, control, [Pid, flush]),
     After = rpc(T, scope_nif, counters, []),
     [Pushed, Dropped, Rejected] = [maps:get(K, After) - maps:get(K, Before) || K <- [pushed, dropped, rejected]],
-    log("~b made, ~b rejected", [Made, Rejected]),
-    assert_eq(Made, Pushed + Dropped + Rejected),
-    true = Rejected > Made div 2 andalso Pushed > 0,
-    wait_until(fun() -> lists:sum([element(2, G) || G <- d(D, gaps, [Pid]), element(1, G) =:= over_budget]) =:= Rejected end, 5000).
+    wait_until(fun() -> map_get(events, d(D, call, [Pid, summary])) =:= Pushed + Told end, 5000),
+    Gaps = d(D, gaps, [Pid]),
+    Steps = lists:sort([{From, Until, F} || {stepped_down, _, From, Until, F} <- Gaps]),
+    Times = [At || {trace_ts, _, call, {?MODULE, counted, 1}, At} <- d(D, events, [Pid])],
+    log("~b made in ~.1f s, ~b pushed, ~b rejected; ~p", [Made, Seconds, Pushed, Rejected, [maps:with([to, cause, took_us], F) || {_, _, F} <- Steps]]),
+    true = Made > 10 * Pushed andalso Dropped =:= 0,
+    true = Pushed >= 9000 andalso Pushed =< 10000 * (1 + Seconds) + 1000 * length(Steps) + 1000,
+    [{Dry, Until, #{cause := events, to := fewer}} | _] = Steps,
+    %% Those that follow the first step have flags again; until it was done nobody had.
+    assert_eq([], [At - Dry || At <- Times, At > Dry + 20000000, At < Until - 1000000]),
+    assert_eq(Rejected, lists:sum([N || {over_budget, N, _, _} <- Gaps])).
 
 %% A process is traced whole or not at all, and it is the same ones that scope_budget means.
 sampled_whole(Config) ->
@@ -204,7 +215,7 @@ sampled_whole(Config) ->
     {In, All} = rpc(T, fun() ->
                               Ps = [spawn(fun() -> [?MODULE:counted(X) || X <- lists:seq(1, 3)], receive stop -> ok end end)
                                     || _ <- lists:seq(1, 200)],
-                              {[P || P <- Ps, erlang:phash2(P, 1 bsl 20) < 1 bsl 18], Ps}
+                              {[P || P <- Ps, scope_budget:in_sample(P, 0.25)], Ps}
                       end),
     ok = d(D, control, [Pid, flush]),
     wait_until(fun() -> length(d(D, events, [Pid])) >= 3 * length(In) end, 5000),

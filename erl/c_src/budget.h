@@ -1,0 +1,52 @@
+// The first line of the budget: a bucket for all rings together, in the tracee's path. See budget.cc.
+//
+// Everything costs time: as much as the budget needs to pay for it. `paid` is when all that was taken will have been
+// paid for; it may be a second ahead of now at the most. A ring takes 10 ms' worth at once, so that rings rarely meet.
+// What finds the bucket dry says when (`dry`), once, and wakes the drainer; from then on events are turned away and
+// every tracee loses its flags when it runs next, until set_budget says otherwise.
+#pragma once
+
+#include <algorithm>
+
+#include "erl/c_src/state.h"
+
+namespace scope::tracer {
+
+inline constexpr std::int64_t kBurst = 1'000'000'000, kShare = 10'000'000;
+
+struct Bucket {
+  std::atomic<bool> limited;
+  std::atomic<std::int64_t> paid, dry;  // dry: raw time, or 0
+  std::atomic<std::uint32_t> args, kind[16], byte_256, small, rejected;
+};
+extern Bucket bucket;
+
+// True: that was the last of it.
+inline bool pay(Ring& ring, std::int64_t cost, std::int64_t t) {
+  ring.tokens -= cost;
+  if (ring.tokens >= 0) return false;
+  const std::int64_t need = kShare - ring.tokens;
+  ring.tokens = kShare;
+  std::int64_t before = bucket.paid.load(std::memory_order_relaxed), after;
+  do {
+    after = std::max(before, t) + need;
+  } while (!bucket.paid.compare_exchange_weak(before, after, std::memory_order_relaxed));
+  std::int64_t wet = 0;
+  return after - t > kBurst && bucket.dry.compare_exchange_strong(wet, t);
+}
+
+inline bool pay_event(Ring& ring, Kind kind, bool payload, std::uint32_t size, std::int64_t t) {
+  if (!bucket.limited.load(std::memory_order_relaxed)) return false;
+  const auto& cost = kind == kEntry && payload ? bucket.args : bucket.kind[kind];
+  const std::uint32_t small = bucket.small.load(std::memory_order_relaxed);
+  const std::uint64_t bytes = size > small ? size - small : 0;
+  return pay(
+      ring,
+      cost.load(std::memory_order_relaxed) +
+          static_cast<std::int64_t>(bytes * bucket.byte_256.load(std::memory_order_relaxed) >> 8),
+      t);
+}
+
+inline std::int64_t dry_since() { return bucket.dry.load(std::memory_order_relaxed); }
+
+}  // namespace scope::tracer
