@@ -98,7 +98,9 @@ class Daemon : public Process, public Controls, public store::StoreListener {
 
   Awaitable<Status> bring_up() {
     CO_ASSIGN_OR_RETURN(auto options, node_options(config_));
-    CO_ASSIGN_OR_RETURN(store_, store::TraceStore::open(store_options(config_), this));
+    auto store = store_options(config_);
+    options.counters = store.counters = counters_;
+    CO_ASSIGN_OR_RETURN(store_, store::TraceStore::open(store, this));
     node_ = std::make_unique<Node>(io_, std::move(options));
     CO_RETURN_IF_ERROR(co_await node_->start());
     CO_ASSIGN_OR_RETURN(profiles_, load_profiles(config_.profiles));
@@ -113,7 +115,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     service.node = node_->name();
     service_ = std::make_unique<Service>(*store_, *this, service);
     CO_ASSIGN_OR_RETURN(pid_, node_->register_process("elixir_scope", this));
-    agents_ = std::make_unique<Agents>(io_, *node_, *store_, config_);
+    agents_ = std::make_unique<Agents>(io_, *node_, *store_, config_, counters_);
     agents_->on_coverage_changed([this] { service_->set_coverage(agents_->coverage()); });
     agents_ready_ = true;
     service_->set_coverage(agents_->coverage());
@@ -157,12 +159,9 @@ class Daemon : public Process, public Controls, public store::StoreListener {
         std::chrono::duration_cast<Millis>(std::chrono::steady_clock::now() - since_).count();
     info.nodes = agents_->node_status();
     info.tracing = agents_->tracing();
-    for (std::size_t i = 0; i < kAgentCounterInfo.size(); ++i) {
-      info.counters.push_back({std::string(kAgentCounterInfo[i].name), agents_->counters()[i]});
-    }
-    for (std::size_t i = 0; i < kDistCounterInfo.size(); ++i) {
-      info.counters.push_back({std::string(kDistCounterInfo[i].name),
-                               node_->counters().get(static_cast<DistCounter>(i))});
+    for (std::size_t i = 0; i < kCounterInfo.size(); ++i) {
+      info.counters.push_back({kCounterInfo[i].name, counters_->get(static_cast<Counter>(i)),
+                               kCounterInfo[i].severity});
     }
     reply(std::move(info));
   }
@@ -228,6 +227,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
   void on_published() override {}
 
   Config config_;
+  const std::shared_ptr<Counters> counters_ = std::make_shared<Counters>();
   std::vector<Profile> profiles_;
   boost::asio::io_context io_{1};
   boost::asio::signal_set signals_;

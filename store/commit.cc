@@ -199,7 +199,7 @@ Status Writer::commit() {
 }
 
 void Writer::committed(std::vector<Group>& groups, OpenSegment open) {
-  ++counters_->commits;
+  counters_->add(Counter::commits);
   fresh_partition_ = false;
   state_.names->mark_stored();
   state_.incarnations.mark_stored();
@@ -225,8 +225,8 @@ void Writer::committed(std::vector<Group>& groups, OpenSegment open) {
   }
   committed_ = state_.tail.size();
   pending_rows_ = pending_bytes_ = 0;
-  counters_->tail_rows = tail_rows_;
-  counters_->blocks = publisher_.sealed().units.size();
+  gauges_.tail_rows = tail_rows_;
+  gauges_.blocks = publisher_.sealed().units.size();
   publisher_.set_incarnations(state_.incarnations);
   publisher_.publish(state_.last_lsn);
   if (listener_) listener_->on_published();
@@ -309,9 +309,9 @@ Status Writer::fill_partition(const Partition& fresh, NameTable& names) {
 void Writer::update_sizes() {
   std::uint64_t bytes = 0;
   for (const auto& p : publisher_.sealed().partitions) bytes += p->used_bytes();
-  counters_->bytes_on_disk = bytes;
-  counters_->partitions = publisher_.sealed().partitions.size();
-  counters_->blocks = publisher_.sealed().units.size();
+  gauges_.bytes_on_disk = bytes;
+  gauges_.partitions = publisher_.sealed().partitions.size();
+  gauges_.blocks = publisher_.sealed().units.size();
 }
 
 void Writer::drop_old() {
@@ -345,7 +345,7 @@ void Writer::drop_old() {
   for (auto& p : dropped) {
     std::uint64_t rows = 0;
     for (const auto& unit : p->units_at_open()) rows += unit.rows;
-    counters_->events_stored -= std::min<std::uint64_t>(rows, counters_->events_stored);
+    gauges_.events_stored -= std::min<std::uint64_t>(rows, gauges_.events_stored);
     reaper_.bury(std::move(p));
   }
   update_sizes();

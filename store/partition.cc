@@ -119,8 +119,7 @@ std::span<const UnitRange> Partition::keep(std::vector<UnitRange> ranges) {
 }
 
 std::optional<SegmentValue> Partition::segment(const PartitionTxn& here, char kind,
-                                               std::uint32_t segment,
-                                               std::atomic<std::uint64_t>& bad) const {
+                                               std::uint32_t segment, Counters& bad) const {
   const auto value = here.txn.get(here.db().seg, segment_key(kind, segment));
   if (value && !*value) return std::nullopt;
   const auto k = static_cast<std::size_t>(std::ranges::find(kSegmentKinds, kind) - kSegmentKinds);
@@ -131,7 +130,7 @@ std::optional<SegmentValue> Partition::segment(const PartitionTxn& here, char ki
   auto opened = value ? SegmentValue::open(**value, checked)
                       : Result<SegmentValue>(std::unexpected(value.error()));
   if (!opened) {
-    ++bad;
+    bad.add(Counter::corrupt_indexes);
     return std::nullopt;
   }
   if (keeps && !checked) checked_[place / 64].fetch_or(bit, std::memory_order_relaxed);

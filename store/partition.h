@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "ei_codec/base/counters.h"
 #include "store/lmdb.h"
 #include "store/segment.h"
 #include "store/view.h"
@@ -87,10 +88,10 @@ class Partition {
   // Keeps the ranges of a new block (the writer's).
   std::span<const UnitRange> keep(std::vector<UnitRange> ranges);
 
-  // A value of `seg`; nullopt: the segment was never completed, or the value is damaged (`bad` counts that).
+  // A value of `seg`; nullopt: the segment was never completed, or the value is damaged (counted in `bad`).
   // Lives as long as `here`.
   std::optional<SegmentValue> segment(const PartitionTxn& here, char kind, std::uint32_t segment,
-                                      std::atomic<std::uint64_t>& bad) const;
+                                      Counters& bad) const;
 
   void unlink_when_closed() { unlink_ = true; }
 

@@ -104,24 +104,25 @@ Status TraceStoreImpl::add_gap(Incarnation incarnation, std::string_view reason,
 
 StoreStats TraceStoreImpl::stats() const {
   const auto& c = writer_.counters();
+  const auto& g = writer_.gauges();
   StoreStats s;
-  s.batches = c.batches;
-  s.duplicates = c.duplicates;
-  s.out_of_order = c.out_of_order;
-  s.events = c.events;
-  s.malformed = c.malformed;
-  s.gaps = c.gaps;
-  s.events_stored = c.events_stored;
-  s.bytes_on_disk = c.bytes_on_disk;
-  s.partitions = c.partitions;
-  s.blocks = c.blocks;
-  s.tail_rows = c.tail_rows;
-  s.commits = c.commits;
-  s.commit_failures = c.commit_failures;
-  s.corrupt_blocks = c.corrupt_blocks;
-  s.corrupt_indexes = c.corrupt_indexes;
+  s.batches = c.get(Counter::batches);
+  s.duplicates = c.get(Counter::batches_duplicate);
+  s.out_of_order = c.get(Counter::batches_out_of_order);
+  s.events = c.get(Counter::events);
+  s.malformed = c.get(Counter::events_malformed);
+  s.gaps = c.get(Counter::gaps);
+  s.events_stored = g.events_stored;
+  s.bytes_on_disk = g.bytes_on_disk;
+  s.partitions = g.partitions;
+  s.blocks = g.blocks;
+  s.tail_rows = g.tail_rows;
+  s.commits = c.get(Counter::commits);
+  s.commit_failures = c.get(Counter::commit_failures);
+  s.corrupt_blocks = c.get(Counter::corrupt_blocks);
+  s.corrupt_indexes = c.get(Counter::corrupt_indexes);
   s.queue_bytes = writer_.queue_bytes();
-  s.commit_ns_last = c.commit_ns_last;
+  s.commit_ns_last = g.commit_ns_last;
   return s;
 }
 

@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "ei_codec/base/counters.h"
 #include "ei_codec/base/result.h"
 #include "ei_codec/capture_record.h"
 #include "store/view.h"
@@ -24,6 +25,7 @@
 namespace scope::store {
 
 struct StoreOptions {
+  std::shared_ptr<Counters> counters;                          // null: its own
   std::string path;                                            // a folder; made if absent
   std::uint64_t partition_bytes = 1ull << 30;                  // roll beyond this ...
   std::int64_t partition_age_ns = 6ll * 3600 * 1'000'000'000;  // ... or this

@@ -93,7 +93,7 @@ Result<Rows> ViewImpl::read(const Unit& unit, const RowFilter& filter) const {
   if (unit.tail) return read_tail(unit, filter);
   auto rows = read_sealed(unit, filter);
   if (!rows && rows.error().code == Code::corrupt) {
-    ++p_.counters->corrupt_blocks;
+    p_.counters->add(Counter::corrupt_blocks);
     rows.error().message =
         fmt::format("block {} of partition {} (batches {} to {}): {}", unit.block, unit.partition,
                     unit.first, unit.last, rows.error().message);

@@ -10,8 +10,8 @@
 #include <mutex>
 #include <vector>
 
+#include "ei_codec/base/counters.h"
 #include "store/clocks.h"
-#include "store/counters.h"
 #include "store/partition.h"
 #include "store/tail.h"
 #include "store/view.h"

@@ -155,7 +155,7 @@ class Finder {
       }
       return out;
     }
-    auto& bad = shown_.counters->corrupt_indexes;
+    auto& bad = *shown_.counters;
     const auto value =
         source_->partition->segment(source_->file, kSegmentKinds[k], segment_of(first.block), bad);
     if (!value) return ~0ULL;
@@ -164,7 +164,7 @@ class Finder {
                        : k == 2 ? blocks_of_hashes(*value, filter_.match_hashes)
                                 : blocks_of_texts(*value, trigrams_);
     if (!found) {
-      ++bad;
+      bad.add(Counter::corrupt_indexes);
       return ~0ULL;
     }
     indexed |= value->covered;
@@ -265,7 +265,7 @@ class Sums {
       }
       return;
     }
-    auto& bad = shown_.counters->corrupt_indexes;
+    auto& bad = *shown_.counters;
     const auto value =
         source_->partition->segment(source_->file, 'r', segment_of(first.block), bad);
     if (!value) return add_rows(units, here);
@@ -281,7 +281,7 @@ class Sums {
       return spec_.times.empty() || inside(cell.incarnation, cell.second) ? give(cell) : Status{};
     });
     if (!done) {  // some cells were given already: the rest is unknown
-      ++bad;
+      bad.add(Counter::corrupt_indexes);
       info_.missing.insert(info_.missing.end(), here.begin(), here.end());
     }
   }
@@ -347,7 +347,7 @@ class Edges {
       }
       return;
     }
-    auto& bad = shown_.counters->corrupt_indexes;
+    auto& bad = *shown_.counters;
     std::optional<SegmentValue> value;
     if (source_)
       value = source_->partition->segment(source_->file, 'e', segment_of(first.block), bad);
@@ -356,7 +356,7 @@ class Edges {
       return;
     }
     if (!visit_edges(*value, senders_, [&](const BlockIndex::Edge& e) { return give(e); })) {
-      ++bad;
+      bad.add(Counter::corrupt_indexes);
       info_.missing.insert(info_.missing.end(), here.begin(), here.end());
     }
   }

@@ -34,7 +34,7 @@ Writer::Writer(const StoreOptions& options, StoreState state, ClusterClock clock
       state_(std::move(state)),
       clock_(clock),
       listener_(listener),
-      counters_(std::make_shared<Counters>()),
+      counters_(options.counters ? options.counters : std::make_shared<Counters>()),
       publisher_(counters_) {
   for (const auto& p : state_.partitions) publisher_.add_partition(p);
   state_.partitions.clear();  // the publisher holds them
@@ -48,9 +48,9 @@ Writer::Writer(const StoreOptions& options, StoreState state, ClusterClock clock
   committed_ = state_.tail.size();
   for (const auto& info : state_.incarnations.all())
     received_[info.number] = info.last_committed_seq;
-  for (const auto& unit : publisher_.sealed().units) counters_->events_stored += unit.rows;
-  counters_->events_stored += tail_rows_;
-  counters_->tail_rows = tail_rows_;
+  for (const auto& unit : publisher_.sealed().units) gauges_.events_stored += unit.rows;
+  gauges_.events_stored += tail_rows_;
+  gauges_.tail_rows = tail_rows_;
   publisher_.set_incarnations(state_.incarnations);
   publisher_.set_clocks(state_.clocks);
   publisher_.publish(state_.last_lsn);
@@ -164,20 +164,20 @@ void Writer::run() {
 void Writer::handle(IncomingBatch& batch) {
   const auto n = batch.incarnation;
   if (!state_.incarnations.exists(n)) {
-    ++counters_->malformed;
+    counters_->add(Counter::events_malformed);
     return;
   }
   auto& last = received_[n];
   if (batch.seq != 0) {  // 0: the store's own
     if (batch.seq <= last) {
-      ++counters_->duplicates;
+      counters_->add(Counter::batches_duplicate);
       const auto done = state_.incarnations.info(n).last_committed_seq;
       if (listener_ && batch.seq <= done) listener_->on_committed(n, done);
       return;
     }
     // An agent that was never heard of may begin anywhere: it may have been recorded by another store before.
     if (last != 0 && batch.seq != last + 1) {
-      ++counters_->out_of_order;
+      counters_->add(Counter::batches_out_of_order);
       auto& told = out_of_order_[n];
       if (listener_ && told != last + 1) listener_->on_out_of_order(n, last + 1, batch.seq);
       told = last + 1;
@@ -197,12 +197,12 @@ void Writer::handle(IncomingBatch& batch) {
   pending_rows_ += entry->rows.size();
   pending_bytes_ += entry->message.size();
   rate_rows_ += entry->rows.size();
-  ++counters_->batches;
-  counters_->events += entry->rows.size();
-  counters_->events_stored += entry->rows.size();
-  counters_->malformed += entry->malformed;
-  counters_->gaps += entry->gaps;
-  counters_->tail_rows = tail_rows_;
+  counters_->add(Counter::batches);
+  counters_->add(Counter::events, entry->rows.size());
+  gauges_.events_stored += entry->rows.size();
+  counters_->add(Counter::events_malformed, entry->malformed);
+  counters_->add(Counter::gaps, entry->gaps);
+  gauges_.tail_rows = tail_rows_;
   publisher_.push_tail(entry);
   state_.tail.push_back(std::move(entry));
 }
@@ -252,11 +252,11 @@ void Writer::try_commit() {
     done = roll();  // the map is full
     if (done) done = commit();
   }
-  counters_->commit_ns_last = std::chrono::nanoseconds(Clock::now() - begin).count();
+  gauges_.commit_ns_last = std::chrono::nanoseconds(Clock::now() - begin).count();
   if (!done) {
     if (!failing_)
       spdlog::error("store: a commit failed, tried again each second: {}", to_string(done.error()));
-    ++counters_->commit_failures;
+    counters_->add(Counter::commit_failures);
     failing_ = true;
     retry_at_ = Clock::now() + kRetry;
     return;

@@ -31,6 +31,13 @@ struct ClusterClock {
   ClusterTime now() const;
 };
 
+// What the store is now; the writer sets, stats() reads. Any thread.
+struct Gauges {
+  std::atomic<std::uint64_t> events_stored = 0, bytes_on_disk = 0, partitions = 0, blocks = 0;
+  std::atomic<std::uint64_t> tail_rows = 0;
+  std::atomic<std::int64_t> commit_ns_last = 0;
+};
+
 class Writer {
  public:
   struct IncarnationRequest {
@@ -58,6 +65,7 @@ class Writer {
   void close();                               // drains, commits, joins
   std::shared_ptr<const View> view() const { return publisher_.current(); }
   const Counters& counters() const { return *counters_; }
+  const Gauges& gauges() const { return gauges_; }
   std::uint64_t queue_bytes() const;
 
  private:
@@ -97,6 +105,7 @@ class Writer {
   const ClusterClock clock_;
   StoreListener* const listener_;
   const std::shared_ptr<Counters> counters_;
+  Gauges gauges_;
   Publisher publisher_;
   Reaper reaper_;
   BlockEncoder encoder_;

@@ -9,6 +9,7 @@
 #include "analysis/clock_model.h"
 #include "cnode/agents/agent_beams.h"
 #include "cnode/agents/agents.h"
+#include "cnode/agents/deployment.h"
 #include "cnode/agents/signal.h"
 #include "cnode/dist/spawn.h"
 #include "ei_codec/term_print.h"
@@ -20,7 +21,6 @@ using namespace std::chrono_literals;
 using codec::TermBuilder;
 using codec::TermView;
 
-constexpr Millis kRpcTimeout = 5s;
 constexpr Millis kHelloTimeout = 5s;
 constexpr Millis kFirstBackoff = 250ms, kLastBackoff = 10s;
 constexpr Millis kRefusedRetry = 15s;
@@ -73,18 +73,6 @@ std::string_view state_name(AgentState state) {
       return "closed";
   }
   return "closed";
-}
-
-std::string_view agent_version() {
-  static const std::string version = [] {
-    std::uint64_t h = 1469598103934665603ull;  // FNV-1a: tells builds apart, no more
-    for (const auto& beam : agent_beams()) {
-      for (std::byte b : beam.bytes) h = (h ^ static_cast<std::uint8_t>(b)) * 1099511628211ull;
-    }
-    for (std::byte b : agent_library()) h = (h ^ static_cast<std::uint8_t>(b)) * 1099511628211ull;
-    return fmt::format("{:016x}", h);
-  }();
-  return version;
 }
 
 AgentSession::AgentSession(boost::asio::io_context& io, Node& node, store::TraceStore& store,
@@ -164,14 +152,11 @@ Awaitable<Status> AgentSession::establish() {
   set_state(AgentState::connecting, reason_);
   CO_RETURN_IF_ERROR(co_await node_.connect(peer_));
   set_state(AgentState::probing);
-  CO_ASSIGN_OR_RETURN(auto there, co_await find_agent());
+  CO_ASSIGN_OR_RETURN(auto there, co_await find_agent(node_, peer_));
   if (!there) {
     set_state(AgentState::deploying);
-    auto deployed = co_await deploy();
-    if (!deployed) {
-      co_await remove_code();
-      co_return deployed;
-    }
+    CO_RETURN_IF_ERROR(
+        co_await deploy(node_, peer_, self_pid_, attach_options(config_.capture == "native")));
   } else {
     TermBuilder attach;
     attach.tuple(3).atom("attach").pid(self_pid_.parts()).raw(attach_options());
@@ -197,55 +182,6 @@ Awaitable<Status> AgentSession::establish() {
   spawn(io_, "agent status", keep_asking(shared_from_this(), epoch_));
   spawn(io_, "agent went live", agents_.went_live(shared_from_this()));
   co_return Status{};
-}
-
-Awaitable<Result<std::optional<Pid>>> AgentSession::find_agent() {
-  TermBuilder args;
-  args.list(1).atom("scope_agent").nil();
-  CO_ASSIGN_OR_RETURN(
-      auto found, co_await node_.rpc_call(peer_, "erlang", "whereis", owned(args), kRpcTimeout));
-  std::optional<Pid> pid;
-  if (auto p = found.term.pid()) pid = Pid(*p);
-  co_return pid;
-}
-
-Awaitable<Status> AgentSession::deploy() {
-  for (const auto& beam : agent_beams()) {
-    TermBuilder args;
-    args.list(3)
-        .atom(beam.module)
-        .charlist(fmt::format("{}.beam", beam.module))
-        .binary(beam.bytes)
-        .nil();
-    CO_ASSIGN_OR_RETURN(auto loaded, co_await node_.rpc_call(peer_, "code", "load_binary",
-                                                             owned(args), kRpcTimeout));
-    if (!loaded.term.is_tuple("module", 2)) {
-      co_return fail(Code::refused,
-                     fmt::format("{} does not load {}: {}", peer_, beam.module,
-                                 codec::print(loaded.term, codec::Syntax::erlang, 200)));
-    }
-  }
-  TermBuilder args;
-  args.list(2).pid(self_pid_.parts()).raw(attach_options(config_.capture == "native")).nil();
-  CO_ASSIGN_OR_RETURN(auto started, co_await node_.rpc_call(peer_, "scope_agent", "start",
-                                                            owned(args), kRpcTimeout));
-  if (!started.term.is_atom("ok")) {
-    co_return fail(Code::refused,
-                   fmt::format("the agent does not start: {}",
-                               codec::print(started.term, codec::Syntax::erlang, 200)));
-  }
-  co_return Status{};
-}
-
-Awaitable<void> AgentSession::remove_code() {
-  for (const auto& beam : agent_beams()) {
-    TermBuilder args;
-    args.list(1).atom(beam.module).nil();
-    for (const char* function : {"delete", "purge"}) {
-      auto done = co_await node_.rpc_call(peer_, "code", function, owned(args), kRpcTimeout);
-      if (!done) co_return;  // the node is gone, and our code with it
-    }
-  }
 }
 
 std::vector<std::byte> AgentSession::attach_options(bool with_library) const {
@@ -306,7 +242,7 @@ void AgentSession::note_unrecorded() {
   const auto now = analysis::ClockModel(*view).raw(before, store_.now()).time;
   if (now <= *until) return;
   if (auto stored = store_.add_gap(before, "not_recorded", *until, now); !stored)
-    agents_.count(AgentCounter::gaps_not_stored);
+    agents_.count(Counter::gaps_not_stored);
 }
 
 void AgentSession::send_resume() {
@@ -349,7 +285,7 @@ void AgentSession::on_message(Message message) {
   const TermView& t = message.term;
   auto arity = t.arity();
   heard_at_ = store_.now();
-  if (!arity || *arity < 2) return agents_.count(AgentCounter::unexpected_messages);
+  if (!arity || *arity < 2) return agents_.count(Counter::unexpected_messages);
   auto tag = t.element(0).atom().value_or("");
   if (tag == "batch") return on_batch(std::move(message));
   if (tag == "pong" && (*arity == 4 || *arity == 5))  // 4: an older build's, to be replaced
@@ -375,13 +311,13 @@ void AgentSession::on_message(Message message) {
                      {}};
     return signal_->notify();
   }
-  agents_.count(AgentCounter::unexpected_messages);
+  agents_.count(Counter::unexpected_messages);
 }
 
 void AgentSession::on_hello(const Message& message) {
   auto hello = message.term.element(1);
   auto agent = hello.map() ? hello.map()->find("agent") : std::nullopt;
-  if (!agent || !agent->pid()) return agents_.count(AgentCounter::unexpected_messages);
+  if (!agent || !agent->pid()) return agents_.count(Counter::unexpected_messages);
   agent_ = Pid(*agent->pid());
   info_.agent_id = number_of(hello, "agent_id");
   info_.creation = static_cast<std::uint32_t>(number_of(hello, "creation"));
@@ -421,7 +357,7 @@ void AgentSession::on_stopped(const TermView& stopped) {
 void AgentSession::on_batch(Message message) {
   auto header = codec::read_batch_header(message.term);
   if (!header || header->agent_id != info_.agent_id || state_ != AgentState::live) {
-    return agents_.count(AgentCounter::batches_refused);
+    return agents_.count(Counter::batches_refused);
   }
   last_raw_ = header->clock_raw;
   for (auto gaps = header->gaps.list(); gaps && !gaps->done(); gaps->next()) {
@@ -430,8 +366,7 @@ void AgentSession::on_batch(Message message) {
   waiting_bytes_ += message.packet.size;
   if (waiting_bytes_ > 2 * config_.credit_bytes + config_.max_packet_bytes) {
     return agents_.count(
-        AgentCounter::
-            batches_refused);  // an agent that heeds no credit; the next resume repairs it
+        Counter::batches_refused);  // an agent that heeds no credit; the next resume repairs it
   }
   waiting_.push_back(
       {{incarnation_, header->seq, message.packet.data, message.term}, message.packet.size});
@@ -441,7 +376,7 @@ void AgentSession::on_batch(Message message) {
 void AgentSession::push_waiting() {
   while (!waiting_.empty()) {
     if (!store_.append(waiting_.front().batch)) {
-      agents_.count(AgentCounter::store_full);
+      agents_.count(Counter::store_full);
       return;  // tried again at the next commit; meanwhile the agent gets no credit
     }
     waiting_bytes_ -= waiting_.front().bytes;
@@ -464,7 +399,7 @@ void AgentSession::committed(std::uint64_t seq) {
 void AgentSession::out_of_order(std::uint64_t expected, std::uint64_t got) {
   spdlog::warn("{}: batch {} came where {} was expected; resuming the session", peer_, got,
                expected);
-  agents_.count(AgentCounter::resumes);
+  agents_.count(Counter::resumes);
   incarnation_info_.last_committed_seq = expected - 1;
   if (state_ == AgentState::live) send_resume();
 }
@@ -473,7 +408,7 @@ void AgentSession::on_pong(const TermView& pong) {
   auto received = store_.now();
   auto number = pong.element(1).unsigned_integer();
   auto pair = pong.element(3);
-  if (!number || pair.arity() != 2u) return agents_.count(AgentCounter::unexpected_messages);
+  if (!number || pair.arity() != 2u) return agents_.count(Counter::unexpected_messages);
   auto raw = pair.element(0).integer(), system = pair.element(1).integer();
   auto sent = pings_.find(*number);
   if (sent == pings_.end() || !raw || !system || !clock_) return;
@@ -485,8 +420,7 @@ void AgentSession::on_pong(const TermView& pong) {
   // one is made good by the next.
   if (complete && waiting_.empty()) (void)store_.add_cut(incarnation_, RawTime{*complete});
   for (auto& version : versions) {
-    if (auto stored = store_.add_clock(version); !stored)
-      agents_.count(AgentCounter::clock_not_stored);
+    if (auto stored = store_.add_clock(version); !stored) agents_.count(Counter::clock_not_stored);
   }
 }
 
@@ -597,7 +531,7 @@ void AgentSession::link_down(std::string_view reason) {
 
 void AgentSession::lost(std::string reason) {
   if (state_ == AgentState::closed) return;
-  if (state_ == AgentState::live) agents_.count(AgentCounter::sessions_lost);
+  if (state_ == AgentState::live) agents_.count(Counter::sessions_lost);
   set_state(AgentState::down, std::move(reason));
   for (auto& [key, waiting] : controls_) waiting->done->notify();
 }

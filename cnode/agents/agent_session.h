@@ -50,9 +50,6 @@ struct AgentInfo {
   Spending spending;  // of two seconds ago at most, while live
 };
 
-// Tells builds of the agent apart: two agents are the same if their beams are.
-std::string_view agent_version();
-
 class AgentSession : public Process, public std::enable_shared_from_this<AgentSession> {
  public:
   AgentSession(boost::asio::io_context& io, Node& node, store::TraceStore& store, Agents& agents,
@@ -89,9 +86,6 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
 
  private:
   Awaitable<Status> establish();
-  Awaitable<Result<std::optional<Pid>>> find_agent();
-  Awaitable<Status> deploy();
-  Awaitable<void> remove_code();  // after a deployment that failed
   Awaitable<Status> await_hello();
   static Awaitable<void> keep_asking(std::shared_ptr<AgentSession> self, std::uint64_t epoch);
   static Awaitable<void> keep_pinging(std::shared_ptr<AgentSession> self, std::uint64_t epoch);

@@ -26,13 +26,14 @@ constexpr std::size_t kMaxNodes = 1024;
 }  // namespace
 
 Agents::Agents(boost::asio::io_context& io, Node& node, store::TraceStore& store,
-               const Config& config)
+               const Config& config, std::shared_ptr<Counters> counters)
     : io_(io),
       node_(node),
       store_(store),
       config_(config),
       store_calls_(std::make_unique<boost::asio::thread_pool>(1)),
-      traces_changed_(std::make_unique<Signal>(io)) {
+      traces_changed_(std::make_unique<Signal>(io)),
+      counters_(std::move(counters)) {
   randombytes_buf(&daemon_id_, sizeof(daemon_id_));
   node_.add_observer(this);
 }
@@ -111,13 +112,41 @@ std::vector<std::byte> Agents::start_request(std::uint64_t id, const Trace& trac
   return encode_start(id, trace.spec, node, {trace.by, trace.expires}, store_.now());
 }
 
+// What was asked for and is not traced, as an encoded list of {What, Why}; empty: nothing. That a module or function is
+// not there is said by no pattern of it having matched anything. Of `all` processes, the VM's own and ours never are.
+std::vector<std::byte> left_out(const codec::MapView& answer, bool all) {
+  TermBuilder list;
+  bool any = false;
+  if (const auto said = answer.find("left_out")) {
+    for (auto items = said->list(); items && !items->done(); items->next()) {
+      const auto item = items->item();
+      if (all && item.arity() == 2u && item.element(0).pid() && item.element(1).atom()) continue;
+      list.list_cons().raw(item.bytes());
+      any = true;
+    }
+  }
+  if (const auto patterns = answer.find("patterns")) {
+    for (auto items = patterns->list(); items && !items->done(); items->next()) {
+      const auto pattern = items->item();
+      if (pattern.arity() != 2u || pattern.element(1).integer() != 0) continue;
+      list.list_cons().tuple(2).raw(pattern.element(0).bytes()).atom("not_found");
+      any = true;
+    }
+  }
+  if (!any) return {};
+  list.nil();
+  const auto bytes = list.bytes();
+  return {bytes.begin(), bytes.end()};
+}
+
 Awaitable<void> Agents::start_on(Agents& agents, std::shared_ptr<AgentSession> session,
                                  std::uint64_t id, std::vector<NodeOutcome>& outcomes,
                                  std::shared_ptr<Signal> done) {
   std::optional<Error> error;
-  std::vector<std::byte> prediction;
+  std::vector<std::byte> prediction, missing;
   if (auto it = agents.traces_.find(id); it != agents.traces_.end()) {
     auto request = agents.start_request(id, it->second, session->peer());
+    const bool all = it->second.spec.pids.empty();
     auto reply = co_await AgentSession::control(session, std::move(request), kControlTimeout);
     if (!reply) {
       error = reply.error();
@@ -128,9 +157,10 @@ Awaitable<void> Agents::start_on(Agents& agents, std::shared_ptr<AgentSession> s
         auto bytes = said->bytes();
         prediction.assign(bytes.begin(), bytes.end());
       }
+      missing = left_out(*answer, all);
     }
   }
-  outcomes.push_back({session->peer(), error, std::move(prediction)});
+  outcomes.push_back({session->peer(), error, std::move(prediction), std::move(missing)});
   done->notify();
 }
 

@@ -19,10 +19,10 @@
 #include <vector>
 
 #include "cnode/agents/agent_session.h"
-#include "cnode/agents/counters.h"
 #include "cnode/config.h"
 #include "cnode/dist/node.h"
 #include "cnode/service/service.h"
+#include "ei_codec/base/counters.h"
 #include "store/trace_store.h"
 
 namespace boost::asio {
@@ -33,7 +33,8 @@ namespace scope::node {
 
 class Agents : public NodeObserver {
  public:
-  Agents(boost::asio::io_context& io, Node& node, store::TraceStore& store, const Config& config);
+  Agents(boost::asio::io_context& io, Node& node, store::TraceStore& store, const Config& config,
+         std::shared_ptr<Counters> counters);
   ~Agents() override;
 
   void start();
@@ -47,7 +48,6 @@ class Agents : public NodeObserver {
 
   std::vector<NodeStatus> node_status() const;
   std::vector<TracingStatus> tracing() const;
-  const AgentCounters& counters() const { return counters_; }
   std::shared_ptr<const analysis::Coverage> coverage() const;
   // Called (on the io thread) when coverage() may have changed.
   void on_coverage_changed(std::function<void()> callback) {
@@ -66,7 +66,7 @@ class Agents : public NodeObserver {
   // Ends the session of a node that is gone for good.
   void forget(const std::string& node);
   void changed();
-  void count(AgentCounter counter) { ++counters_[static_cast<std::size_t>(counter)]; }
+  void count(Counter counter) { counters_->add(counter); }
   // An agent ended a trace on its node: its limit was reached, or it had to.
   void stopped_by_itself(const std::string& node, std::uint64_t id, const std::string& why);
   // The session went live: what it still traces is learnt, what it should trace is started.
@@ -108,7 +108,7 @@ class Agents : public NodeObserver {
   std::map<std::uint64_t, Trace> traces_;
   // Nodes that were traced when coverage was looked at last, and since when those are not that were once.
   mutable std::map<std::string, std::optional<ClusterTime>> not_traced_since_;
-  AgentCounters counters_{};
+  const std::shared_ptr<Counters> counters_;
   bool stopping_ = false;
   std::function<void()> coverage_changed_;
 };

@@ -6,6 +6,7 @@
 #include "cnode/cli/answer.h"
 #include "cnode/cli/table.h"
 #include "cnode/cli/times.h"
+#include "ei_codec/base/counters.h"
 
 namespace scope::node::cli {
 namespace {
@@ -274,6 +275,18 @@ std::string render_status(const TermView& value, const Screen& screen) {
   }
   out += heading("tracing", screen) +
          (tracing.empty() ? "nothing: scope trace --help\n" : tracing.render(screen.out));
+  Table counted({{"counted", true}, {"what", false, true}});
+  for (const auto& counter : kCounterInfo) {
+    const auto counters = get(value, "counters");
+    const auto n = counters ? get_integer(*counters, counter.name).value_or(0) : 0;
+    if (n == 0 || counter.severity == Severity::info) continue;
+    counted.add(
+        {{std::to_string(n), counter.severity == Severity::data_loss ? Paint::red : Paint::yellow},
+         std::string(counter.help)});
+  }
+  if (!counted.empty())
+    out += heading("not as it should be, since the daemon's start", screen) +
+           counted.render(screen.out);
   return out;
 }
 
@@ -285,6 +298,18 @@ std::string render_started(const TermView& value, const Screen& screen) {
   Table table({{"node"}, {"answer"}, {"why", false, true}});
   if (const auto nodes = get(value, "nodes")) add_outcomes(*nodes, table, screen);
   out += table.empty() ? "no node yet: nodes that join get it\n" : table.render(screen.out);
+  Table missing({{"node"}, {"not traced"}, {"why", false, true}});
+  const auto left_out = get(value, "left_out");
+  for (auto it = left_out ? left_out->map() : std::nullopt; it && !it->done(); it->next()) {
+    for (auto items = it->value().list(); items && !items->done(); items->next()) {
+      const auto item = items->item();
+      if (item.arity() != 2u) continue;
+      missing.add({screen.term(it->key()),
+                   {screen.term(item.element(0)), Paint::yellow},
+                   screen.term(item.element(1))});
+    }
+  }
+  if (!missing.empty()) out += missing.render(screen.out);
   out += paint(Paint::dim, fmt::format("stop: scope untrace {}", shown(value, "id", screen)),
                screen.out) +
          "\n";

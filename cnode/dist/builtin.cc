@@ -57,7 +57,7 @@ void CallsProcess::on_message(Message message) {
       }
     }
   }
-  impl_.counters_->add(DistCounter::no_receiver);  // late, or nothing that was asked for
+  impl_.counters_->add(Counter::no_receiver);  // late, or nothing that was asked for
 }
 
 void NetKernel::on_message(Message message) {
@@ -177,12 +177,12 @@ RpcAnswer Node::Impl::apply(std::string_view module, std::string_view function,
                             const TermView& args, const Message& message, const Pid& caller) {
   const RpcHandler* handler = rpc_.find(module, function, args.list()->left());
   if (handler == nullptr) {
-    counters_->add(DistCounter::rpc_refused);
+    counters_->add(Counter::rpc_refused);
     RpcFailure undef;
     undef.reason.atom("undef");
     return std::unexpected(std::move(undef));
   }
-  counters_->add(DistCounter::rpc_answered);
+  counters_->add(Counter::rpc_answered);
   RpcAnswer answer = rpc_badarg();
   guarded([&] { answer = (*handler)(RpcRequest{message, caller, args}); });
   return answer;
@@ -245,7 +245,7 @@ void Node::Impl::on_spawn_request(Link& link, const Signal& signal, const Messag
   }
   LocalProcess* p = spawned ? find(*spawned) : nullptr;
   if (p == nullptr) {
-    counters_->add(DistCounter::spawn_refused);
+    counters_->add(Counter::spawn_refused);
     return answer_spawn({}, "notsup");
   }
   if (wish.monitor) p->watches.push_back({caller, ref, {}});

@@ -27,7 +27,7 @@ constexpr std::size_t kLengthBytes = 4;
 }  // namespace
 
 Link::Link(boost::asio::io_context& io, std::shared_ptr<Stream> stream, LinkInfo peer,
-           Limits limits, std::shared_ptr<DistCounters> counters, std::shared_ptr<LinkOwner> owner)
+           Limits limits, std::shared_ptr<Counters> counters, std::shared_ptr<LinkOwner> owner)
     : io_(io),
       stream_(std::move(stream)),
       peer_(std::move(peer)),
@@ -55,7 +55,7 @@ void Link::close(std::string_view reason) {
   stream_->close();
   wake_->notify();
   out_ = {};
-  counters_->add(DistCounter::links_down);
+  counters_->add(Counter::links_down);
   owner_->on_link_down(*this, why);
 }
 
@@ -75,11 +75,11 @@ Status Link::push(codec::Bytes control, Payload payload, Urgency urgency) {
   const std::size_t queued = queue_bytes();
   if (queued > 0 && queued + body > limits_.max_queue_bytes) {
     if (urgency == Urgency::may_refuse) {
-      counters_->add(DistCounter::send_busy);
+      counters_->add(Counter::send_busy);
       return fail(Code::busy, fmt::format("{} bytes wait for {} already", queued, peer_.node));
     }
     if (queued + body > 2 * limits_.max_queue_bytes) {
-      counters_->add(DistCounter::queue_overflow);
+      counters_->add(Counter::queue_overflow);
       close("the peer does not read what it must be told");
       return fail(Code::node_down, fmt::format("{} does not read", peer_.node));
     }
@@ -94,7 +94,7 @@ Status Link::push(codec::Bytes control, Payload payload, Urgency urgency) {
     put(out_, payload.first);
     put(out_, payload.rest);
   }
-  counters_->add(DistCounter::packets_out);
+  counters_->add(Counter::packets_out);
   wake_->notify();
   return {};
 }
@@ -103,14 +103,14 @@ void Link::queue_tick(Clock::time_point now) {
   if (queue_bytes() > 0) return;  // what waits says as much
   put(out_, std::uint32_t{0});
   last_written_ = now;
-  counters_->add(DistCounter::ticks_out);
+  counters_->add(Counter::ticks_out);
   wake_->notify();
 }
 
 void Link::tick(Clock::time_point now, Millis interval, Millis silence) {
   if (closed_) return;
   if (now - peer_.last_heard > silence) {
-    counters_->add(DistCounter::tick_timeouts);
+    counters_->add(Counter::tick_timeouts);
     close("net_tick_timeout");
     return;
   }
@@ -135,7 +135,7 @@ Awaitable<void> Link::write_loop(std::shared_ptr<Link> self) {
       self->written_ += *n;
       self->last_written_ = Clock::now();
       self->peer_.bytes_out += *n;
-      self->counters_->add(DistCounter::bytes_out, *n);
+      self->counters_->add(Counter::bytes_out, *n);
     }
     self->written_ = 0;
     self->writing_.clear();
@@ -158,7 +158,7 @@ Awaitable<bool> Link::fill(std::span<std::byte> into) {
     }
     peer_.last_heard = Clock::now();
     peer_.bytes_in += *n;
-    counters_->add(DistCounter::bytes_in, *n);
+    counters_->add(Counter::bytes_in, *n);
     if (direct) {
       into = into.subspan(*n);
       continue;
@@ -176,7 +176,7 @@ Awaitable<void> Link::read_loop(std::shared_ptr<Link> self) {
   try {
     co_await read_packets(self);
   } catch (const std::exception& e) {
-    self->counters_->add(DistCounter::escaped);
+    self->counters_->add(Counter::escaped);
     spdlog::error("reading from {} failed, which is a bug: {}", self->peer_.node, e.what());
   }
   self->close("our reader failed");  // does nothing if the link is closed already
@@ -189,14 +189,14 @@ Awaitable<void> Link::read_packets(std::shared_ptr<Link> self) {
     if (!got_head) co_return;
     const auto length = WireReader(head).number<std::uint32_t>();
     if (length == 0) {
-      self->counters_->add(DistCounter::ticks_in);
+      self->counters_->add(Counter::ticks_in);
       const auto now = Clock::now();
       // Not at once after something else was written: two nodes would answer each other's answers for ever.
       if (now - self->last_written_ > std::chrono::milliseconds(500)) self->queue_tick(now);
       continue;
     }
     if (length > self->limits_.max_packet_bytes) {
-      self->counters_->add(DistCounter::packet_too_large);
+      self->counters_->add(Counter::packet_too_large);
       self->close(fmt::format("a packet of {} bytes; the limit is {}", length,
                               self->limits_.max_packet_bytes));
       co_return;
@@ -204,10 +204,10 @@ Awaitable<void> Link::read_packets(std::shared_ptr<Link> self) {
     auto data = std::make_shared_for_overwrite<std::byte[]>(length);
     const bool got_body = co_await self->fill({data.get(), length});
     if (!got_body) co_return;
-    self->counters_->add(DistCounter::packets_in);
+    self->counters_->add(Counter::packets_in);
     const Status handled = self->owner_->on_packet(*self, Packet{std::move(data), length});
     if (!handled) {
-      self->counters_->add(DistCounter::protocol_errors);
+      self->counters_->add(Counter::protocol_errors);
       self->close(handled.error().message);
     }
     if (self->closed_) co_return;

@@ -13,11 +13,11 @@
 #include <string>
 #include <string_view>
 
-#include "cnode/dist/counters.h"
 #include "cnode/dist/message.h"
 #include "cnode/dist/node.h"
 #include "cnode/dist/stream.h"
 #include "cnode/dist/wire.h"
+#include "ei_codec/base/counters.h"
 
 namespace scope::node {
 
@@ -49,7 +49,7 @@ class Link : public std::enable_shared_from_this<Link> {
     std::size_t max_packet_bytes = 0, max_queue_bytes = 0;
   };
   Link(boost::asio::io_context& io, std::shared_ptr<Stream> stream, LinkInfo peer, Limits limits,
-       std::shared_ptr<DistCounters> counters, std::shared_ptr<LinkOwner> owner);
+       std::shared_ptr<Counters> counters, std::shared_ptr<LinkOwner> owner);
   ~Link();
 
   void start();
@@ -84,7 +84,7 @@ class Link : public std::enable_shared_from_this<Link> {
   std::shared_ptr<Stream> stream_;
   LinkInfo peer_;
   Limits limits_;
-  std::shared_ptr<DistCounters> counters_;
+  std::shared_ptr<Counters> counters_;
   std::shared_ptr<LinkOwner> owner_;
   ByteBuffer in_;  // the read buffer
   std::size_t in_at_ = 0, in_end_ = 0;

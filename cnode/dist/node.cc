@@ -30,7 +30,11 @@ codec::Bytes or_normal(codec::Bytes reason) {
 }  // namespace
 
 Node::Impl::Impl(boost::asio::io_context& io, NodeOptions options)
-    : io_(io), options_(std::move(options)), stop_event_(io), acceptor_(io) {
+    : io_(io),
+      options_(std::move(options)),
+      counters_(options_.counters ? options_.counters : std::make_shared<Counters>()),
+      stop_event_(io),
+      acceptor_(io) {
   epmd_ = epmd_address(options_);
 }
 
@@ -112,7 +116,7 @@ void Node::Impl::stop() {
 }
 
 void Node::Impl::escaped(std::string_view what) {
-  counters_->add(DistCounter::escaped);
+  counters_->add(Counter::escaped);
   spdlog::error("a process of {} let an exception escape, which is a bug: {}", options_.name, what);
 }
 
@@ -324,6 +328,5 @@ Awaitable<Result<std::vector<EpmdName>>> Node::names(std::string host) {
 
 RpcTable& Node::rpc() { return impl_->rpc_; }
 void Node::set_spawn_handler(SpawnHandler handler) { impl_->spawn_handler_ = std::move(handler); }
-const DistCounters& Node::counters() const { return *impl_->counters_; }
 
 }  // namespace scope::node

@@ -32,12 +32,12 @@
 
 #include "cnode/dist/awaitable.h"
 #include "cnode/dist/cookie.h"
-#include "cnode/dist/counters.h"
 #include "cnode/dist/gen.h"
 #include "cnode/dist/identity.h"
 #include "cnode/dist/message.h"
 #include "cnode/dist/process.h"
 #include "cnode/dist/rpc.h"
+#include "ei_codec/base/counters.h"
 #include "ei_codec/base/result.h"
 #include "ei_codec/term_view.h"
 
@@ -46,6 +46,7 @@ namespace scope::node {
 using Millis = std::chrono::milliseconds;
 
 struct NodeOptions {
+  std::shared_ptr<Counters> counters;  // null: its own
   std::string name;  // "scope@host"; without a host one is added: the short host name, or with
                      // longnames the full
   Cookie cookie;
@@ -182,7 +183,6 @@ class Node {
   // ------------------------------------------------------------------------------------
   RpcTable& rpc();
   void set_spawn_handler(SpawnHandler handler);
-  const DistCounters& counters() const;
 
   class Impl;  // internal to cnode/dist
 

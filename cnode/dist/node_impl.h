@@ -182,13 +182,13 @@ class Node::Impl : public LinkOwner, public std::enable_shared_from_this<Node::I
 
   boost::asio::io_context& io_;
   NodeOptions options_;
+  const std::shared_ptr<Counters> counters_;
   std::string host_;  // of our name
   EpmdAddress epmd_;
   std::uint32_t creation_ = 0;
   std::uint16_t port_ = 0;
   bool started_ = false, stopped_ = false;
   Event stop_event_;
-  std::shared_ptr<DistCounters> counters_ = std::make_shared<DistCounters>();
 
   boost::asio::ip::tcp::acceptor acceptor_;
   std::shared_ptr<Stream> epmd_stream_;

@@ -58,7 +58,7 @@ Awaitable<void> Node::Impl::epmd_loop(Self self, EpmdRegistration registration) 
     auto n = co_await self->epmd_stream_->read_some(nothing);
     if (n) continue;
     if (self->stopped_) co_return;
-    self->counters_->add(DistCounter::epmd_lost);
+    self->counters_->add(Counter::epmd_lost);
     spdlog::warn("epmd at {}:{} went away; links stay, new ones must wait", self->epmd_.host,
                  self->epmd_.port);
     self->epmd_stream_->close();
@@ -109,7 +109,7 @@ Awaitable<void> Node::Impl::accept_loop(Self self) {
     socket.set_option(asio::socket_base::keep_alive(true), ignored);
     // The oldest goes: a peer in earnest is through in milliseconds.
     if (self->half_open_.size() >= self->options_.max_handshakes) {
-      self->counters_->add(DistCounter::handshake_limit);
+      self->counters_->add(Counter::handshake_limit);
       self->half_open_.front()->close();
       self->half_open_.pop_front();
     }
@@ -151,9 +151,9 @@ Awaitable<void> Node::Impl::accept_one(Self self, std::shared_ptr<TcpStream> str
 }
 
 void Node::Impl::count_failed_handshake(const Error& error) {
-  DistCounter counter = DistCounter::handshake_failed;
-  if (error.code == Code::auth_failed) counter = DistCounter::handshake_auth;
-  if (error.code == Code::timeout) counter = DistCounter::handshake_timeout;
+  Counter counter = Counter::handshake_failed;
+  if (error.code == Code::auth_failed) counter = Counter::handshake_auth;
+  if (error.code == Code::timeout) counter = Counter::handshake_timeout;
   counters_->add(counter);
 }
 
@@ -268,7 +268,7 @@ void Node::Impl::link_up(std::shared_ptr<Stream> stream, const Hello& peer, bool
                              Link::Limits{options_.max_packet_bytes, options_.max_queue_bytes},
                              counters_, shared_from_this());
   links_[peer.name] = link;
-  counters_->add(DistCounter::links_up);
+  counters_->add(Counter::links_up);
   spdlog::info("connected to {} ({})", peer.name, initiated ? "by us" : "by it");
   link->start();
   finish_attempt(peer.name, {});

@@ -50,7 +50,7 @@ Status Node::Impl::send(const Target& to, Payload term, const Pid& given_from,
     if (pid != nullptr) return send_here(*pid, term, from);
     LocalProcess* named = find_name(std::get<NameAt>(to).name);
     if (named != nullptr) return send_here(named->pid, term, from);
-    counters_->add(DistCounter::no_receiver);
+    counters_->add(Counter::no_receiver);
     return {};
   }
   auto link = link_to(node);
@@ -71,7 +71,7 @@ Status Node::Impl::send_alias(const Ref& alias, Payload term, const Pid& given_f
   if (is_here(alias.node)) {
     auto it = aliases_.find(alias);
     if (it != aliases_.end()) return send_here(it->second, term, from);
-    counters_->add(DistCounter::no_receiver);
+    counters_->add(Counter::no_receiver);
     return {};
   }
   auto link = link_to(alias.node);

@@ -41,7 +41,7 @@ Status Node::Impl::on_packet(Link& link, Packet packet) {
     auto payload = codec::view_message(rest);
     if (!payload && payload.error().code == Code::too_large) {
       // Fine on a BEAM, only deeper than we read: it costs its sender the message, not the link.
-      counters_->add(DistCounter::too_deep);
+      counters_->add(Counter::too_deep);
       spdlog::warn("dropped a message from {}: {}", link.peer(), payload.error().message);
       return {};
     }
@@ -107,7 +107,7 @@ Status Node::Impl::on_signal(Link& link, const Signal& signal, Message message) 
 
 void Node::Impl::deliver(LocalProcess* to, Message message) {
   if (to == nullptr) {
-    counters_->add(DistCounter::no_receiver);
+    counters_->add(Counter::no_receiver);
     return;
   }
   Process* process = to->process;

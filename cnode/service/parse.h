@@ -30,7 +30,7 @@ std::unexpected<Error> bad_value(std::string_view field, const codec::TermView& 
 
 // One key of an option list and how its value is read.
 template <typename T>
-struct Option {
+struct OptionReader {
   std::string_view name;
   Status (*read)(T& out, const codec::TermView& value, std::string_view field);
 };
@@ -44,11 +44,12 @@ Result<std::vector<KeyValue>> read_pairs(const codec::TermView& options);
 Error unknown_key(std::string_view key, std::span<const std::string_view> known);
 
 template <typename T>
-Status read_options(const codec::TermView& options, std::span<const Option<T>> table, T& out) {
+Status read_options(const codec::TermView& options, std::span<const OptionReader<T>> table,
+                    T& out) {
   std::vector<KeyValue> pairs;
   ASSIGN_OR_RETURN(pairs, read_pairs(options));
   for (const auto& [key, value] : pairs) {
-    const Option<T>* found = nullptr;
+    const OptionReader<T>* found = nullptr;
     for (const auto& option : table) {
       if (option.name == key) found = &option;
     }

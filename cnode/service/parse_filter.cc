@@ -59,7 +59,7 @@ Status read_names(std::vector<std::string>& out, const TermView& value, std::str
   return {};
 }
 
-constexpr Option<Building> kFilterOptions[] = {
+constexpr OptionReader<Building> kFilterOptions[] = {
     {"pid",
      [](Building& b, const TermView& v, std::string_view) -> Status {
        return b.pid = v, Status{};
@@ -159,7 +159,8 @@ constexpr Option<Building> kFilterOptions[] = {
 
 Result<FilterRequest> read_filter(const TermView& options) {
   Building b;
-  RETURN_IF_ERROR(read_options(options, std::span<const Option<Building>>(kFilterOptions), b));
+  RETURN_IF_ERROR(
+      read_options(options, std::span<const OptionReader<Building>>(kFilterOptions), b));
   const std::string node = b.out.filter.nodes.size() == 1 ? b.out.filter.nodes.front() : "";
   if (b.pid) {
     ASSIGN_OR_RETURN(b.out.filter.pid, read_process(*b.pid, "pid", node));

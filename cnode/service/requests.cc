@@ -393,6 +393,12 @@ void write_status(TermBuilder& out, const StatusInfo& info, store::TraceStore& s
   MapWriter counters;
   for (const auto& c : info.counters) counters.key(c.name).unsigned_integer(c.value);
   counters.write(map.key("counters"));
+  MapWriter lost;
+  for (const auto& c : info.counters) {
+    if (c.value != 0 && c.severity == Severity::data_loss)
+      lost.key(c.name).unsigned_integer(c.value);
+  }
+  lost.write(map.key("data_loss"));
   map.write(out);
 }
 

@@ -59,6 +59,15 @@ void write_predictions(TermBuilder& out, const std::vector<NodeOutcome>& nodes) 
   }
 }
 
+// #{Node => [{What, Why}]}: asked for and not traced.
+void write_left_out(TermBuilder& out, const std::vector<NodeOutcome>& nodes) {
+  MapWriter map;
+  for (const auto& node : nodes) {
+    if (!node.left_out.empty()) map.key(node.node).raw(node.left_out);
+  }
+  map.write(out);
+}
+
 Result<std::vector<std::string>> read_path(const TermView& value) {
   std::vector<std::string> path;
   for (const auto& item : one_or_many(value)) {
@@ -229,6 +238,7 @@ void Service::Impl::control(const RequestDef& def, const Request& request, Reply
                                 auto begun = started.nodes;
                                 std::erase_if(begun, [](const auto& n) { return !!n.error; });
                                 write_predictions(map.key("predictions"), begun);
+                                write_left_out(map.key("left_out"), begun);
                                 started.expires
                                     ? void(map.key("expires").integer(started.expires->ns))
                                     : void(map.key("expires").atom("infinity"));

@@ -27,6 +27,7 @@
 #include "analysis/query.h"
 #include "cnode/service/profiles.h"
 #include "cnode/service/trace_spec.h"
+#include "ei_codec/base/counters.h"
 #include "ei_codec/base/result.h"
 #include "ei_codec/term_builder.h"
 #include "ei_codec/term_view.h"
@@ -68,21 +69,23 @@ struct TracingStatus {
 };
 
 struct CounterStatus {
-  std::string name;
+  std::string_view name;  // of the table
   std::uint64_t value = 0;
+  Severity severity = Severity::info;
 };
 
 struct StatusInfo {
   std::int64_t uptime_ms = 0;
   std::vector<NodeStatus> nodes;
   std::vector<TracingStatus> tracing;
-  std::vector<CounterStatus> counters;  // the daemon's own, data loss first
+  std::vector<CounterStatus> counters;
 };
 
 struct NodeOutcome {
   std::string node;
   std::optional<Error> error;              // nullopt: ok
   std::vector<std::byte> prediction = {};  // the agent's map, encoded; empty: none was made
+  std::vector<std::byte> left_out = {};    // [{What, Why}], encoded; empty: nothing was
 };
 
 struct StartOutcome {

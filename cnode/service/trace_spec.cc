@@ -149,14 +149,14 @@ Status read_cap(CaptureCaps& out, const TermView& value, std::string_view field)
   out.*Member = static_cast<std::uint32_t>(bytes);
   return {};
 }
-constexpr Option<CaptureCaps> kCapOptions[] = {{"args", read_cap<&CaptureCaps::args>},
-                                               {"message", read_cap<&CaptureCaps::message>},
-                                               {"state", read_cap<&CaptureCaps::state>},
-                                               {"result", read_cap<&CaptureCaps::result>}};
+constexpr OptionReader<CaptureCaps> kCapOptions[] = {{"args", read_cap<&CaptureCaps::args>},
+                                                     {"message", read_cap<&CaptureCaps::message>},
+                                                     {"state", read_cap<&CaptureCaps::state>},
+                                                     {"result", read_cap<&CaptureCaps::result>}};
 
 Status read_caps(TraceSpec& out, const TermView& value, std::string_view field) {
   if (!value.integer()) {
-    return read_options(value, std::span<const Option<CaptureCaps>>(kCapOptions), out.caps);
+    return read_options(value, std::span<const OptionReader<CaptureCaps>>(kCapOptions), out.caps);
   }
   std::int64_t bytes = 0;
   ASSIGN_OR_RETURN(bytes, read_integer(value, field, 0, kMaxCap));
@@ -165,7 +165,7 @@ Status read_caps(TraceSpec& out, const TermView& value, std::string_view field) 
   return {};
 }
 
-constexpr Option<TraceSpec> kTraceOptions[] = {
+constexpr OptionReader<TraceSpec> kTraceOptions[] = {
     {"profile", read_profile},
     {"nodes", read_nodes},
     {"modules", [](TraceSpec& out, const TermView& v,
@@ -238,7 +238,8 @@ Result<TraceSpec> parse_trace_spec(const TermView& options, const std::vector<Pr
 
 Result<TraceSpec> read_trace_spec(const TermView& options) {
   TraceSpec out;
-  RETURN_IF_ERROR(read_options(options, std::span<const Option<TraceSpec>>(kTraceOptions), out));
+  RETURN_IF_ERROR(
+      read_options(options, std::span<const OptionReader<TraceSpec>>(kTraceOptions), out));
   return out;
 }
 

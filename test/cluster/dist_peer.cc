@@ -179,7 +179,9 @@ Awaitable<void> do_names(Node& node, CallFrom from) {
 
 class Control : public Process, public NodeObserver {
  public:
-  explicit Control(Node& node) : node_(node) { node.add_observer(this); }
+  Control(Node& node, const Counters& counters) : node_(node), counters_(counters) {
+    node.add_observer(this);
+  }
 
   void on_node_up(const LinkInfo& link) override {
     fmt::print("up {} {}\n", link.node, link.hidden ? "hidden" : "visible");
@@ -249,10 +251,10 @@ class Control : public Process, public NodeObserver {
       return spawn(io, "names", do_names(node_, call->from));
     } else if (r.is_atom("counters")) {
       b.clear();
-      b.map(static_cast<std::uint32_t>(kDistCounterInfo.size()));
-      for (std::size_t i = 0; i < kDistCounterInfo.size(); ++i) {
-        b.atom(kDistCounterInfo[i].name);
-        b.unsigned_integer(node_.counters().get(static_cast<DistCounter>(i)));
+      b.map(static_cast<std::uint32_t>(kCounterInfo.size()));
+      for (std::size_t i = 0; i < kCounterInfo.size(); ++i) {
+        b.atom(kCounterInfo[i].name);
+        b.unsigned_integer(counters_.get(static_cast<Counter>(i)));
       }
     } else if (r.is_atom("links")) {
       b.clear();
@@ -271,10 +273,12 @@ class Control : public Process, public NodeObserver {
     return Millis(*r.element(i).integer());
   }
   Node& node_;
+  const Counters& counters_;
   std::vector<std::unique_ptr<Actor>> actors_;
 };
 
-Awaitable<void> run(Node& node, Echo& echo, std::unique_ptr<Control>& control, std::string peer) {
+Awaitable<void> run(Node& node, const Counters& counters, Echo& echo,
+                    std::unique_ptr<Control>& control, std::string peer) {
   const Status started = co_await node.start();
   if (!started) {
     fmt::print("error: {}\n", to_string(started.error()));
@@ -283,7 +287,7 @@ Awaitable<void> run(Node& node, Echo& echo, std::unique_ptr<Control>& control, s
     co_return;
   }
   echo.pid = *node.register_process("echo", &echo);
-  control = std::make_unique<Control>(node);
+  control = std::make_unique<Control>(node, counters);
   (void)node.register_process("control", control.get());
   fmt::print("ready {} {}\n", node.name(), node.port());
   std::fflush(stdout);
@@ -319,6 +323,7 @@ int main(int argc, char** argv) {
   }
   int status = 0;
   {
+    options.counters = std::make_shared<Counters>();
     Node node(io, options);
     Echo echo(node);
     std::unique_ptr<Control> control;
@@ -326,7 +331,7 @@ int main(int argc, char** argv) {
     signals.async_wait([&](const boost::system::error_code& ec, int) {
       if (!ec) node.stop();
     });
-    spawn(io, "main", run(node, echo, control, peer));
+    spawn(io, "main", run(node, *options.counters, echo, control, peer));
     io.run();
     status = control ? 0 : 1;
     node.stop();

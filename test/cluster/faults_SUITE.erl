@@ -56,7 +56,8 @@ daemon_killed_within_the_hold(Config) ->
     await_fetched(A, D2, Pid, 6000),
     {Ks, Completeness} = fetched(A, D2, Pid),
     assert_eq(lists:seq(1, 6000), Ks),
-    assert_eq([], lost(Completeness)).
+    assert_eq([], lost(Completeness)),
+    assert_eq(#{}, maps:get(data_loss, ask(A, D2, status))).
 
 %% Beyond the hold: what was dropped is counted exactly, and the answer says so.
 daemon_killed_beyond_the_hold(Config) ->

@@ -65,6 +65,7 @@ with_broker(Config0, Tool, Dir, Json) ->
     {ok, _} = rpc(Asker, gen_server, call, [{elixir_scope, maps:get(scope, D)}, {stop, Calls}]),
     {ok, _} = rpc(Asker, gen_server, call, [{elixir_scope, maps:get(scope, D)}, {stop, Messages}]),
     [_] = [L || L <- [scope_test:await_line(Load, "\"received\": *5000", 60000)]],
+    assert_eq(#{}, maps:get(data_loss, ask(Asker, D, status))),
     assert_eq(0, scope_daemon:stop(D)),
     Out = os:cmd(verify_clean(Config, Rabbits) ++ "; echo status=$?"),
     scope_test:log("~ts", [Out]),

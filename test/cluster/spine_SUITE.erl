@@ -3,14 +3,14 @@
 -export([all/0, timeout/1]).
 -export([stopped_while_deploying/1, answers_hello_and_status/1, wrong_requests/1, unknown_name_is_noproc_at_once/1, records_calls/1,
          state_at_any_time/1, an_idle_nodes_state_is_proven/1, state_history_and_causes/1, flow_across_nodes/1, lifecycle_and_names/1,
-         finds_nodes_by_itself/1, a_node_that_is_gone_is_forgotten/1, coverage_is_by_time/1, leaves_no_trace/1, a_second_start_is_a_union/1, trace_expires/1]).
+         finds_nodes_by_itself/1, a_node_that_is_gone_is_forgotten/1, coverage_is_by_time/1, leaves_no_trace/1, a_second_start_is_a_union/1, trace_expires/1, what_is_not_there_is_named/1]).
 -import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [call/3, ask/3, await_live/3, all_events/4]).
 
 all() -> [answers_hello_and_status, wrong_requests, unknown_name_is_noproc_at_once, records_calls, state_at_any_time, an_idle_nodes_state_is_proven,
           state_history_and_causes, flow_across_nodes, lifecycle_and_names, finds_nodes_by_itself, a_node_that_is_gone_is_forgotten, coverage_is_by_time, leaves_no_trace,
           stopped_while_deploying,
-          a_second_start_is_a_union, trace_expires].
+          a_second_start_is_a_union, trace_expires, what_is_not_there_is_named].
 timeout(_) -> 90000.
 
 cluster(Config, Names) ->
@@ -63,6 +63,19 @@ wrong_requests(Config) ->
     {error, {refused, #{}}} = call(A, D, {update_config, query_deadline_ms, 300}),
     {ok, _} = call(A, D, {update_config, ping_ms, 300}),
     #{api := 1} = ask(A, D, hello).
+
+%% A name or function with a slip of the pen traces nothing, and the start's answer says so.
+what_is_not_there_is_named(Config) ->
+    {[A, B], D} = cluster(Config, [a, b]),
+    {ok, _} = rpc(A, scope_counter, start, [c1]),
+    #{left_out := Out} = ask(A, D, {start, #{names => [{c1, node_of(A)}, {c2, node_of(A)}], nodes => [node_of(A)],
+                                             modules => [scope_countr], mfas => [{scope_counter, pum, 4}]}}),
+    #{} = maps:without([node_of(A)], Out),
+    assert_eq([{c2, not_registered}, {{scope_counter, pum, 4}, not_found}, {{scope_countr, '_', '_'}, not_found}],
+              lists:sort(maps:get(node_of(A), Out))),
+    #{left_out := None} = ask(A, D, {start, #{modules => [scope_counter]}}),
+    assert_eq(#{}, None),
+    true = is_map(B).
 
 unknown_name_is_noproc_at_once(Config) ->
     {[A], #{scope := Scope}} = cluster(Config, [a]),
@@ -244,6 +257,7 @@ coverage_is_by_time(Config) ->
     assert_eq([], Missing(T1, T2)),
     assert_eq([], Missing(T4, T5)),
     assert_eq([{gap, not_traced}, {gap, trace_stopped}], Missing(T2, T4)),
+    assert_eq(#{}, maps:get(data_loss, ask(A, D, status))),
     %% The daemon goes and comes back: what happened meanwhile nobody saw.
     0 = scope_daemon:stop(D),
     D2 = scope_daemon:start(Config, [A], #{db => maps:get(db, D)}),

@@ -31,7 +31,8 @@ class FakeDaemon : public Controls {
     n.incarnation = 1;
     info.nodes.push_back(n);
     info.tracing.push_back({3, "me", last_spec, {}});
-    info.counters.push_back({"links_refused", 5});
+    info.counters.push_back({"links_up", 5});
+    info.counters.push_back({"too_deep", 2, Severity::data_loss});
     reply(std::move(info));
   }
   void start(TraceSpec spec, std::string by, Reply<StartOutcome> reply) override {
@@ -180,10 +181,11 @@ TEST_F(ServiceTest, HistoryFlowAndClocksHaveTheirShapes) {
 }
 
 TEST_F(ServiceTest, ControlRequestsReachTheDaemon) {
-  EXPECT_EQ(ask(tup({atm("start"), kw({{"modules", atm("m")}})})),
-            "{ok,#{id => 3,nodes => #{a@h => ok,b@h => {error,{node_down,#{field => node,got => "
-            "<<\"b@h\">>,hint => <<\"it is down\">>}}}},predictions => #{a@h => unknown},"
-            "expires => infinity}}");
+  EXPECT_EQ(
+      ask(tup({atm("start"), kw({{"modules", atm("m")}})})),
+      "{ok,#{id => 3,nodes => #{a@h => ok,b@h => {error,{node_down,#{field => node,got => "
+      "<<\"b@h\">>,hint => <<\"it is down\">>}}}},predictions => #{a@h => unknown},left_out => #{},"
+      "expires => infinity}}");
   EXPECT_EQ(daemon.last_by, "<0.9.0> on a@h");
   EXPECT_EQ(daemon.last_spec.modules, std::vector<std::string>{"m"});
   ask(atm("status"));
@@ -193,7 +195,8 @@ TEST_F(ServiceTest, ControlRequestsReachTheDaemon) {
   EXPECT_EQ(value({"nodes", "a@h", "clock", "offset_ns"}), "0");
   EXPECT_EQ(value({"store", "events"}), "31");
   EXPECT_EQ(value({"store", "oldest"}), std::to_string(base));
-  EXPECT_EQ(value({"counters", "links_refused"}), "5");
+  EXPECT_EQ(value({"counters", "links_up"}), "5");
+  EXPECT_EQ(value({"data_loss", "too_deep"}), "2");
   EXPECT_EQ(ask(tup({atm("stop"), num(9)})).substr(0, 21), "{error,{no_such_trace");
   EXPECT_EQ(ask(tup({atm("stop"), atm("all")})), "{ok,#{stopped => [3],nodes => #{a@h => ok}}}");
   EXPECT_EQ(ask(tup({atm("update_config"), lst({atm("store"), atm("retain_bytes")}), num(5)})),
