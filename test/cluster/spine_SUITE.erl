@@ -140,6 +140,13 @@ an_idle_nodes_state_is_proven(Config) ->
     _ = start_trace(A, D, #{pids => [Pid], events => [state]}),
     5 = rpc(A, gen_server, call, [c1, {add, 5}]),
     _ = await_events(A, D, #{pid => Pid, type => state_change}, fun(L) -> length(L) >= 1 end),
+    %% On a busy machine the clocks' error may reach from the change to now for a moment.
+    wait_until(fun() ->
+                       case ask(A, D, {get_state_at, Pid, now}) of
+                           #{why := [not_final]} -> true;
+                           #{why := Why} -> Why
+                       end
+               end, 5000),
     #{certainty := inferred, why := [not_final], time := Changed, asked := Asked} = ask(A, D, {get_state_at, Pid, now}),
     true = Asked > Changed,
     wait_until(fun() ->
