@@ -3,14 +3,15 @@
 -export([all/0, timeout/1]).
 -export([daemon_killed_within_the_hold/1, daemon_killed_beyond_the_hold/1, grace_over_removes_everything/1,
          traced_node_killed/1, node_restarted_keeps_incarnations_apart/1, agent_killed/1, two_daemons/1,
-         wrong_cookie/1, disabled_node_is_left_alone/1, other_tools_pattern_is_refused/1, dbg_stop_clear/1,
+         wrong_cookie/1, disabled_node_is_left_alone/1, other_tools_pattern_is_refused/1, other_tools_monitor_is_kept/1, dbg_stop_clear/1,
          many_schedulers/1, big_dist_buffer/1, short_ticktime/1, disk_full/1, restart_knows_its_traces/1]).
 -import(scope_test, [start_node/2, start_node/3, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2, kill/1]).
 -import(scope_daemon, [call/3, ask/3, await_live/3, await_nodes/3, all_events/4, lost/1]).
 
 all() -> [daemon_killed_within_the_hold, daemon_killed_beyond_the_hold, grace_over_removes_everything,
           traced_node_killed, node_restarted_keeps_incarnations_apart, agent_killed, two_daemons, wrong_cookie,
-          disabled_node_is_left_alone, other_tools_pattern_is_refused, dbg_stop_clear, many_schedulers,
+          disabled_node_is_left_alone, other_tools_pattern_is_refused, other_tools_monitor_is_kept, dbg_stop_clear,
+          many_schedulers,
           big_dist_buffer, short_ticktime, disk_full, restart_knows_its_traces].
 timeout(_) -> 120000.
 
@@ -168,6 +169,45 @@ other_tools_pattern_is_refused(Config) ->
         call(A, D, {start, #{pids => [Pid], mfas => [{scope_counter, handle_call, 3}], events => [calls]}}),
     %% The other's is as it was.
     {traced, local} = rpc(A, erlang, trace_info, [{scope_counter, handle_call, 3}, traced]).
+
+%% Who owns the system monitor and the sequential tracer goes on hearing what he asked for, while we record and after.
+other_tools_monitor_is_kept(Config) ->
+    {A, D, Pid} = recorded(Config, #{}, #{}),
+    Owner = rpc(A, fun() ->
+                           P = spawn(fun() -> (fun Loop(Heard) ->
+                                                       receive
+                                                           {heard, From} -> From ! {self(), Heard}, Loop([]);
+                                                           {monitor, _, Tag, _} -> Loop([Tag | Heard]);
+                                                           {seq_trace, _, {send, _, _, _, M}} -> Loop([M | Heard]);
+                                                           _ -> Loop(Heard)
+                                                       end
+                                               end)([])
+                                     end),
+                           _ = erlang:system_monitor(P, [{large_heap, 200000}]),
+                           _ = seq_trace:set_system_tracer(P),
+                           P
+                   end),
+    Heard = fun(N) ->
+                    rpc(A, fun() ->
+                                   {_, M} = spawn_monitor(fun() -> length(lists:seq(1, 500000)) end),
+                                   receive {'DOWN', M, _, _, _} -> ok end,
+                                   seq_trace:set_token(send, true),
+                                   Pid ! {seq, N},
+                                   seq_trace:set_token([])
+                           end),
+                    wait_until(fun() ->
+                                       L = rpc(A, fun() -> Owner ! {heard, self()}, receive {Owner, X} -> X end end),
+                                       (lists:member(large_heap, L) andalso lists:member({seq, N}, L)) orelse L
+                               end, 5000)
+            end,
+    Heard(1),
+    _ = start_trace(A, D, #{all => true, pids => [Pid], events => [messages, state, lifecycle], for => 60000, force => true}),
+    Heard(2),
+    wait_until(fun() -> element(1, fetched(A, D, Pid)) =:= [2] end, 5000),
+    assert_eq(0, scope_daemon:stop(D)),
+    Heard(3),
+    assert_eq({Owner, [{large_heap, 200000}]}, rpc(A, erlang, system_monitor, [])),
+    assert_eq(Owner, rpc(A, seq_trace, get_system_tracer, [])).
 
 dbg_stop_clear(Config) ->
     {A, D, Pid} = recorded(Config, #{}, #{}),
