@@ -101,11 +101,14 @@ samples() ->
     <<Big:800>> = << <<I>> || I <- lists:seq(1, 100) >>,
     #{atoms => [{A, atom_to_list(A)} || A <- [false, true, '', '_', scope_nif, erlang, init, 'odd atom', node()]],
       smalls => [{I} || I <- [0, 1, -1, 255, -4711, 1 bsl 59 - 1, -(1 bsl 59)]],
-      %% How large they may be differs between versions.
+      %% How large they may be differs between versions, and so do the places of their bits: each of them alone.
       pids => [{P, I, S} || P <- [self(), whereis(init), Pid(32767, 0), Pid(1, 8191), Pid(16#5432, 16#1357),
-                                  try_to(Pid, [16#7654321, 16#13579B])],
+                                  try_to(Pid, [16#7654321, 16#13579B])]
+                                ++ [try_to(Pid, [1 bsl B, 0]) || B <- lists:seq(0, 27)]
+                                ++ [try_to(Pid, [0, 1 bsl B]) || B <- lists:seq(0, 31)],
                             is_pid(P), {I, S} <- [ids(P)]],
-      ports => [{P, I} || I <- [0, 1, 16#1234567, 16#ABCDEF01], P <- [try_to(Port, [I])], is_port(P)],
+      ports => [{P, I} || I <- [0, 1, 16#1234567, 16#ABCDEF01 | [1 bsl B || B <- lists:seq(1, 59)]],
+                          P <- [try_to(Port, [I])], is_port(P)],
       others => [{T} || T <- [1.5, <<"x">>, <<1:3>>, #{}, #{a => 1}, {}, {a}, [a], "ab", make_ref(), hd(Aliases), 1 bsl 70,
                               -(1 bsl 70), Far, hd(Funs), fun lists:map/2, binary:copy(<<"y">>, 200)]],
       refs => [{R, ref_ids(R)} || R <- [make_ref(), make_ref(), Ref(16#2AAAA, 16#12345678, 16#9ABCDEF0),

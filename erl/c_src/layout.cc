@@ -3,6 +3,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 namespace scope::tracer {
 
 Layout layout;
@@ -43,9 +45,74 @@ bool any_offset(unsigned from, unsigned to, unsigned step, F fits, unsigned& fou
   return false;
 }
 
-bool same_u32(ErlNifEnv* env, ERL_NIF_TERM expected, std::uint32_t got) {
-  unsigned value;
-  return enif_get_uint(env, expected, &value) && value == got;
+// From wide to narrow, unrotated first: the samples hold every bit of an id alone, which leaves one reading.
+template <typename F>
+bool any_rotation(Layout::Rotation& found, F fits) {
+  for (unsigned bits = 0; bits <= 28; ++bits) {
+    for (unsigned by = bits ? 1 : 0; by <= (bits ? 4 : 0) && by <= bits; ++by) {
+      found = {bits, by};
+      if (fits()) return true;
+    }
+  }
+  return false;
+}
+
+constexpr std::size_t kMostSamples = 256;
+
+// {Pid, Id, Serial}
+bool pids(ErlNifEnv* env, ERL_NIF_TERM samples) {
+  struct Sample {
+    ERL_NIF_TERM word;
+    unsigned id, serial;
+  };
+  static Sample s[kMostSamples];  // once, at load
+  std::size_t n = 0;
+  if (!all_tuples(env, samples, "pids", 3, [&](const ERL_NIF_TERM* e) {
+        if (n == kMostSamples || !is_local_pid(e[0])) return false;
+        s[n].word = e[0];
+        return enif_get_uint(env, e[1], &s[n].id) && enif_get_uint(env, e[2], &s[n++].serial);
+      })) {
+    return false;
+  }
+  return any_rotation(layout.pid_slot, [&] {
+    for (layout.serial_bits = 32; layout.serial_bits >= 10; --layout.serial_bits) {
+      for (layout.id_bits = 28; layout.id_bits >= 10; --layout.id_bits) {
+        if (layout.id_bits < layout.pid_slot.bits) break;
+        if (std::all_of(s, s + n, [](const Sample& x) {
+              return pid_id(x.word) == x.id && pid_serial(x.word) == x.serial;
+            })) {
+          return true;
+        }
+      }
+    }
+    return false;
+  });
+}
+
+// {Port, Id}
+bool ports(ErlNifEnv* env, ERL_NIF_TERM samples) {
+  struct Sample {
+    ERL_NIF_TERM word;
+    ErlNifUInt64 id;
+  };
+  static Sample s[kMostSamples];
+  std::size_t n = 0;
+  if (!all_tuples(env, samples, "ports", 2, [&](const ERL_NIF_TERM* e) {
+        if (n == kMostSamples || !is_local_port(e[0])) return false;
+        s[n].word = e[0];
+        return enif_get_uint64(env, e[1], &s[n++].id) != 0;
+      })) {
+    return false;
+  }
+  return any_rotation(layout.port_slot, [&] {
+    for (layout.port_bits = 60; layout.port_bits >= 20; --layout.port_bits) {
+      if (layout.port_bits < layout.port_slot.bits) break;
+      if (std::all_of(s, s + n, [](const Sample& x) { return port_id(x.word) == x.id; })) {
+        return true;
+      }
+    }
+    return false;
+  });
 }
 
 const char* immediates(ErlNifEnv* env, ERL_NIF_TERM samples) {
@@ -64,33 +131,8 @@ const char* immediates(ErlNifEnv* env, ERL_NIF_TERM samples) {
       })) {
     return "small integers";
   }
-  // From wide to narrow: the samples have ids and serials large enough to leave one reading.
-  const auto pids = [&] {
-    for (layout.serial_bits = 32; layout.serial_bits >= 10; --layout.serial_bits) {
-      for (layout.id_bits = 28; layout.id_bits >= 10; --layout.id_bits) {
-        if (all_tuples(env, samples, "pids", 3, [&](const ERL_NIF_TERM* e) {
-              return is_local_pid(e[0]) && same_u32(env, e[1], pid_id(e[0])) &&
-                     same_u32(env, e[2], pid_serial(e[0]));
-            })) {
-          return true;
-        }
-      }
-    }
-    return false;
-  };
-  if (!pids()) return "pids";
-  const auto ports = [&] {
-    for (layout.port_bits = 60; layout.port_bits >= 20; --layout.port_bits) {
-      if (all_tuples(env, samples, "ports", 2, [&](const ERL_NIF_TERM* e) {
-            ErlNifUInt64 id;
-            return is_local_port(e[0]) && enif_get_uint64(env, e[1], &id) && id == port_id(e[0]);
-          })) {
-        return true;
-      }
-    }
-    return false;
-  };
-  if (!ports()) return "ports";
+  if (!pids(env, samples)) return "pids";
+  if (!ports(env, samples)) return "ports";
   // None of these may be taken for one of the above.
   if (!all_tuples(env, samples, "others", 1, [&](const ERL_NIF_TERM* e) {
         return !is_atom(e[0]) && !is_small(e[0]) && !is_local_pid(e[0]) && !is_local_port(e[0]) &&
@@ -148,7 +190,7 @@ void bigs(ErlNifEnv* env, ERL_NIF_TERM samples) {
   layout.big_tag[1] = tag[1];
 }
 
-// {Fun}: external funs. What tells them: a bit of the header, or a word that is the same atom in all of them; never so in
+// {Fun}: external funs. What tells them: bits of the header, or a word that is the same atom in all of them; never so in
 // a local one.
 template <typename F>
 bool external_funs(ErlNifEnv* env, ERL_NIF_TERM samples, F never_local) {
@@ -177,6 +219,11 @@ bool external_funs(ErlNifEnv* env, ERL_NIF_TERM samples, F never_local) {
   for (unsigned bit = 0; bit < 64; ++bit) {
     const std::uint64_t mask = 1ull << bit;
     if (((ones[0] | zeros[0]) & mask) && use(0, mask, ones[0] & mask)) return true;
+  }
+  // From OTP 27 on: all that stands above the arity, which in a local fun counts its environment, never empty.
+  for (unsigned from = 8; from < 64; from += 8) {
+    const std::uint64_t mask = ~0ull << from;
+    if (((ones[0] | zeros[0]) & mask) == mask && use(0, mask, ones[0] & mask)) return true;
   }
   for (unsigned w = 1; w < kWords; ++w) {
     if ((ones[w] | zeros[w]) == ~0ull && is_atom(ones[w]) && use(8 * w, ~0ull, ones[w]))

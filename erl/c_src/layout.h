@@ -20,6 +20,16 @@ namespace scope::tracer {
 struct Layout {
   // A local pid's word, after its tag: bits of the id, then bits of the serial; what is above is the VM's own. A port's.
   unsigned id_bits = 0, serial_bits = 0, port_bits = 0;
+  // From OTP 27 on the slot in the VM's table comes first: the lowest bits of the id (as many as the table's size has)
+  // stand rotated, so that neighbours lie in different cache lines.
+  struct Rotation {
+    unsigned bits = 0, by = 0;
+    std::uint64_t undo(std::uint64_t value) const {
+      const std::uint64_t mask = (1ull << bits) - 1, low = value & mask;
+      return (value & ~mask) | ((low >> by | low << (bits - by)) & mask);
+    }
+  };
+  Rotation pid_slot, port_slot;
   // Boxed terms by their header word; 0: not calibrated. Offsets are bytes from the header.
   struct Reference {
     std::uint64_t header = 0;
@@ -51,12 +61,14 @@ inline std::uint32_t atom_id(ERL_NIF_TERM t) { return static_cast<std::uint32_t>
 inline ERL_NIF_TERM atom_of(std::uint32_t id) { return ERL_NIF_TERM{id} << 6 | 0x0B; }
 inline std::int64_t small_value(ERL_NIF_TERM t) { return static_cast<std::int64_t>(t) >> 4; }
 inline std::uint32_t pid_id(ERL_NIF_TERM t) {
-  return static_cast<std::uint32_t>(t >> 4 & ((1ull << layout.id_bits) - 1));
+  return static_cast<std::uint32_t>(layout.pid_slot.undo(t >> 4 & ((1ull << layout.id_bits) - 1)));
 }
 inline std::uint32_t pid_serial(ERL_NIF_TERM t) {
   return static_cast<std::uint32_t>(t >> 4 >> layout.id_bits & ((1ull << layout.serial_bits) - 1));
 }
-inline std::uint64_t port_id(ERL_NIF_TERM t) { return t >> 4 & ((1ull << layout.port_bits) - 1); }
+inline std::uint64_t port_id(ERL_NIF_TERM t) {
+  return layout.port_slot.undo(t >> 4 & ((1ull << layout.port_bits) - 1));
+}
 
 // REQUIRES is_boxed(t)
 inline const std::byte* boxed(ERL_NIF_TERM t) {

@@ -12,11 +12,11 @@ setup(Config, Opts) ->
     D = start_node(Config, daemon, #{hidden => true}),
     {T, D, daemon(T, D, Opts)}.
 
-%% With $SCOPE_TARGET_ERL the targets run another OTP than the suite.
+%% With $SCOPE_TARGET_OTP=27 the targets run that OTP; the suite does not.
 target(Config, Opts) ->
-    start_node(Config, target, case os:getenv("SCOPE_TARGET_ERL") of
+    start_node(Config, target, case os:getenv("SCOPE_TARGET_OTP") of
                                    false -> Opts;
-                                   Erl -> Opts#{exec => Erl}
+                                   Otp -> maps:merge(#{otp => list_to_integer(Otp)}, Opts)
                                end).
 
 daemon(T, D, Opts) ->

@@ -190,7 +190,7 @@ start_node(Config, Name) -> start_node(Config, Name, #{}).
 
 %% A BEAM node `Name_<unique>@localhost` (a Name with an @ is taken as it is). Controlled over its stdin and stdout, not
 %% over distribution. The suite's code is on its path. Opts: args (["+S", "4"]), env ([{K, V}]), cookie, longnames,
-%% hidden, exec (an erl executable), nodist (no name at all).
+%% hidden, nodist (no name at all), otp (27: that release, if test/support/otp27 has it; else the case is skipped).
 -spec start_node(config(), atom(), map()) -> handle().
 start_node(Config, Name0, Opts) ->
     Name = case lists:member($@, atom_to_list(Name0)) of
@@ -202,8 +202,7 @@ start_node(Config, Name0, Opts) ->
                   #{longnames := true} -> ["-name", atom_to_list(Name)];
                   _ -> ["-sname", atom_to_list(Name)]
               end,
-    Erl = maps:get(exec, Opts, find("erl")),
-    Args = ["--pdeathsig", "KILL", "--", Erl] ++ NameArg
+    Args = ["--pdeathsig", "KILL", "--"] ++ erl(maps:get(otp, Opts, this)) ++ NameArg
         ++ ["-setcookie", maps:get(cookie, Opts, maps:get(cookie, Config)),
             "-start_epmd", "false", "-kernel", "logger_level", "critical"]
         ++ [A || maps:get(hidden, Opts, false), A <- ["-hidden"]]
@@ -213,6 +212,13 @@ start_node(Config, Name0, Opts) ->
                                     env => env(Config) ++ maps:get(env, Opts, []), wait_boot => 30000}, Name, Opts),
     OsPid = list_to_integer(peer:call(Peer, os, getpid, [])),
     register_child(#{kind => node, base => atom_to_list(Name), peer => Peer, node => Node, os_pid => OsPid}).
+
+erl(this) -> [find("erl")];
+erl(27) ->
+    case os:getenv("SCOPE_OTP27") of
+        false -> throw({skip, "no OTP 27: run it by test/support/otp27 with"});
+        Script -> [Script, "erl"]
+    end.
 
 %% peer puts its own arguments (-user peer) behind ours. It is not linked to us: a case may kill its node.
 start_peer(PeerOpts, Name, _Opts) ->
