@@ -4,7 +4,7 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(scope_test, [start_node/3, rpc/2, rpc/4, wait_until/1, wait_until/2, assert_eq/2, log/2, node_of/1]).
--import(agent_test, [setup/1, setup/2, d/3, args/1, calls/1, nothing_left/1]).
+-import(agent_test, [setup/1, setup/2, d/3, args/1, calls/1, nothing_left/1, nothing_left/2]).
 
 all() ->
     [union_and_stop, union_of_patterns, limit_ms, limit_count, children, children_stop, new_processes, all_processes,
@@ -268,7 +268,7 @@ many_processes(Config) ->
     {ok, _} = d(D, control, [Pid, status]),
     assert_eq(0, traced(T)),
     ok = d(D, control, [Pid, unload]),
-    nothing_left(T).
+    nothing_left(T, 20000).              % 18 modules purged, each a look at every process
 
 jitter(Worst) ->
     T0 = erlang:monotonic_time(millisecond),
