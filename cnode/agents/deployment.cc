@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-
-
 #include "cnode/agents/agent_beams.h"
 #include "cnode/dist/spawn.h"
 #include "ei_codec/term_print.h"
@@ -33,7 +31,18 @@ std::vector<std::byte> encoded(const TermBuilder& b) {
   return {bytes.begin(), bytes.end()};
 }
 
+// All modules at once, which is many times quicker on a busy node; one by one where code of an agent before is not yet
+// purged.
 Awaitable<Status> load_code(Node& node, std::string peer) {
+  TermBuilder all;
+  all.list(1).list(static_cast<std::uint32_t>(agent_beams().size()));
+  for (const auto& beam : agent_beams()) {
+    all.tuple(3).atom(beam.module).charlist(fmt::format("{}.beam", beam.module)).binary(beam.bytes);
+  }
+  all.nil().nil();
+  CO_ASSIGN_OR_RETURN(
+      auto at_once, co_await node.rpc_call(peer, "code", "atomic_load", encoded(all), kRpcTimeout));
+  if (at_once.term.is_atom("ok")) co_return Status{};
   for (const auto& beam : agent_beams()) {
     TermBuilder args;
     args.list(3)

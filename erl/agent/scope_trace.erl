@@ -366,13 +366,14 @@ clean_up(Tracer, Patterns, Known, Modules) ->
     lists:foreach(fun(P) -> catch clear_pattern(P) end, Patterns),
     unload(Modules).
 
-%% The code goes last. Whatever runs of it then is killed by the purge, in a process that runs none of it.
+%% The code goes last. Whatever runs of it then is killed by the purge, in a process that runs none of it. Not by way of
+%% the code server: it would serve nobody else meanwhile, and a purge waits until every process has run.
 -spec unload([module()]) -> ok.
 unload(Modules) ->
     lists:foreach(fun(M) ->
                           _ = erlang:check_old_code(M) andalso not erlang:check_process_code(self(), M)
                               andalso code:purge(M),
-                          code:delete(M)
+                          erlang:module_loaded(M) andalso code:delete(M)        % another of us may have been quicker
                   end, Modules),
-    _ = spawn_opt(lists, foreach, [fun code:purge/1, Modules], [{priority, high}]),
+    _ = spawn_opt(lists, foreach, [fun erts_code_purger:purge/1, Modules], [{priority, high}]),
     ok.

@@ -22,19 +22,19 @@ start(Node, Opts) ->
                 end),
     Pid.
 
-%% As the daemon does it: code:load_binary over rpc, then a spawn; but not into a living agent.
+%% As the daemon does it: all modules at once, over rpc, then a spawn; but not into a living agent.
 load(Node, Opts) ->
     _ = erpc:call(Node, erlang, whereis, [scope_agent]) =:= undefined andalso load_all(Node, Opts),
     ok.
 
 load_all(Node, _) ->
     Dir = agent_ebin(),
-    [begin
-         {ok, Bin} = file:read_file(F),
-         M = list_to_atom(filename:basename(F, ".beam")),
-         {module, M} = erpc:call(Node, code, load_binary, [M, F, Bin])
-     end || F <- filelib:wildcard(filename:join(Dir, "scope_*.beam"))],
-    ok.
+    Code = [{list_to_atom(filename:basename(F, ".beam")), F, element(2, file:read_file(F))}
+            || F <- filelib:wildcard(filename:join(Dir, "scope_*.beam"))],
+    case erpc:call(Node, code, atomic_load, [Code]) of
+        ok -> ok;
+        {error, [{_, not_purged} | _]} -> [{module, M} = erpc:call(Node, code, load_binary, [M, F, B]) || {M, F, B} <- Code], ok
+    end.
 
 agent_ebin() ->
     case os:getenv("SCOPE_AGENT_EBIN") of

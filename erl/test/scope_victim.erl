@@ -11,6 +11,7 @@ start(Name, State) -> {ok, Pid} = gen_server:start({local, Name}, ?MODULE, State
 init({continue, X}) -> {ok, X, {continue, more}};
 init(X) -> {ok, X}.
 handle_call(get, _, S) -> {reply, S, S};
+handle_call(touch, _, S) -> {reply, ok, S};
 handle_call({set, X}, _, _) -> {reply, ok, X};
 handle_call({hibernate, X}, _, _) -> {reply, ok, X, hibernate};
 handle_call({timeout, X}, _, _) -> {reply, ok, X, 10};
