@@ -94,6 +94,7 @@
 
 -define(VSN, 1).
 -define(TICK, 100).
+-define(IDLE_TICK, 250).     % while nothing is held
 -define(DEFAULTS, #{lease_ms => 5000, grace_ms => 60000, hold_bytes => 16 bsl 20, window => 4 bsl 20,
                     deadman_ms => 2000, hold_full_ms => 5000, caps => #{}, budget => none}).
 
@@ -189,7 +190,8 @@ handle({NodeUpDown, Node, _Info}, S) when NodeUpDown =:= nodeup; NodeUpDown =:= 
     _ = send(S#s.daemon, {nodes, known_nodes()}),
     S;
 handle(tick, S) ->
-    _ = erlang:send_after(?TICK, self(), tick),
+    Idle = scope_hold:is_empty(S#s.hold) andalso S#s.leaving =:= no,
+    _ = erlang:send_after(case Idle of true -> ?IDLE_TICK; false -> ?TICK end, self(), tick),
     scope_beat:beat(session, S#s.ctx),
     tick(S);
 handle(_, S) -> S.

@@ -6,14 +6,16 @@
 %%          this node (scope_probe:costs/2).
 %% Spent    = events of each kind x their costs + bytes x the cost of a byte + what was discarded x its tracee's cost
 %%            + reductions of our other processes x the measured time of a reduction.
-%% Bucket   One second's worth of each limit. It fills with time, events empty it; who finds it dry says so, once. So
-%%          in any time t at most limit x (t + 1 s) is spent, plus what comes until the guard has stepped down.
-%% Ladder   full -> no_args -> fewer -> counters -> off. Down at once; up after a quiet time that doubles with each
-%%          failed try, and not at all after the third, until something else is started or stopped.
+%% Bucket   A fifth of a second's worth of each limit. It fills with time, events empty it; who finds it dry says so, once.
+%%          So in any time t at most limit x (t + 0.2 s) is spent, plus what comes until the guard has stepped down.
+%% Ladder   full -> no_args -> fewer -> counters -> off. `fewer` is a sample of the processes that follows the rate: as
+%%          many as the budget should pay for by how quickly the bucket ran dry, fitted anew up to three times in a row.
+%%          Down at once; up after a quiet time that doubles with each failed try, and not at all after the third, until
+%%          something else is started or stopped.
 -module(scope_budget).
 
 -export([limits/2, count/1, spent_ns/3, percent/2, bucket/3, native/3, spend/4, bucket_ns/1,
-         in_sample/2, new/1, rung/1, factor/1, args/1, down/3, up/4, blame/3, status/1, reset/1]).
+         in_sample/2, new/1, rung/1, factor/1, args/1, fewer/1, down/4, up/5, demand/2, blame/3, status/1, reset/1]).
 -export_type([limits/0, costs/0, bucket/0, ladder/0, rung/0]).
 
 -type limits() :: #{cpu | memory | events | bytes | up_ms | available => number()} | none.
@@ -22,6 +24,10 @@
 
 -define(DEFAULTS, #{cpu => 1.0, memory => 32 bsl 20, events => 50000, bytes => 32 bsl 20, up_ms => 5000, available => 5}).
 -define(TRIES, 3).
+-define(BURST_NS, 200000000).   % kBurst in erl/c_src/budget.h
+-define(AIM, 0.7).              % of the budget, where the share of processes is chosen
+-define(LEAST, 1 / 1024).
+-define(REFITS, 3).
 -define(STABLE_MS, 60000).     % so long at the top, and earlier tries are forgotten
 
 %% With the defaults for what is not said; what makes no sense is not said.
@@ -77,12 +83,12 @@ percent(Ns, OfNs) -> 100 * Ns / (max(1, OfNs) * erlang:system_info(schedulers_on
                  levels :: {float(), float(), float()}, at :: integer(), dry = false :: boolean()}).
 -type bucket() :: #bucket{} | none.
 
-%% Filled to that share of a second's worth.
+%% Filled to that share.
 -spec bucket(limits(), costs(), float()) -> bucket().
 bucket(none, _, _) -> none;
 bucket(#{cpu := Cpu, events := Events, bytes := Bytes}, Costs, Share) ->
     Rates = {Cpu / 100 * erlang:system_info(schedulers_online), Events / 1.0e9, Bytes / 1.0e9},
-    #bucket{costs = Costs, rates = Rates, levels = times(Rates, Share * 1.0e9), at = erlang:monotonic_time(nanosecond)}.
+    #bucket{costs = Costs, rates = Rates, levels = times(Rates, Share * ?BURST_NS), at = erlang:monotonic_time(nanosecond)}.
 
 %% The same for the native tracer (scope_nif:set_budget/1): what each thing costs as time, in ns: so long does the budget
 %% need to pay for it, by the limit that is the narrowest for it.
@@ -97,7 +103,7 @@ native(#{cpu := Cpu, events := Events, bytes := Bytes}, Costs, Share) ->
             unknown -> {#{}, 0, 0, 0};
             #{turned_away := A, per_byte := B, small := S} -> {Costs, A, B, S}
         end,
-    {round((1 - Share) * 1.0e9), [Time(case Kinds of #{K := {Tracee, Ours}} -> Tracee + Ours; _ -> 0 end) || K <- scope_beat:kinds()],
+    {round((1 - Share) * ?BURST_NS), [Time(case Kinds of #{K := {Tracee, Ours}} -> Tracee + Ours; _ -> 0 end) || K <- scope_beat:kinds()],
      min(1 bsl 31, round(Away * PerNs)), min(1 bsl 31, round(256 * max(Byte * PerNs, 1.0e9 / Bytes))), round(Small)}.
 
 %% What is left of the time, in ns.
@@ -111,7 +117,7 @@ bucket_ns(#bucket{levels = {Ns, _, _}}) -> Ns.
 spend(_, _, _, none) -> {ok, none};
 spend(Counts, Bytes, Now, B = #bucket{costs = Costs, rates = {R1, R2, R3}, levels = {L1, L2, L3}, at = At, dry = Dry}) ->
     Dt = max(0, Now - At),
-    Fill = fun(Level, Rate, Less) -> min(Rate * 1.0e9, Level + Rate * Dt) - Less end,
+    Fill = fun(Level, Rate, Less) -> min(Rate * ?BURST_NS, Level + Rate * Dt) - Less end,
     New = {A, E, C} = {Fill(L1, R1, spent_ns(Counts, Bytes, Costs)), Fill(L2, R2, lists:sum(maps:values(Counts))),
                        Fill(L3, R3, Bytes)},
     What = if A < 0 -> cpu; E < 0 -> events; C < 0 -> bytes; true -> none end,
@@ -131,7 +137,8 @@ in_sample(Pid, Rate) ->       % as sampled_out() in erl/c_src/trace.cc; the hash
 %% --- the ladder ------------------------------------------------------------------------------------------------------
 
 -record(l, {rung = full :: rung(), cause = none :: atom(), since :: integer(), tries = 0 :: non_neg_integer(),
-            raised = never :: integer() | never, up_ms :: pos_integer()}).
+            raised = never :: integer() | never, up_ms :: pos_integer(),
+            factor = 0.125 :: float(), refits = 0 :: non_neg_integer()}).    % of the rung `fewer`
 -opaque ladder() :: #l{}.
 
 -spec new(limits()) -> ladder().
@@ -142,34 +149,51 @@ new(Limits) ->
 -spec rung(ladder()) -> rung().
 rung(#l{rung = R}) -> R.
 
+%% What it was, or would be, on the rung `fewer`.
+-spec fewer(ladder()) -> float().
+fewer(#l{factor = F}) -> F.
+
 %% The share of the processes that keep their flags.
 -spec factor(ladder()) -> float().
 factor(#l{rung = R}) when R =:= full; R =:= no_args -> 1.0;
-factor(#l{rung = fewer}) -> 0.125;
+factor(#l{rung = fewer, factor = F}) -> F;
 factor(_) -> 0.0.
 
 -spec args(ladder()) -> boolean().
 args(#l{rung = R}) -> R =:= full.
 
-%% One down. Useful: whether `no_args` would change anything. Soon after a step up it is a failed try.
--spec down(atom(), boolean(), ladder()) -> ladder().
-down(Cause, Useful, L = #l{rung = R, raised = Raised, tries = Tries, up_ms = UpMs}) ->
+%% How much of the limit was asked for, when a bucket that was filled to Share so many ns ago is dry now.
+-spec demand(float(), integer()) -> float().
+demand(Share, Ns) -> 1 + Share * ?BURST_NS / max(1000, Ns).
+
+%% One down. Useful: whether `no_args` would change anything; Demand: as demand/2 has it, or unknown. Soon after a step up
+%% it is a failed try.
+-spec down(atom(), boolean(), float() | unknown, ladder()) -> ladder().
+down(Cause, Useful, Demand, L0 = #l{rung = R, raised = Raised, tries = Tries, up_ms = UpMs, factor = F, refits = N}) ->
     Now = erlang:monotonic_time(millisecond),
     Failed = Raised =/= never andalso Now - Raised < 2 * UpMs,
-    L#l{rung = case R of
-                   full when Useful -> no_args;
-                   full -> fewer;
-                   no_args -> fewer;
-                   fewer -> counters;
-                   _ -> off
-               end,
-        cause = Cause, since = Now, raised = never, tries = Tries + case Failed of true -> 1; false -> 0 end}.
+    L = L0#l{cause = Cause, since = Now, raised = never, tries = Tries + case Failed of true -> 1; false -> 0 end},
+    case R of
+        full when Useful -> L#l{rung = no_args};
+        _ when R =:= full; R =:= no_args -> L#l{rung = fewer, factor = max(?LEAST, fit(1.0, Demand)), refits = 0};
+        fewer when Demand =/= unknown, N < ?REFITS, F > 2 * ?LEAST ->
+            L#l{factor = max(?LEAST, fit(F, Demand)), refits = N + 1};
+        fewer -> L#l{rung = counters};
+        _ -> L#l{rung = off}
+    end.
 
-%% {up, L}: one up, if the share of the limit that is spent (or would be, one rung up) is small, after a quiet time.
--spec up(float() | unknown, boolean(), integer(), ladder()) -> {up, ladder()} | {stay, ladder()}.
-up(_, _, Now, L = #l{rung = full, tries = Tries, since = Since}) when Tries > 0, Now - Since > ?STABLE_MS ->
+fit(F, unknown) -> F / 8;
+fit(F, Demand) -> min(F / 2, F * ?AIM / Demand).
+
+%% {up, L}: one up, if the share of the limit that is spent, and that would be spent one rung up, is small, after a quiet
+%% time. With few processes first more of them.
+-spec up(float(), float(), boolean(), integer(), ladder()) -> {up, ladder()} | {stay, ladder()}.
+up(_, _, _, Now, L = #l{rung = full, tries = Tries, since = Since}) when Tries > 0, Now - Since > ?STABLE_MS ->
     {stay, L#l{tries = 0}};
-up(Share, Useful, Now, L = #l{rung = R, since = Since, tries = Tries, up_ms = UpMs})
+up(Spent, _, _, Now, L = #l{rung = fewer, factor = F, since = Since, tries = Tries, up_ms = UpMs})
+  when F < 0.5, Tries < ?TRIES, Spent < ?AIM / 2, Now - Since >= UpMs bsl Tries ->
+    {up, L#l{factor = min(0.5, F * min(4, ?AIM / max(0.01, Spent))), since = Now, raised = Now, cause = quiet, refits = 0}};
+up(_, Share, Useful, Now, L = #l{rung = R, since = Since, tries = Tries, up_ms = UpMs})
   when R =/= full, R =/= off, Tries < ?TRIES, Share < 0.5, Now - Since >= UpMs bsl Tries ->
     Up = case R of
              counters -> fewer;
@@ -178,7 +202,7 @@ up(Share, Useful, Now, L = #l{rung = R, since = Since, tries = Tries, up_ms = Up
              no_args -> full
          end,
     {up, L#l{rung = Up, since = Now, raised = Now, cause = quiet}};
-up(_, _, _, L) -> {stay, L}.
+up(_, _, _, _, L) -> {stay, L}.
 
 %% Which limit a second's spending breaks, by the largest share; none if all is within.
 -spec blame(#{cpu | memory | events | bytes => number()}, limits(), float()) -> {atom(), float()}.
@@ -193,8 +217,8 @@ blame(Spent, Limits, Factor) ->
     end.
 
 -spec status(ladder()) -> map().
-status(#l{rung = R, cause = C, since = Since, tries = Tries}) ->
-    #{rung => R, cause => C, rung_ms => erlang:monotonic_time(millisecond) - Since, failed_tries => Tries}.
+status(L = #l{rung = R, cause = C, since = Since, tries = Tries}) ->
+    #{rung => R, rate => factor(L), cause => C, rung_ms => erlang:monotonic_time(millisecond) - Since, failed_tries => Tries}.
 
 %% Something else is traced now: what was tried says nothing of it.
 -spec reset(ladder()) -> ladder().

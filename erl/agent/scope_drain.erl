@@ -11,7 +11,7 @@
 -define(BATCH_NS, 10000000).
 -define(BUSY_MS, 2).
 -define(BATCH_MS, 10).
--define(SLEEP_MS, 100).                % then it looks anyway: how far it has come is of use, too
+-define(SLEEP_MS, 250).                % then it looks anyway: how far it has come is of use, too
 -define(ROUNDS, 64).                   % batches in one go; then others are listened to
 -define(LEND_MS, 1000).
 -define(MAX_UNDER_WAY, 4 bsl 20).      % bytes that the session has not taken in
@@ -63,9 +63,6 @@ handle({flush, From, Ref}, S0) ->
     From ! {flushed, Ref},
     S;
 handle({patterns, Patterns}, S) -> S#s{patterns = Patterns};
-%% Those that are kept anyway cannot be told apart where the sample is taken: all are kept then.
-handle({sample, {Rate, Anyway}}, S) when map_size(Anyway) =:= 0 -> sample(round(Rate * 65536), S);
-handle({sample, _}, S) -> sample(65536, S);
 handle({procs, Procs}, S) -> procs(S#s{procs = Procs});
 handle({configure, Map}, S) -> configure(Map, S);
 handle({follow, Id, Pids}, S = #s{children = Children}) ->
@@ -96,10 +93,6 @@ handle({lend, From, Ref}, S) ->
     receive {'DOWN', Mon, _, _, _} -> ok after ?LEND_MS -> erlang:demonitor(Mon, [flush]) end,
     S;
 handle(_, S) -> S.
-
-sample(Of65536, S) ->
-    _ = scope_nif:set_sample(Of65536),
-    S.
 
 procs(S = #s{procs = Procs, children = Children}) ->
     scope_nif:set_procs(Procs, map_size(Children) > 0),

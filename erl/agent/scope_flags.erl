@@ -75,15 +75,20 @@ new_flags(S = #s{starts = Starts, tracer = Tracer}) ->
     Those = [{F, R} || St = #start{flags = F} <- maps:values(Starts), wants_new(St), R <- [rate(St, S)], R > 0],
     Flags = lists:usort(lists:append([F || {F, _} <- Those])),
     Rate = lists:max([0.0 | [R || {_, R} <- Those]]),
-    Tracer ! {sample, case Flags of
-                          [_ | _] when Rate < 1 -> {Rate, maps:from_keys(lists:append([maps:keys(P) || #start{pids = P} <- maps:values(Starts)]), true)};
-                          _ -> all
-                      end},
+    Anyway = lists:append([maps:keys(P) || #start{pids = P} <- maps:values(Starts)]),
+    sample(case Flags of [_ | _] -> Rate; [] -> 1 end, Anyway, S),
     scope_trace:new_off(Tracer),
     case Flags of
         [] -> ok;
         _ -> scope_trace:new_on(Flags, Tracer)
     end.
+
+%% In the native tracer those that are kept anyway cannot be told apart where the sample is taken: all are kept then.
+sample(Rate, Anyway, #s{ctx = #{capture := native}}) ->
+    scope_nif:set_sample(case Rate < 1 andalso Anyway =:= [] of true -> round(Rate * 65536); false -> 65536 end);
+sample(Rate, Anyway, #s{tracer = Tracer}) ->
+    Tracer ! {sample, case Rate < 1 of true -> {Rate, maps:from_keys(Anyway, true)}; false -> all end},
+    ok.
 
 %% {Traced, [{Pid, WhyNot}], BaselineEvents, Start}
 -spec trace_processes(term(), #start{}, #s{}) -> {non_neg_integer(), list(), non_neg_integer(), #start{}}.

@@ -2,7 +2,7 @@
 %%
 %% What is set is always computed from the starts that live, so stopping one leaves the others as they were. The
 %% supervisor is told of each pattern before it is set, and can take it away if we cannot.
-%% Every 100 ms names are looked up again and limits checked; every second the patterns and a sample of the processes
+%% Every 100 ms names are looked up again, every 250 ms limits checked, where there are any; every second the patterns and a sample of the processes
 %% are: what another tool took away is set again once, with a gap, and then given up. A reloaded module is armed again.
 -module(scope_guard).
 
@@ -11,6 +11,8 @@
 -include("scope_guard.hrl").
 
 -define(TICK, 100).
+-define(SLOW_TICK, 250).
+-define(IDLE_TICK, 500).
 -define(CHECK_MS, 1000).
 -define(SILENT_MS, 3000).
 
@@ -64,10 +66,18 @@ handle({job_late, Ref}, S = #s{job = {Ref, Pid, _, _, _}}) ->
 handle({'DOWN', Mon, process, _, _}, S = #s{job = {_, _, Mon, Job, _}}) -> scope_ask:counted(Job, unknown, scope_ask:job_done(S));
 handle({'DOWN', _, process, _, _}, S) -> finish(S);         % session or supervisor
 handle(tick, S) ->
-    _ = erlang:send_after(?TICK, self(), tick),
+    _ = erlang:send_after(tick_ms(S#s.starts), self(), tick),
     scope_beat:beat(guard, S#s.ctx),
     tick(S);
 handle(_, S) -> S.
+
+%% A process that only waits costs a node least if it seldom wakes up.
+tick_ms(Starts) when map_size(Starts) =:= 0 -> ?IDLE_TICK;
+tick_ms(Starts) ->
+    case lists:all(fun(#start{spec = #{names := N}, count = C}) -> N =:= [] andalso C =:= infinity end, maps:values(Starts)) of
+        true -> ?SLOW_TICK;
+        false -> ?TICK
+    end.
 
 %% Kept for a tracer that comes later.
 configure(Map0, S = #s{settings = Before, tracer = Tracer}) ->

@@ -59,7 +59,7 @@ refill(Share, S = #s{tracer = Tracer, costs = Costs, ctx = #{capture := Capture}
             native -> scope_nif:set_budget(scope_budget:native(Limits, Costs, Share));
             _ -> Tracer ! {bucket, scope_budget:bucket(Limits, Costs, Share)}
         end,
-    S.
+    S#s{filled = {Share, mono()}}.
 
 %% On the rung where calls are only counted: what the starts ask for, and only there.
 recount(S = #s{starts = Starts, ladder = Ladder, counters = Counters}) ->
@@ -105,7 +105,7 @@ second(S = #s{spent = Spent, ladder = Ladder, low = Low}) ->
     if
         Memory > Most -> breaker(memory, Told);
         true ->
-            case scope_budget:up(one_up(Share, Limits, S), args_asked(S), now_ms(), Ladder) of
+            case scope_budget:up(Share, one_up(Share, Limits, S), args_asked(S), now_ms(), Ladder) of
                 {up, New} -> step_to(New, #{}, Told);
                 {stay, New} -> Told#s{ladder = New}
             end
@@ -122,10 +122,10 @@ seen(#s{spent = Spent}) ->
 %% What the share would be one rung up.
 one_up(Share, #{cpu := Most}, #s{ladder = Ladder, counters = Counters, costs = Costs}) ->
     case scope_budget:rung(Ladder) of
-        fewer -> Share * 8;
+        fewer -> Share / scope_budget:factor(Ladder);
         no_args -> Share * 1.5;
         counters when is_map(Costs) ->
-            Calls = lists:sum(maps:values(maps:get(rates, Counters, #{}))) / 8,
+            Calls = lists:sum(maps:values(maps:get(rates, Counters, #{}))) * scope_budget:fewer(Ladder),
             scope_budget:percent(scope_budget:spent_ns(#{args => Calls}, 0, Costs), 1000000000) / Most;
         _ -> Share
     end.
@@ -149,8 +149,12 @@ step_down(any, Figures, S0 = #s{ctx = Ctx, costs = Costs, spent = Spent}) ->
     S = S0#s{spent = scope_spent:look(Ctx, Costs, Spent)},
     {What, _} = scope_budget:blame(seen(S), limits_with([], S), 1.0),
     step_down(case What of none -> cpu; _ -> What end, Figures, S);
-step_down(Why, Figures, S = #s{ladder = Ladder}) ->
-    step_to(scope_budget:down(Why, args_asked(S), Ladder), Figures, S).
+step_down(Why, Figures, S = #s{ladder = Ladder, filled = {Share, At}}) ->
+    Demand = case Figures of
+                 #{from := _, noticed := Dry} -> scope_budget:demand(Share, Dry - At);       % the bucket ran dry
+                 _ -> unknown
+             end,
+    step_to(scope_budget:down(Why, args_asked(S), Demand, Ladder), Figures, S).
 
 %% Relief first, then order: flags go by one call, those that stay come back.
 step_to(New, Figures, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx}) ->
@@ -161,7 +165,7 @@ step_to(New, Figures, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx}) ->
     _ = Down andalso not Off andalso scope_trace:all_off(Tracer),
     Relieved = maps:get(relieved, Figures, mono()),
     S1 = tell_low(S0#s{spent = scope_spent:look(Ctx, S0#s.costs, S0#s.spent)}),
-    S2 = refill(case Why of quiet -> 0.5; _ -> 0.1 end, S1#s{ladder = New}),   % first: a dry bucket lets no flags stand
+    S2 = refill(case Why of quiet -> 0.5; _ -> 0.25 end, S1#s{ladder = New}),   % first: a dry bucket lets no flags stand
     S3 = case To of
              off -> scope_guard:stop_all(over_budget, S2);
              _ ->
@@ -175,7 +179,7 @@ step_to(New, Figures, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx}) ->
     Took = case Figures of #{noticed := At} -> #{took_us => ((case Down orelse Off of true -> Relieved; false -> Now end) - At) div 1000}; _ -> #{} end,
     Limits = case limits_with([], S1) of none -> #{}; L -> maps:with([cpu, events, bytes, memory], L) end,
     scope_flags:gap({case Why of quiet -> stepped_up; _ -> stepped_down end, unknown, maps:get(from, Figures, Now), Now,
-         maps:merge(Took, #{from => From, to => To, cause => Why, budget => Limits, spent => maps:without([kinds], scope_spent:status(S1#s.spent))})},
+         maps:merge(Took, #{from => From, to => To, cause => Why, rate => scope_budget:factor(New), budget => Limits, spent => maps:without([kinds], scope_spent:status(S1#s.spent))})},
         S3),
     S3#s{low = case To of off -> none; _ -> Now end}.
 

@@ -7,12 +7,12 @@
 
 -define(RUN_QUEUE, 20).        % runnable processes for each scheduler, ..
 -define(SOON_NS, 5000000).
--define(BUSY_TICKS, 5).        % .. so many looks one after another
+-define(BUSY_MS, 500).         % .. at each look for so long
 
 -record(spent, {at :: integer(), totals :: map(), reductions :: non_neg_integer(),
                 last = #{} :: #{atom() => number()},     % of the last second
                 kinds = #{} :: #{atom() => number()},    % events per second
-                ns = 0 :: number(), all = 0 :: number(), busy = 0 :: non_neg_integer()}).
+                ns = 0 :: number(), all = 0 :: number(), busy = no :: no | integer()}).  % since which raw time
 -opaque spent() :: #spent{}.
 
 -spec new(map()) -> spent().
@@ -54,14 +54,19 @@ memory(Ctx) ->
     scope_beat:under_way(Ctx) + scope_beat:held(Ctx)
         + lists:sum([N || P <- maps:values(maps:with([session, guard, sup, tracer], Ctx)), {_, N} <- [process_info(P, memory)]]).
 
-%% Looked at every 100 ms: the node is busy, or short of memory (looked at once a second).
+%% At each look: the node is busy, or short of memory (looked at once a second).
 -spec breaker(boolean(), scope_budget:limits(), spent()) -> {none | run_queue | node_memory, spent()}.
 breaker(_, none, S) -> {none, S};
 breaker(Second, Limits, S = #spent{busy = Busy0}) ->
     Most = ?RUN_QUEUE * erlang:system_info(schedulers_online),
-    Busy = case erlang:statistics(total_run_queue_lengths) > Most of true -> Busy0 + 1; false -> 0 end,
+    Now = mono(),
+    Busy = case erlang:statistics(total_run_queue_lengths) > Most of
+               true when Busy0 =:= no -> Now;
+               true -> Busy0;
+               false -> no
+           end,
     if
-        Busy >= ?BUSY_TICKS -> {run_queue, S#spent{busy = 0}};
+        is_integer(Busy), Now - Busy >= ?BUSY_MS * 1000000 -> {run_queue, S#spent{busy = no}};
         Second -> {case available() < map_get(available, Limits) of true -> node_memory; false -> none end, S#spent{busy = Busy}};
         true -> {none, S#spent{busy = Busy}}
     end.

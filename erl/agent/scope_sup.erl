@@ -7,7 +7,7 @@
 
 -export([init/2]).
 
--define(TICK, 250).
+-define(TICK, 500).
 -define(SILENT_MS, 3000).
 -define(LEASE_MS, 3000).       % without a word of ours, tracees of the native tracer lose their flags
 -define(RESTARTS, 20).          % of the tracer; the guard gives up tracing after 5 ..

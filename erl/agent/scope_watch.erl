@@ -6,7 +6,7 @@
 
 -include("scope_guard.hrl").
 
--define(TICK, 100).
+-define(TICK, 250).              % the longest between two looks
 -define(SAMPLE, 16).
 -define(KILLS, 5).              % of the tracer in a minute, and
 -define(OVERLOAD_MS, 30000).    % overload that long: tracing is given up

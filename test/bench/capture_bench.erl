@@ -7,9 +7,9 @@
 -define(GEN, [{{gen_server, loop, 7}, {state, [3]}}]).
 
 main() ->
-    [Library, Floor, Quick] = init:get_plain_arguments(),
+    [Agent, Floor, Quick] = init:get_plain_arguments(),
     ok = capture_floor:load(Floor),
-    {ok, Bin} = file:read_file(Library),
+    Bin = capture_agent_bench:load(Agent),
     native = scope_nif:load(Bin, #{}),
     Drainer = drainer(),
     {Rounds, Calls, Gen} = case Quick of "quick" -> {7, 200000, 30000}; _ -> {15, 500000, 100000} end,
@@ -21,7 +21,6 @@ main() ->
     States = rounds(Rounds, fun({M, S}) -> state(M, Gen div 3, case S of small -> Small; big -> Big end) end,
                     [{none, small}, {nif, small}, {none, big}, {nif, big}]),
     Error = accounting(Calls),
-    Idle = idle(3000),
     exit(Drainer, kill),
     Ns = fun(Key, From, M) -> added(Key, From, M) end,
     Figures =
@@ -36,17 +35,10 @@ main() ->
           genserver_nif_over_process_discard => Ns(tracee, GenCall, nif) / Ns(tracee, GenCall, process),
           small_state_ns => added2(States, small), big_state_ns => added2(States, big),
           big_state_over_small_state => added2(States, big) / added2(States, small),
-          accounting_error => Error, agent_idle_cpu_percent => Idle},
-    Why = <<"not made yet">>,
-    Left = maps:from_keys([erlang_cpu_over_process_discard, stalled_daemon_rss_over_bound, budget_overshoot_ratio, budget_used,
-                           rabbitmq_cpu_per_message_ratio, rabbitmq_delivery_p99_ratio, rabbitmq_unpaced_rate_kept,
-                           start_stall_ms], Why),
-    io:format("{\"figures\": {~s}, \"left_out\": {~s}}~n",
-              [join([io_lib:format("\"~s\": ~s", [K, number(V)]) || {K, V} <- lists:sort(maps:to_list(Figures))]),
-               join([io_lib:format("\"~s\": \"~s\"", [K, V]) || {K, V} <- lists:sort(maps:to_list(Left))])]),
+          accounting_error => Error},
+    [io:format("~s ~s~n", [K, number(V)]) || {K, V} <- maps:to_list(Figures)],
     halt(0).
 
-join(L) -> lists:join(", ", L).
 number(V) when is_integer(V) -> integer_to_list(V);
 number(V) -> io_lib:format("~.4f", [V]).
 
@@ -199,8 +191,3 @@ accounting(N) ->
     #{pushed := P1, dropped := D1} = scope_nif:counters(),
     abs((P1 - P0) + (D1 - D0) - N * 5).
 
-idle(Ms) ->
-    receive after 200 -> ok end,
-    C0 = cpu(),
-    receive after Ms -> ok end,
-    (cpu() - C0) / (Ms * 10000).
