@@ -20,7 +20,7 @@ constexpr std::string_view kAgentModules[] = {
     "scope_behaviours", "scope_hold",     "scope_cut",    "scope_beat",  "scope_hash",
     "scope_patterns",   "scope_baseline", "scope_budget", "scope_probe", "scope_spent",
     "scope_nif",        "scope_drain",    "scope_ask",    "scope_flags", "scope_ladder",
-    "scope_watch"};
+    "scope_watch",      "scope_session"};
 constexpr std::size_t kChunk = 4000, kExamples = 3;
 
 std::string text(const TermView& term) { return codec::print(term, codec::Syntax::erlang, 300); }

@@ -117,7 +117,7 @@
 -spec modules() -> [module()].
 modules() ->
     [scope_agent, scope_sup, scope_guard, scope_trace, scope_tracer, scope_behaviours, scope_hold, scope_cut,
-     scope_hash, scope_beat, scope_nif, scope_drain, scope_patterns, scope_baseline, scope_budget, scope_probe,
+     scope_hash, scope_beat, scope_nif, scope_session, scope_drain, scope_patterns, scope_baseline, scope_budget, scope_probe,
      scope_spent, scope_ask, scope_flags, scope_ladder, scope_watch].
 
 -spec init({pid(), map()} | [term()]) -> ok.

@@ -90,7 +90,9 @@ next_job(S) -> S.
 
 run_job(Job, Fun, Sets, S) ->
     Ref = make_ref(),
-    {Pid, Mon} = spawn_opt(fun() -> Fun(Ref) end, [monitor, {priority, high}]),
+    Trace = scope_session:used(),
+    Run = fun() -> scope_session:use(Trace), Fun(Ref) end,
+    {Pid, Mon} = spawn_opt(Run, [monitor, {priority, high}]),
     _ = erlang:send_after(?JOB_MS, self(), {job_late, Ref}),
     S1 = S#s{job = {Ref, Pid, Mon, Job, Sets}},
     scope_patterns:intend(scope_patterns:all(S1#s.patterns), scope_flags:also(S1)),

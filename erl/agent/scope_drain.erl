@@ -35,6 +35,7 @@ init() ->
     #{guard := Guard, sup := Sup, session := Session, opts := Opts} = Ctx,
     _ = erlang:monitor(process, Guard),
     _ = erlang:monitor(process, Sup),
+    scope_session:use(maps:get(trace, Ctx)),
     _ = scope_nif:watch(Session),
     Now = mono(),
     S = #s{ctx = Ctx, session = Session, cut = Now - 50000000, drained = Now},

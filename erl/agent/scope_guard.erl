@@ -24,6 +24,7 @@ init() ->
     #{session := Session, sup := Sup, tracer := Tracer} = Ctx,
     _ = erlang:monitor(process, Session),
     _ = erlang:monitor(process, Sup),
+    scope_session:use(maps:get(trace, Ctx)),
     _ = erlang:send_after(?TICK, self(), tick),
     Limits = scope_budget:limits(maps:get(budget, maps:get(opts, Ctx), #{}), none),
     S = #s{ctx = Ctx, tracer = Tracer, checked = now_ms(), checked_raw = mono(), idle = mono(), limits = Limits,
@@ -49,7 +50,9 @@ handle({request, From, Ref, Request}, S) ->
     S1;
 handle({configure, Map}, S) -> configure(Map, S);
 handle({remove_all, Reason}, S) -> stop_all(Reason, S);
-handle({peers, Ctx = #{tracer := Tracer}}, S) -> S#s{ctx = Ctx, tracer = Tracer};
+handle({peers, Ctx = #{tracer := Tracer, trace := Trace}}, S) ->
+    scope_session:use(Trace),
+    S#s{ctx = Ctx, tracer = Tracer};
 handle({tracer_lost, From}, S) -> scope_watch:tracer_lost(From, S);
 handle({overload, Tracer, From}, S = #s{tracer = Tracer}) -> scope_watch:overload(From, S);
 handle({dry, What, From, Noticed, Relieved}, S) ->          % the tracer has taken all flags off

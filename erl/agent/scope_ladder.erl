@@ -2,7 +2,7 @@
 %% is scope_budget's.
 -module(scope_ladder).
 
--export([breaker/2, changed/1, limits_with/2, look/2, refill/2, step_down/3, tell_low/1, traces/1]).
+-export([breaker/2, changed/1, limits_with/2, look/2, recount/1, refill/2, step_down/3, tell_low/1, traces/1]).
 
 -include("scope_guard.hrl").
 
@@ -62,6 +62,7 @@ refill(Share, S = #s{tracer = Tracer, costs = Costs, ctx = #{capture := Capture}
     S#s{filled = {Share, mono()}}.
 
 %% On the rung where calls are only counted: what the starts ask for, and only there.
+-spec recount(#s{}) -> #s{}.
 recount(S = #s{starts = Starts, ladder = Ladder, counters = Counters}) ->
     _ = [scope_trace:clear_pattern(C) || C <- maps:get(set, Counters, [])],
     case scope_budget:rung(Ladder) of

@@ -89,7 +89,7 @@ wider(A, B) -> A =< B.
 %% Functions under the new patterns that have a pattern which we did not set.
 foreign(New, Set) ->
     [MFA || P <- New, MFA <- functions(P), not covered(MFA, Set),
-            {traced, How} <- [erlang:trace_info(MFA, traced)], How =:= local orelse How =:= global].
+            {traced, How} <- [scope_session:info(MFA, traced)], How =:= local orelse How =:= global].
 
 -spec functions(pattern()) -> [mfa()].
 functions({M, F, A}) ->

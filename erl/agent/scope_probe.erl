@@ -142,7 +142,7 @@ read(Patterns) ->
     maps:from_list([{P, lists:sum([N || F <- scope_patterns:functions(P), N <- [calls_of(F)], is_integer(N)])} || P <- Patterns]).
 
 calls_of(MFA) ->
-    case erlang:trace_info(MFA, call_count) of
+    case scope_session:info(MFA, call_count) of
         {call_count, N} when is_integer(N) -> N;
         _ -> none
     end.
@@ -191,6 +191,8 @@ events_of(_) -> 1.
 costs(Guard, Ref, Drainer) ->
     _ = erlang:monitor(process, Guard),
     _ = is_pid(Drainer) andalso borrow(Drainer),
+    Own = case Drainer of none -> scope_session:open(self()); _ -> none end,
+    _ = Own =/= none andalso scope_session:use(Own),
     {Tracee, Mon} = spawn_opt(fun tracee/0, [monitor, {priority, high}]),
     Take = case Drainer of
                none -> fun() -> taken(scope_cut:caps(#{})) end;
@@ -210,6 +212,7 @@ costs(Guard, Ref, Drainer) ->
               per_byte => max(0.0, (T2 + O2 - T1 - O1) / max(1, BigBytes - Bytes)), small => Bytes,
               reduction => reduction()},
     exit(Tracee, kill),
+    scope_session:close(Own),
     Guard ! {costs, Ref, Costs},
     ok.
 

@@ -14,6 +14,7 @@
 -define(WITHIN_MS, 60000).      % .. in this time; then everything goes
 
 -record(s, {ctx :: map(), mons :: #{reference() => atom()}, patterns = [] :: list(), restarts = [] :: [integer()],
+            session :: scope_session:session(),    % held here: it goes when we go
             ending = infinity :: integer() | infinity}).
 
 -spec init(pid(), map()) -> ok.
@@ -34,17 +35,23 @@ start(Daemon, Given) ->
     Ctx0 = #{beats => scope_beat:new(), sup => self(), opts => Opts, capture => Capture},
     {Guard, GuardMon} = spawn_monitor(scope_guard, init, []),
     {Session, SessionMon} = spawn_monitor(scope_agent, session, [Daemon, Opts]),
-    {Tracer, TracerMon} = start_tracer(Capture),
+    {Tracer, TracerMon, Trace} = start_tracer(Capture, none),
     true = register(scope_guard, Guard),
     true = register(scope_agent, Session),
     true = register(scope_tracer, Tracer),
-    Ctx = Ctx0#{guard => Guard, session => Session, tracer => Tracer},
+    Ctx = Ctx0#{guard => Guard, session => Session, tracer => Tracer, trace => scope_session:weak(Trace)},
     tell(Ctx, [Guard, Tracer, Session]),
     _ = erlang:send_after(?TICK, self(), tick),
-    loop(#s{ctx = Ctx, mons = #{GuardMon => guard, SessionMon => session, TracerMon => tracer}}).
+    loop(#s{ctx = Ctx, session = Trace, mons = #{GuardMon => guard, SessionMon => session, TracerMon => tracer}}).
 
-start_tracer(native) -> scope_drain:start();
-start_tracer(_) -> scope_tracer:start().
+%% A trace session is one tracer's: that of the Erlang tracer goes with it, the native one's stays.
+start_tracer(native, Old) ->
+    {Tracer, Mon} = scope_drain:start(),
+    {Tracer, Mon, case Old of none -> scope_session:open({scope_nif, scope}); _ -> Old end};
+start_tracer(_, Old) ->
+    {Tracer, Mon} = scope_tracer:start(),
+    scope_session:close(Old),
+    {Tracer, Mon, scope_session:open(Tracer)}.
 
 tell(Ctx, Pids) -> lists:foreach(fun(P) -> P ! {peers, Ctx} end, Pids).
 
@@ -74,16 +81,16 @@ down(tracer, _, S = #s{ending = infinity, restarts = Before}) ->
     end;
 down(tracer, _, S) -> loop(S).
 
-restart(S = #s{ctx = Ctx0, mons = Mons}) ->
-    {Tracer, Mon} = start_tracer(map_get(capture, Ctx0)),
+restart(S = #s{ctx = Ctx0, mons = Mons, session = Old}) ->
+    {Tracer, Mon, Trace} = start_tracer(map_get(capture, Ctx0), Old),
     _ = (catch register(scope_tracer, Tracer)),
-    Ctx = Ctx0#{tracer => Tracer},
+    Ctx = Ctx0#{tracer => Tracer, trace => scope_session:weak(Trace)},
     scope_beat:beat(tracer, Ctx),
     #{session := Session, guard := Guard} = Ctx,
     From = scope_beat:last_flush(Ctx),
     tell(Ctx, [Tracer, Session, Guard]),
     Guard ! {tracer_lost, From},
-    S#s{ctx = Ctx, mons = Mons#{Mon => tracer}}.
+    S#s{ctx = Ctx, session = Trace, mons = Mons#{Mon => tracer}}.
 
 tick(S = #s{ctx = Ctx, ending = Ending}) ->
     %% Somebody loaded the agent's modules over it: the library is not theirs.

@@ -1,5 +1,4 @@
-%% Every trace BIF is called from here: patterns, flags, what others have set, and taking everything away again.
-%% (From OTP 27 on a trace session of our own belongs here.)
+%% What is traced: patterns, flags, what others have set, and taking everything away again. (scope_session calls the VM.)
 -module(scope_trace).
 
 -export([check_spec/1, flags/1, filtered/1, set_pattern/2, clear_pattern/1, count_calls/1, measured/3, pattern_state/2, owner_of_patterns/1,
@@ -81,7 +80,7 @@ flags(#{events := Events, children := Children}) ->
 
 %% Number of functions that it matches.
 -spec set_pattern({module(), atom(), arity() | '_'}, list()) -> non_neg_integer().
-set_pattern(MFA, MatchSpec) -> erlang:trace_pattern(MFA, as_set(MatchSpec), [local]).
+set_pattern(MFA, MatchSpec) -> scope_session:function(MFA, as_set(MatchSpec), [local]).
 
 %% To the native tracer a match spec costs as much as the rest of an event, so where it can, it finds the terms itself.
 as_set(MatchSpec) ->
@@ -140,16 +139,16 @@ paths(L) ->
     end.
 
 -spec clear_pattern({module(), atom(), arity() | '_'} | {call_count, tuple()}) -> non_neg_integer().
-clear_pattern({call_count, MFA}) -> erlang:trace_pattern(MFA, false, [call_count]);
-clear_pattern(MFA) -> erlang:trace_pattern(MFA, false, [local]).
+clear_pattern({call_count, MFA}) -> scope_session:function(MFA, false, [call_count]);
+clear_pattern(MFA) -> scope_session:function(MFA, false, [local]).
 
 %% Counts the calls from now on, by whatever process.
 -spec count_calls({module(), atom(), arity() | '_'}) -> non_neg_integer().
-count_calls(MFA) -> erlang:trace_pattern(MFA, true, [call_count]).
+count_calls(MFA) -> scope_session:function(MFA, true, [call_count]).
 
 %% A throwaway process of ours, traced by the caller, or by the native tracer, to see what that costs.
 -spec measured(pid(), atom(), boolean()) -> boolean().
-measured(Pid, messages, On) -> 1 =:= erlang:trace(Pid, On, with(self()) ++ [send, 'receive']);
+measured(Pid, messages, On) -> 1 =:= scope_session:process(Pid, On, with(self()) ++ [send, 'receive']);
 measured(Pid, Kind, On) ->
     Spec = [{'_', [], case Kind of
                           calls -> [];
@@ -157,21 +156,21 @@ measured(Pid, Kind, On) ->
                           returns -> [{exception_trace}]
                       end}],
     ok = roles(case On of true -> #{{scope_probe, mark, 1} => Spec}; false -> #{} end),
-    _ = erlang:trace_pattern({scope_probe, mark, 1}, On andalso as_set(Spec), [local]),
-    1 =:= erlang:trace(Pid, On, with(self()) ++ [call]).
+    _ = scope_session:function({scope_probe, mark, 1}, On andalso as_set(Spec), [local]),
+    1 =:= scope_session:process(Pid, On, with(self()) ++ [call]).
 
 %% ours: as we set it. other: somebody's. none: no pattern, or no such function.
 -spec pattern_state(mfa(), list()) -> ours | other | none.
 pattern_state(MFA, Ours) ->
-    case erlang:trace_info(MFA, traced) of
+    case scope_session:info(MFA, traced) of
         {traced, local} ->
             Set = as_set(Ours),
-            case erlang:trace_info(MFA, match_spec) of
+            case scope_session:info(MFA, match_spec) of
                 {match_spec, Set} -> ours;
                 _ -> other
             end;
         {traced, global} -> other;
-        {traced, _} -> none
+        _ -> none
     end.
 
 %% Patterns have no owner in OTP up to 26: whoever traces processes now is the best guess.
@@ -189,7 +188,7 @@ owner([P | Rest], Ours) ->
 %% Message events that another tool's match spec filters for everybody: we leave it alone, and say so.
 -spec filtered([atom()]) -> [send | 'receive'].
 filtered(Flags) ->
-    [E || E <- [send, 'receive'], lists:member(E, Flags), erlang:trace_info(E, match_spec) =/= {match_spec, true}].
+    [E || E <- [send, 'receive'], lists:member(E, Flags), {match_spec, MS} <- [scope_session:info(E, match_spec)], MS =/= true].
 
 %% A pattern on a function that nobody calls and nobody else would trace. It falls silent when all patterns are wiped,
 %% not when a module is reloaded. It goes with our code.
@@ -198,11 +197,11 @@ canary() -> ok.
 
 -spec set_canary() -> ok.
 set_canary() ->
-    _ = erlang:trace_pattern({?MODULE, canary, 0}, true, [local]),
+    _ = scope_session:function({?MODULE, canary, 0}, true, [local]),
     ok.
 
 -spec canary_sings() -> boolean().
-canary_sings() -> erlang:trace_info({?MODULE, canary, 0}, traced) =:= {traced, local}.
+canary_sings() -> scope_session:info({?MODULE, canary, 0}, traced) =:= {traced, local}.
 
 %% --- flags -----------------------------------------------------------------------------------------------------------
 
@@ -212,7 +211,8 @@ flags_on(Pid, Flags, Tracer) ->
     Ours = ours(Tracer),
     case tracer_of(Pid) of
         Free when Free =:= none; Free =:= Ours ->
-            try erlang:trace(Pid, true, with(Tracer) ++ Flags) of
+            try scope_session:process(Pid, true, with(Tracer) ++ Flags) of
+                0 -> dead;
                 _ -> ok
             catch
                 error:badarg -> dead
@@ -223,7 +223,7 @@ flags_on(Pid, Flags, Tracer) ->
 -spec flags_off(pid(), [atom()], pid()) -> ok.
 flags_off(Pid, Flags, Tracer) ->
     case is_ours(Pid, Tracer) of
-        true -> try erlang:trace(Pid, false, [to(Tracer) | Flags]) of _ -> ok catch error:badarg -> ok end;
+        true -> try scope_session:process(Pid, false, [to(Tracer) | Flags]) of _ -> ok catch error:badarg -> ok end;
         _ -> ok
     end.
 
@@ -249,23 +249,18 @@ with(Tracer) ->
         To -> [To]
     end.
 
-%% Of all that this tracer traces, and of new processes. Up to OTP 26 one stop of the schedulers, 23 ms with 100,000
-%% processes; from 27 on that call takes no notice of the tracer and would clear everybody's flags, so one by one.
+%% Of all that this tracer traces, and of new processes: one stop of the schedulers, 23 ms with 100,000 processes.
 -spec all_off(pid()) -> ok.
 all_off(Tracer) ->
     new_off(Tracer),
-    case list_to_integer(erlang:system_info(otp_release)) >= 27 of
-        true -> lists:foreach(fun(P) -> flags_off(P, [all], Tracer) end, processes());
-        false ->
-            try erlang:trace(all, false, [all, to(Tracer)]) of _ -> ok catch error:badarg -> ok end
-    end.
+    try scope_session:process(all, false, [all, to(Tracer)]) of _ -> ok catch error:badarg -> ok end.
 
 %% Of the native tracer, when its library is not this module's any more.
--dialyzer({no_match, native_off/0}).           % OTP's spec of trace_info/2 knows no tracer modules
 -spec native_off() -> ok.
 native_off() ->
-    [try erlang:trace(P, false, [all, {tracer, scope_nif, scope}]) of _ -> ok catch error:badarg -> ok end
-     || P <- [new_processes | processes()], tracer_of(P) =:= {scope_nif, scope}],
+    scope_session:close_all(),
+    [try scope_session:process(P, false, [all, {tracer, scope_nif, scope}]) of _ -> ok catch error:badarg -> ok end
+     || not scope_session:there_are(), P <- [new_processes | processes()], tracer_of(P) =:= {scope_nif, scope}],
     ok.
 
 -spec new_on([atom()], pid()) -> ok | {owned_by, term()}.
@@ -273,7 +268,7 @@ new_on(Flags, Tracer) ->
     Ours = ours(Tracer),
     case tracer_of(new_processes) of
         T when T =:= none; T =:= Ours ->
-            _ = erlang:trace(new_processes, true, with(Tracer) ++ Flags),
+            _ = scope_session:process(new_processes, true, with(Tracer) ++ Flags),
             ok;
         Other -> {owned_by, Other}
     end.
@@ -282,13 +277,13 @@ new_on(Flags, Tracer) ->
 new_off(Tracer) ->
     case is_ours(new_processes, Tracer) of
         true ->
-            try erlang:trace(new_processes, false, [all, to(Tracer)]) of _ -> ok catch error:badarg -> ok end;
+            try scope_session:process(new_processes, false, [all, to(Tracer)]) of _ -> ok catch error:badarg -> ok end;
         _ -> ok
     end.
 
 -spec tracer_of(pid() | new_processes) -> none | pid() | port() | {module(), term()}.
 tracer_of(Pid) ->
-    case erlang:trace_info(Pid, tracer) of
+    case scope_session:info(Pid, tracer) of
         {tracer, []} -> none;
         {tracer, Tracer} -> Tracer;
         undefined -> none
@@ -296,7 +291,7 @@ tracer_of(Pid) ->
 
 -spec pid_flags(pid()) -> [atom()] | undefined.
 pid_flags(Pid) ->
-    case erlang:trace_info(Pid, flags) of
+    case scope_session:info(Pid, flags) of
         {flags, Flags} -> Flags;
         undefined -> undefined
     end.
@@ -353,7 +348,7 @@ finish(Tracer0, Patterns, Others) ->
 
 clean_up(Tracer, Patterns, Known, Modules) ->
     _ = scope_nif:stop(),
-    all_off(Tracer),
+    relieve(Tracer),
     Names = [whereis(N) || N <- [scope_agent, scope_guard, scope_sup, scope_tracer]],
     Pids = lists:usort([P || P <- Known ++ Names, is_pid(P)]),
     %% Whoever could set something again goes before the patterns do.
@@ -363,8 +358,13 @@ clean_up(Tracer, Patterns, Known, Modules) ->
                 M
             end || P <- Pids],
     lists:foreach(fun(M) -> receive {'DOWN', M, _, _, _} -> ok after 1000 -> ok end end, Mons),
+    relieve(Tracer),
     lists:foreach(fun(P) -> catch clear_pattern(P) end, Patterns),
     unload(Modules).
+
+relieve(Tracer) ->
+    scope_session:close_all(),
+    all_off(Tracer).
 
 %% The code goes last. Whatever runs of it then is killed by the purge, in a process that runs none of it. Not by way of
 %% the code server: it would serve nobody else meanwhile, and a purge waits until every process has run.

@@ -46,6 +46,7 @@ init() ->
     #{guard := Guard, sup := Sup, session := Session, opts := Opts} = Ctx,
     _ = erlang:monitor(process, Guard),
     _ = erlang:monitor(process, Sup),
+    scope_session:use(maps:get(trace, Ctx)),
     Now = mono(),
     S = #s{ctx = Ctx, session = Session, cut = Now - ?SLACK_NS, marked = Now,
             caps = scope_cut:caps(maps:get(caps, Opts, #{})),

@@ -52,7 +52,13 @@ names(Id, Start = #start{spec = #{names := Names, children := Follow, pids := Gi
     end.
 
 -spec check(#s{}) -> #s{}.
-check(S = #s{tracer = Tracer}) ->
+check(S) ->
+    case scope_session:stands() of
+        true -> check_it(S);
+        false -> S                  % its tracer is gone, and we shall hear of that
+    end.
+
+check_it(S = #s{tracer = Tracer}) ->
     Now = mono(),
     {Lost, Canary, Reloaded} = scope_patterns:lost(S#s.patterns),
     Gone = sample_lost(S),
@@ -122,11 +128,18 @@ tracer_lost(From, S = #s{kills = Before, patterns = Patterns, tracer = Tracer}) 
     Kills = [Now | [T || T <- Before, Now - T < 60000]],
     Tracer ! {patterns, scope_patterns:all(Patterns)},
     Tracer ! {configure, S#s.settings},
-    S1 = scope_ladder:refill(0.5, S#s{kills = Kills}),
+    S1 = scope_ladder:refill(0.5, again(S#s{kills = Kills})),
     if
         map_size(S#s.starts) =:= 0 -> S1;
         length(Kills) > ?KILLS -> scope_guard:stop_all(overload, S1);
         true -> pause(tracer_killed, From, backoff(100, length(Kills)), S1)
+    end.
+
+%% Where the session was the lost tracer's the patterns went with it, and so did the counters.
+again(S = #s{ctx = #{capture := Capture}, patterns = Patterns}) ->
+    case scope_session:there_are() andalso Capture =/= native of
+        true -> scope_ladder:recount(S#s{patterns = scope_patterns:rearm(Patterns)});
+        false -> S
     end.
 
 backoff(Ms, N) when N > 0 -> min(2000, Ms bsl min(N, 8));

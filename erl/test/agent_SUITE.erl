@@ -155,7 +155,7 @@ hold_full_removes_tracing(Config) ->
     {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}])}]),
     d(D, stop, [Pid]),
     Producer = paced(T, 20),
-    wait_until(fun() -> rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced]) =:= {traced, false} end),
+    wait_until(fun() -> agent_test:info(T, {scope_victim, work, 1}, traced) =:= {traced, false} end),
     N = stop_paced(T, Producer),
     Pid2 = again(T, D, Pid, #{}),
     {ok, #{mode := removed, tracing := Tracing}} =

@@ -62,10 +62,10 @@ refused_with_reason(Config) ->
 loops_keep_no_returns(Config) ->
     {T, D, Pid} = budgeted(Config, #{cpu => 100}),
     {ok, _} = start(D, Pid, a, #{modules => [scope_victim], events => [calls, returns]}),
-    assert_eq({match_spec, [{'_', [], [{exception_trace}]}]}, rpc(T, erlang, trace_info, [{scope_victim, work, 1}, match_spec])),
+    assert_eq({match_spec, [{'_', [], [{exception_trace}]}]}, agent_test:info(T, {scope_victim, work, 1}, match_spec)),
     Plain = {match_spec, case native() of true -> []; false -> [{'_', [], []}] end},
-    assert_eq(Plain, rpc(T, erlang, trace_info, [{scope_victim, producer_loop, 3}, match_spec])),
-    assert_eq(Plain, rpc(T, erlang, trace_info, [{scope_victim, loop, 0}, match_spec])),
+    assert_eq(Plain, agent_test:info(T, {scope_victim, producer_loop, 3}, match_spec)),
+    assert_eq(Plain, agent_test:info(T, {scope_victim, loop, 0}, match_spec)),
     ok = d(D, control, [Pid, unload]),
     nothing_left(T).
 
@@ -145,7 +145,7 @@ counting_leaves_nothing(Config) ->
     {T, D, Pid} = setup(Config, #{agent => #{budget => #{}, probe_ms => 1000}}),
     _ = rpc(T, code, ensure_loaded, [scope_victim]),
     _ = d(D, call, [Pid, {tell, {control, make_ref(), {probe, #{modules => [scope_victim]}}}}]),
-    Counted = fun() -> rpc(T, erlang, trace_info, [{scope_victim, work, 1}, call_count]) end,
+    Counted = fun() -> agent_test:info(T, {scope_victim, work, 1}, call_count) end,
     wait_until(fun() -> Counted() =/= {call_count, false} end),
     rpc(T, fun() -> exit(whereis(scope_guard), kill) end),
     nothing_left(T),
@@ -217,7 +217,7 @@ flat_out_is_held(Config) ->
     rpc(T, fun() -> [exit(P, kill) || P <- Ps], ok end),
     ok = d(D, control, [Pid, unload]),
     nothing_left(T),
-    assert_eq({call_count, false}, rpc(T, erlang, trace_info, [{scope_victim, hammered, 1}, call_count])).
+    assert_eq({call_count, false}, agent_test:info(T, {scope_victim, hammered, 1}, call_count)).
 
 %% Quiet again: rung by rung, up to all that was asked, and events come as before.
 comes_back_slowly(Config) ->

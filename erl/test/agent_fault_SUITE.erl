@@ -10,7 +10,7 @@ all() ->
     [panic_button, supervisor_killed, guard_killed, agent_and_supervisor_killed, agent_and_guard_killed,
      guard_and_supervisor_killed, all_but_tracer_killed, killed_while_taking_away, agent_suspended, guard_suspended, supervisor_suspended,
      tracer_killed, children_after_kill, tracer_suspended, hostile_load, hostile_big_terms, foreign_tracer, foreign_pattern, foreign_send_filter,
-     pattern_taken_over, dbg_stop_clear, dbg_clears_twice, module_reloaded, name_followed, unload_under_load].
+     pattern_taken_over, dbg_stop_clear, dbg_clears_twice, dbg_beside, old_trace_beside, module_reloaded, name_followed, unload_under_load].
 
 timeout(hostile_load) -> 90000;
 timeout(_) -> 60000.
@@ -90,7 +90,7 @@ tracer_killed(Config) ->
     lists:foreach(fun(_) ->
                           Old = rpc(T, erlang, whereis, [scope_tracer]),
                           rpc(T, erlang, exit, [Old, kill]),
-                          wait_until(fun() -> rpc(T, erlang, whereis, [scope_tracer]) =/= Old end)
+                          wait_until(fun() -> New = rpc(T, erlang, whereis, [scope_tracer]), is_pid(New) andalso New =/= Old end)
                   end, lists:seq(1, 5)),
     {stopped, a, overload} = d(D, wait, [Pid, fun({stopped, a, _}) -> true end]),
     {ok, #{tracing := #{}}} = d(D, control, [Pid, status]).
@@ -167,8 +167,84 @@ peak(Until, Peak) ->
 
 %% --- other tools -----------------------------------------------------------------------------------------------------
 
-foreign_tracer(Config) ->
+%% Where there is one session for all tools, up to OTP 26.
+shared(Config) ->
     {T, D, Pid} = setup(Config),
+    agent_test:has_sessions(T) andalso throw({skip, "we have a session of our own there"}),
+    {T, D, Pid}.
+
+%% From OTP 27 on: another tool traces the same function of the same process before, during and after us.
+dbg_beside(Config) ->
+    beside(Config,
+           fun(P, To) ->
+                   {ok, _} = dbg:tracer(process, {fun({trace, _, call, {_, _, [X]}}, Pid) -> Pid ! {tool, X}, Pid end, To}),
+                   {ok, _} = dbg:p(P, [call]),
+                   {ok, _} = dbg:tpl(scope_victim, work, 1, [])
+           end,
+           fun() -> dbg:stop() end).
+
+old_trace_beside(Config) ->
+    beside(Config,
+           fun(P, To) ->
+                   Me = self(),
+                   spawn(fun() ->
+                                 1 = erlang:trace(P, true, [call]),
+                                 1 = erlang:trace_pattern({scope_victim, work, 1}, [], [local]),
+                                 Me ! set,
+                                 (fun Loop() -> receive {trace, _, call, {_, _, [X]}} -> To ! {tool, X}, Loop() end end)()
+                         end),
+                   receive set -> ok end
+           end,
+           fun() ->
+                   erlang:trace_pattern({'_', '_', '_'}, false, [local]),
+                   erlang:trace(all, false, [all])
+           end).
+
+beside(Config, Begin, End) ->
+    {T, D, Pid} = setup(Config),
+    agent_test:has_sessions(T) orelse throw({skip, before_otp_27}),
+    P = rpc(T, scope_victim, echo, []),
+    Seen = rpc(T, fun() -> spawn(fun() -> collect([]) end) end),
+    Work = fun(Xs) -> rpc(T, fun() -> [begin P ! {self(), X}, receive {P, _} -> ok end end || X <- Xs], ok end) end,
+    Theirs = fun(Last) ->
+                     wait_until(fun() -> lists:member(Last, rpc(T, fun() -> seen(Seen) end)) end),
+                     rpc(T, fun() -> seen(Seen) end)
+             end,
+    Start = fun(Id) -> {ok, _} = d(D, control, [Pid, {start, Id, (calls([{scope_victim, work, 1}]))#{pids => [P]}}]) end,
+    rpc(T, fun() -> Begin(P, Seen) end),
+    Work([1, 2]),
+    Start(a),
+    Work([3, 4]),
+    ok = d(D, control, [Pid, {stop, a}]),
+    Work([5, 6]),
+    assert_eq([1, 2, 3, 4, 5, 6], Theirs(6)),
+    Start(b),
+    Work([7]),
+    rpc(T, End),
+    Work([8, 9]),
+    ok = d(D, control, [Pid, flush]),
+    assert_eq([1, 2, 3, 4, 5, 6, 7], Theirs(7)),
+    assert_eq([3, 4, 7, 8, 9], args(d(D, events, [Pid]))),
+    %% nothing was thought to be lost, and a tool that comes later is not disturbed by our going either
+    assert_eq([], [G || G = {R, _, _, _} <- d(D, gaps, [Pid]), R =:= tracing_lost]),
+    rpc(T, fun() -> Begin(P, Seen) end),
+    ok = d(D, control, [Pid, unload]),
+    wait_until(fun() -> rpc(T, erlang, whereis, [scope_agent]) =:= undefined end),
+    Work([10]),
+    assert_eq(lists:seq(1, 7) ++ [10], Theirs(10)),
+    rpc(T, End),
+    nothing_left(T).
+
+collect(Xs) ->
+    receive
+        {tool, X} -> collect([X | Xs]);
+        {tell, From} -> From ! {seen, lists:reverse(Xs)}, collect(Xs)
+    end.
+
+seen(Collector) -> Collector ! {tell, self()}, receive {seen, Xs} -> Xs end.
+
+foreign_tracer(Config) ->
+    {T, D, Pid} = shared(Config),
     P = rpc(T, scope_victim, echo, []),
     P2 = rpc(T, scope_victim, echo, []),
     Owner = rpc(T, fun() ->
@@ -190,7 +266,7 @@ foreign_tracer(Config) ->
     assert_eq({tracer, Owner}, rpc(T, erlang, trace_info, [P, tracer])).
 
 foreign_pattern(Config) ->
-    {T, D, Pid} = setup(Config),
+    {T, D, Pid} = shared(Config),
     Theirs = [{['$1'], [{'>', '$1', 7}], [{return_trace}]}],
     _ = rpc(T, code, ensure_loaded, [scope_victim]),
     1 = rpc(T, erlang, trace_pattern, [{scope_victim, twice, 1}, Theirs, [local]]),
@@ -200,11 +276,11 @@ foreign_pattern(Config) ->
     ok = d(D, control, [Pid, unload]),
     wait_until(fun() -> rpc(T, erlang, whereis, [scope_agent]) =:= undefined end),
     assert_eq({match_spec, Theirs}, rpc(T, erlang, trace_info, [{scope_victim, twice, 1}, match_spec])),
-    assert_eq({traced, false}, rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced])).
+    assert_eq({traced, false}, agent_test:info(T, {scope_victim, work, 1}, traced)).
 
 %% Another tool's filter on messages stays, and the start says that it holds for us too.
 foreign_send_filter(Config) ->
-    {T, D, Pid} = setup(Config),
+    {T, D, Pid} = shared(Config),
     P = rpc(T, scope_victim, echo, []),
     Theirs = [{['_', {'$1', '_'}], [{is_atom, '$1'}], []}],
     rpc(T, erlang, trace_pattern, [send, Theirs, []]),
@@ -216,34 +292,32 @@ foreign_send_filter(Config) ->
 
 %% Another tool sets a pattern over ours: it keeps it, we stop.
 pattern_taken_over(Config) ->
-    {T, D, Pid} = setup(Config),
+    {T, D, Pid} = shared(Config),
     {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}, {scope_victim, twice, 1}])}]),
     Theirs = [{['$1'], [{'>', '$1', 7}], [{return_trace}]}],
     1 = rpc(T, erlang, trace_pattern, [{scope_victim, twice, 1}, Theirs, [local]]),
     {stopped, a, lost} = d(D, wait, [Pid, fun({stopped, a, _}) -> true end]),
     d(D, wait, [Pid, fun({gap, {tracing_lost, unknown, _, _}}) -> true end]),
     assert_eq({match_spec, Theirs}, rpc(T, erlang, trace_info, [{scope_victim, twice, 1}, match_spec])),
-    wait_until(fun() -> rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced]) =:= {traced, false} end).
+    wait_until(fun() -> agent_test:info(T, {scope_victim, work, 1}, traced) =:= {traced, false} end).
 
 %% Wipes every pattern on the node: set again once, with a gap.
 dbg_stop_clear(Config) ->
-    {T, D, Pid} = setup(Config),
+    {T, D, Pid} = shared(Config),
     {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}])}]),
-    %% from OTP 27 on dbg has a session of its own, and wipes nothing of ours
-    list_to_integer(rpc(T, erlang, system_info, [otp_release])) < 27 orelse throw({skip, dbg_has_sessions}),
     rpc(T, fun() -> dbg:tracer(), dbg:stop_clear() end),
     d(D, wait, [Pid, fun({gap, {tracing_lost, unknown, _, _}}) -> true end]),
-    wait_until(fun() -> rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced]) =:= {traced, local} end),
+    wait_until(fun() -> agent_test:info(T, {scope_victim, work, 1}, traced) =:= {traced, local} end),
     agent_SUITE:produce(T, 10),
     ok = d(D, control, [Pid, flush]),
     assert_eq(lists:seq(1, 10), args(d(D, events, [Pid]))).
 
 dbg_clears_twice(Config) ->
-    {T, D, Pid} = setup(Config),
+    {T, D, Pid} = shared(Config),
     {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}])}]),
     Clear = fun() -> erlang:trace_pattern({'_', '_', '_'}, false, [local]) end,
     rpc(T, Clear),
-    wait_until(fun() -> rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced]) =:= {traced, local} end),
+    wait_until(fun() -> agent_test:info(T, {scope_victim, work, 1}, traced) =:= {traced, local} end),
     rpc(T, Clear),
     {stopped, a, lost} = d(D, wait, [Pid, fun({stopped, a, _}) -> true end]).
 
@@ -253,7 +327,7 @@ module_reloaded(Config) ->
     {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}, {lists, sum, 1}])}]),
     [begin
          rpc(T, fun() -> code:purge(scope_victim), {module, _} = code:load_file(scope_victim), ok end),
-         wait_until(fun() -> rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced]) =:= {traced, local} end)
+         wait_until(fun() -> agent_test:info(T, {scope_victim, work, 1}, traced) =:= {traced, local} end)
      end || _ <- lists:seq(1, 3)],
     d(D, wait, [Pid, fun({gap, {code_loaded, unknown, _, _}}) -> true end]),
     d(D, wait, [Pid, fun({event, {scope, code_load, scope_victim, _, _}}) -> true end]),
@@ -268,7 +342,7 @@ name_followed(Config) ->
     {ok, _} = d(D, control, [Pid, {start, a, #{names => [srv, never_there], events => [takes, state]}}]),
     rpc(T, erlang, exit, [P1, kill]),
     P2 = rpc(T, fun() -> wait_until(fun() -> whereis(srv) =:= undefined end), scope_victim:start(srv, 40) end),
-    wait_until(fun() -> rpc(T, erlang, trace_info, [P2, flags]) =/= {flags, []} end),
+    wait_until(fun() -> agent_test:info(T, P2, flags) =/= {flags, []} end),
     rpc(T, gen_server, cast, [srv, add]),
     d(D, wait, [Pid, fun({event, {trace_ts, _, call, _, {state, 41}, _}}) -> true end]),
     {gap, {name_moved, unknown, _, _}} = d(D, wait, [Pid, fun({gap, {name_moved, _, _, _}}) -> true end]).

@@ -294,7 +294,7 @@ all_killed(Config) ->
                         process_flag(priority, max),
                         [exit(P, kill) || P <- Ps],
                         process_flag(priority, normal),
-                        Flags = fun() -> [P || P <- processes(), {flags, F} <- [erlang:trace_info(P, flags)], F =/= []] end,
+                        Flags = fun() -> [P || P <- processes(), {flags, F} <- [agent_test:info(P, flags)], F =/= []] end,
                         Wait = fun Wait() -> case Flags() of [] -> ok; _ -> receive after 10 -> Wait() end end end,
                         Wait(),
                         erlang:monotonic_time(millisecond) - Begun

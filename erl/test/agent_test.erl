@@ -1,7 +1,8 @@
 %% What the agent's suites share: a target node, a daemon's double on a hidden node, and the look for traces.
 -module(agent_test).
 
--export([setup/1, setup/2, target/2, d/3, daemon/3, left/1, nothing_left/1, nothing_left/2, args/1, calls/1, native/0, flags/1]).
+-export([setup/1, setup/2, target/2, d/3, daemon/3, left/1, nothing_left/1, nothing_left/2, args/1, calls/1, native/0, flags/1, info/2, info/3,
+         has_sessions/1]).
 
 -import(scope_test, [start_node/3, rpc/2, rpc/4, wait_until/2]).
 
@@ -37,6 +38,24 @@ flags(Flags) -> lists:sort(Flags ++ case native() of true -> []; false -> [arity
 args(Events) -> [X || {trace_ts, _, call, {scope_victim, work, 1}, {args, [X]}, _} <- Events].
 calls(MFAs) -> #{mfas => MFAs, args => true, events => [calls]}.
 
+%% What of ours is set: from OTP 27 on in the session of our own.
+info(T, What, Item) -> rpc(T, ?MODULE, info, [What, Item]).
+info(What, Item) ->
+    case sessions() of
+        none -> erlang:trace_info(What, Item);
+        [] when Item =:= flags -> {flags, []};
+        [] -> {Item, false};
+        [Session | _] -> try apply(trace, info, [Session, What, Item]) catch error:badarg -> info(What, Item) end
+    end.
+
+sessions() ->
+    case list_to_integer(erlang:system_info(otp_release)) >= 27 of
+        true -> [S || S = {elixir_scope, _} <- apply(trace, session_info, [all])];
+        false -> none
+    end.
+
+has_sessions(T) -> rpc(T, fun() -> sessions() =/= none end).
+
 nothing_left(T) -> nothing_left(T, 5000).
 nothing_left(T, Ms) -> wait_until(fun() -> case left(T) of [] -> true; L -> L end end, Ms).
 
@@ -50,6 +69,7 @@ left(T) ->
                        ++ [{name, N} || N <- registered(), lists:prefix("scope_", atom_to_list(N))]
                        ++ [{flags, P, F} || P <- processes(), {flags, F} <- [erlang:trace_info(P, flags)], F =/= []]
                        ++ [{new, F} || {flags, F} <- [erlang:trace_info(new_processes, flags)], F =/= []]
+                       ++ [{session, S} || sessions() =/= none, S <- sessions()]
                        ++ [{pattern, {M, F, A}}
                            || {M, _} <- code:all_loaded(), {F, A} <- try M:module_info(functions) catch _:_ -> [] end,
                               erlang:trace_info({M, F, A}, traced) =/= {traced, false}]

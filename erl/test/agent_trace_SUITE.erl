@@ -18,7 +18,7 @@ union_and_stop(Config) ->
     {T, D, Pid} = setup(Config),
     P1 = rpc(T, scope_victim, echo, []),
     P2 = rpc(T, scope_victim, echo, []),
-    Flags = fun(P) -> {flags, F} = rpc(T, erlang, trace_info, [P, flags]), lists:sort(F) end,
+    Flags = fun(P) -> {flags, F} = agent_test:info(T, P, flags), lists:sort(F) end,
     {ok, _} = d(D, control, [Pid, {start, a, #{pids => [P1, P2], events => [messages]}}]),
     A = Flags(P1),
     assert_eq(agent_test:flags(['receive', send]), A),
@@ -37,7 +37,7 @@ union_and_stop(Config) ->
 %% Of patterns, too: a module's, a function's and a behaviour's.
 union_of_patterns(Config) ->
     {T, D, Pid} = setup(Config),
-    Spec = fun(F, A) -> {match_spec, S} = rpc(T, erlang, trace_info, [{scope_victim, F, A}, match_spec]), S end,
+    Spec = fun(F, A) -> {match_spec, S} = agent_test:info(T, {scope_victim, F, A}, match_spec), S end,
     %% The native tracer takes the arguments itself.
     {Plain, Args, Both} = case agent_test:native() of
                               true -> {[], [], [{'_', [], [{exception_trace}]}]};
@@ -56,15 +56,15 @@ union_of_patterns(Config) ->
     assert_eq({Args, Plain}, {Spec(work, 1), Spec(twice, 1)}),
     ok = d(D, control, [Pid, {stop, a}]),
     assert_eq(Args, Spec(work, 1)),
-    assert_eq({match_spec, false}, rpc(T, erlang, trace_info, [{scope_victim, twice, 1}, match_spec])),
+    assert_eq({match_spec, false}, agent_test:info(T, {scope_victim, twice, 1}, match_spec)),
     ok = d(D, control, [Pid, {stop, b}]),
-    assert_eq({traced, false}, rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced])).
+    assert_eq({traced, false}, agent_test:info(T, {scope_victim, work, 1}, traced)).
 
 limit_ms(Config) ->
     {T, D, Pid} = setup(Config),
     {ok, _} = d(D, control, [Pid, {start, a, (calls([{scope_victim, work, 1}]))#{limit => #{ms => 300}}}]),
     {stopped, a, {limit, ms}} = d(D, wait, [Pid, fun({stopped, _, _}) -> true end]),
-    assert_eq({traced, false}, rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced])).
+    assert_eq({traced, false}, agent_test:info(T, {scope_victim, work, 1}, traced)).
 
 limit_count(Config) ->
     {T, D, Pid} = setup(Config),
@@ -72,7 +72,7 @@ limit_count(Config) ->
     Producer = agent_SUITE:paced(T, 5),
     {stopped, a, {limit, count}} = d(D, wait, [Pid, fun({stopped, _, _}) -> true end]),
     _ = agent_SUITE:stop_paced(T, Producer),
-    assert_eq({traced, false}, rpc(T, erlang, trace_info, [{scope_victim, work, 1}, traced])).
+    assert_eq({traced, false}, agent_test:info(T, {scope_victim, work, 1}, traced)).
 
 children(Config) ->
     {T, D, Pid} = setup(Config),
@@ -95,11 +95,10 @@ children_stop(Config) ->
     wait_until(fun() -> traced(T) =:= 3 end),
     ok = d(D, control, [Pid, {stop, a}]),
     assert_eq(1, traced(T)),
-    {flags, Flags} = rpc(T, erlang, trace_info, [P, flags]),
+    {flags, Flags} = agent_test:info(T, P, flags),
     assert_eq(agent_test:flags([procs]), lists:sort(Flags)).
 
-traced(T) -> rpc(T, fun() -> length([P || P <- processes(), erlang:trace_info(P, flags) =/= {flags, []},
-                                          erlang:trace_info(P, flags) =/= undefined]) end).
+traced(T) -> rpc(T, fun() -> length([P || P <- processes(), {flags, [_ | _]} <- [agent_test:info(P, flags)]]) end).
 
 %% A process that on `go` spawns one that spawns one; each calls work and lives on.
 family(T) ->
@@ -122,8 +121,8 @@ new_processes(Config) ->
     ok = d(D, control, [Pid, flush]),
     assert_eq([2], args(d(D, events, [Pid]))),
     ok = d(D, control, [Pid, {stop, a}]),
-    assert_eq({flags, []}, rpc(T, erlang, trace_info, [new_processes, flags])),
-    assert_eq({flags, []}, rpc(T, erlang, trace_info, [New, flags])).
+    assert_eq({flags, []}, agent_test:info(T, new_processes, flags)),
+    assert_eq({flags, []}, agent_test:info(T, New, flags)).
 
 all_processes(Config) ->
     {T, D, Pid} = setup(Config),
@@ -222,8 +221,8 @@ name_moves(Config) ->
     P1 = rpc(T, scope_victim, start, [srv]),
     {ok, _} = d(D, control, [Pid, {start, a, #{names => [srv], events => [messages]}}]),
     P2 = rpc(T, fun() -> unregister(srv), scope_victim:start(srv) end),
-    wait_until(fun() -> rpc(T, erlang, trace_info, [P2, flags]) =/= {flags, []} end),
-    wait_until(fun() -> rpc(T, erlang, trace_info, [P1, flags]) =:= {flags, []} end).
+    wait_until(fun() -> agent_test:info(T, P2, flags) =/= {flags, []} end),
+    wait_until(fun() -> agent_test:info(T, P1, flags) =:= {flags, []} end).
 
 %% Within a process, in order; the cut never passes an event that comes later.
 order_is_kept(Config) ->
