@@ -326,29 +326,56 @@ void Writer::drop_old() {
   auto manifest = state_.manifest;
   for (const auto i : std::views::reverse(drop))
     manifest.partitions.erase(manifest.partitions.begin() + static_cast<std::ptrdiff_t>(i));
-  if (auto written = manifest.write(options_.path); !written) {
-    spdlog::error("store: retention waits: {}", to_string(written.error()));
-    return;
+  if (auto done = replace_manifest(std::move(manifest), true); !done)
+    spdlog::error("store: retention waits: {}", to_string(done.error()));
+}
+
+// Writes the manifest; what it lists no more leaves the view, and the disk if `unlink`.
+Status Writer::replace_manifest(Manifest manifest, bool unlink) {
+  RETURN_IF_ERROR(manifest.write(options_.path));
+  std::vector<std::shared_ptr<Partition>> gone;
+  for (const auto& p : publisher_.sealed().partitions) {
+    if (std::ranges::find(manifest.partitions, p->number(), &Manifest::Partition::number) ==
+        manifest.partitions.end())
+      gone.push_back(p);
   }
-  std::vector<std::shared_ptr<Partition>> dropped;
-  for (const auto i : drop) {
-    const auto number = state_.manifest.partitions[i].number;
-    for (const auto& p : publisher_.sealed().partitions) {
-      if (p->number() == number) dropped.push_back(p);
+  for (auto& p : gone) {
+    std::uint64_t rows = 0;
+    for (const auto& unit : publisher_.sealed().units) {
+      if (unit.partition == p->number()) rows += unit.rows;
     }
-    publisher_.drop_partition(number);
+    gauges_.events_stored -= std::min<std::uint64_t>(rows, gauges_.events_stored);
+    publisher_.drop_partition(p->number());
   }
   state_.manifest = std::move(manifest);
   state_.clocks.forget_before({state_.manifest.partitions.front().made_ns});
   publisher_.set_clocks(state_.clocks);
   publisher_.publish(state_.last_lsn);
-  for (auto& p : dropped) {
-    std::uint64_t rows = 0;
-    for (const auto& unit : p->units_at_open()) rows += unit.rows;
-    gauges_.events_stored -= std::min<std::uint64_t>(rows, gauges_.events_stored);
-    reaper_.bury(std::move(p));
+  for (auto& p : gone) {
+    if (unlink) reaper_.bury(std::move(p));
   }
   update_sizes();
+  return {};
+}
+
+Result<Numbers> Writer::edit(EditRequest& request) {
+  auto manifest = state_.manifest;
+  ASSIGN_OR_RETURN(auto numbers, request.change(manifest));
+  RETURN_IF_ERROR(replace_manifest(std::move(manifest), request.unlink));
+  for (auto& p : request.attached) {
+    const auto& all = publisher_.sealed().partitions;
+    if (!std::ranges::binary_search(numbers, p->number()) ||
+        std::ranges::find(all, p->number(), &Partition::number) != all.end())
+      continue;
+    ASSIGN_OR_RETURN(const auto here, p->read());
+    RETURN_IF_ERROR(state_.clocks.load(here.txn, here.db().clock));
+    for (const auto& unit : p->units_at_open()) gauges_.events_stored += unit.rows;
+    publisher_.add_partition(p);
+  }
+  publisher_.set_clocks(state_.clocks);
+  publisher_.publish(state_.last_lsn);
+  update_sizes();
+  return numbers;
 }
 
 }  // namespace scope::store

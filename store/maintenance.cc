@@ -38,12 +38,6 @@ Status copy_durably(const std::string& from, const std::string& to) {
   return {};
 }
 
-Result<std::shared_ptr<Partition>> open_partition(const std::string& folder, std::uint32_t number) {
-  if (!fs::exists(Partition::file_name(folder, number)))
-    return fail(Code::bad_value, Partition::file_name(folder, number) + " is missing");
-  return Partition::open(folder, number, {});
-}
-
 // Calls back for each row of `dbi` with that prefix.
 Status each_row(const lmdb::Txn& txn, lmdb::Dbi dbi, Bytes prefix,
                 const std::function<void(Bytes key, Bytes value)>& use) {
@@ -56,22 +50,26 @@ Status each_row(const lmdb::Txn& txn, lmdb::Dbi dbi, Bytes prefix,
   }
 }
 
+void add_damage(VerifyReport& report, std::uint32_t partition, std::string what) {
+  ++report.damaged;
+  if (report.damages.size() < VerifyReport::kMostDamages)
+    report.damages.push_back({partition, std::move(what)});
+}
+
 class Checker {
  public:
   Checker(VerifyReport& report, std::uint32_t number) : report_(report), number_(number) {}
 
-  void run(const std::string& folder) {
-    ++report_.partitions;
-    const auto partition = open_partition(folder, number_);
-    if (!partition) return bad(to_string(partition.error()));
-    for (const auto& unit : (*partition)->units_at_open()) {
-      const auto here = (*partition)->read();
+  void run(const Partition& partition, std::span<const Unit> units, const Progress& progress) {
+    for (const auto& unit : units) {
+      if (progress.stopped()) return;
+      const auto here = partition.read();
       if (!here) return bad(to_string(here.error()));
       check_block(*here, unit);
     }
-    const auto here = (*partition)->read();
-    if (!here) return bad(to_string(here.error()));
     for (const char kind : kSegmentKinds) {
+      const auto here = partition.read();
+      if (!here) return bad(to_string(here.error()));
       const auto done = each_row(here->txn, here->db().seg, Key(kind), [&](Bytes key, Bytes value) {
         ++report_.indexes;
         if (!SegmentValue::open(value, false))
@@ -79,6 +77,8 @@ class Checker {
       });
       if (!done) bad(to_string(done.error()));
     }
+    const auto here = partition.read();
+    if (!here) return bad(to_string(here.error()));
     const auto done = each_row(here->txn, here->db().hot, {}, [&](Bytes key, Bytes value) {
       ++report_.hot_batches;
       ByteReader in(value);
@@ -106,17 +106,33 @@ class Checker {
     report_.rows += rows->rows.size();
     if (rows->rows.size() != unit.rows) bad(name + ": it holds another number of events");
   }
-  void bad(std::string what) {
-    ++report_.damaged;
-    if (report_.damages.size() < VerifyReport::kMostDamages)
-      report_.damages.push_back({number_, std::move(what)});
-  }
+  void bad(std::string what) { add_damage(report_, number_, std::move(what)); }
 
   VerifyReport& report_;
   const std::uint32_t number_;
 };
 
+Result<std::shared_ptr<Partition>> open_partition(const std::string& folder, std::uint32_t number) {
+  return open_attached(folder, number, {});
+}
+
 }  // namespace
+
+Result<std::shared_ptr<Partition>> open_attached(const std::string& folder, std::uint32_t number,
+                                                 const PartitionOptions& options) {
+  if (!fs::exists(Partition::file_name(folder, number)))
+    return fail(Code::bad_value, Partition::file_name(folder, number) + " is missing");
+  return Partition::open(folder, number, options);
+}
+
+Status check_partition(const Partition& partition, std::span<const Unit> units,
+                       const Progress& progress, VerifyReport& report) {
+  progress.at(partition.number());
+  ++report.partitions;
+  Checker(report, partition.number()).run(partition, units, progress);
+  if (progress.stopped()) return fail(Code::closed, "the store is being closed");
+  return {};
+}
 
 Result<StoreFolder> StoreFolder::open(const std::string& path) {
   StoreFolder out;
@@ -130,7 +146,7 @@ Result<StoreFolder> StoreFolder::open(const std::string& path) {
   return out;
 }
 
-std::vector<PartitionReport> StoreFolder::info() const {
+Result<std::vector<PartitionReport>> StoreFolder::info() const {
   std::vector<PartitionReport> out;
   for (const auto& listed : manifest_.partitions) {
     auto& report = out.emplace_back();
@@ -168,39 +184,42 @@ std::vector<IncarnationInfo> StoreFolder::agents() const {
   return out;
 }
 
-VerifyReport StoreFolder::verify(const std::function<void(std::uint32_t)>& each) const {
+Result<VerifyReport> StoreFolder::verify(const Progress& progress) const {
   VerifyReport report;
   for (const auto& listed : manifest_.partitions) {
-    if (each) each(listed.number);
-    Checker(report, listed.number).run(folder_of(listed));
+    const auto partition = open_partition(folder_of(listed), listed.number);
+    if (!partition) {
+      ++report.partitions;
+      add_damage(report, listed.number, to_string(partition.error()));
+      continue;
+    }
+    RETURN_IF_ERROR(check_partition(**partition, (*partition)->units_at_open(), progress, report));
   }
   return report;
 }
 
-Result<std::vector<std::uint32_t>> StoreFolder::archive(ClusterTime until, const std::string& to) {
-  std::vector<std::uint32_t> moved;
+Result<Numbers> copy_out(const std::string& path, const Manifest& from, ClusterTime until,
+                         const std::string& to, const Progress& progress) {
+  Numbers moved;
   std::error_code error;
   fs::create_directories(to, error);
   if (error) return fail(Code::io, fmt::format("{}: {}", to, error.message()), "to");
-  if (fs::equivalent(to, path_, error))
+  if (fs::equivalent(to, path, error))
     return fail(Code::bad_value, "an archive is another folder than the store", "to", to);
   ASSIGN_OR_RETURN(auto found, Manifest::read(to));
   auto there = found.value_or(Manifest{});
-  if (found && there.store_id != manifest_.store_id)
+  if (found && there.store_id != from.store_id)
     return fail(Code::bad_value, to + " holds partitions of another store", "to", to);
-  there.store_id = manifest_.store_id;
-  there.hash_key = manifest_.hash_key;
-  auto here = manifest_;
-  here.partitions.clear();
-  for (std::size_t i = 0; i < manifest_.partitions.size(); ++i) {
-    const auto& p = manifest_.partitions[i];
-    const bool last = i + 1 == manifest_.partitions.size();
-    if (last || p.lost || !p.folder.empty() || p.closed_ns == 0 || p.closed_ns > until.ns) {
-      here.partitions.push_back(p);
+  there.store_id = from.store_id;
+  there.hash_key = from.hash_key;
+  for (const auto& p : from.partitions) {
+    if (p.number == from.partitions.back().number || p.lost || !p.folder.empty() ||
+        p.closed_ns == 0 || p.closed_ns > until.ns)
       continue;
-    }
-    const auto file = Partition::file_name(to, p.number);
-    RETURN_IF_ERROR(copy_durably(Partition::file_name(path_, p.number), file));
+    if (progress.stopped()) return fail(Code::closed, "the store is being closed");
+    progress.at(p.number);
+    RETURN_IF_ERROR(
+        copy_durably(Partition::file_name(path, p.number), Partition::file_name(to, p.number)));
     ASSIGN_OR_RETURN(const auto copy, open_partition(to, p.number));
     std::erase_if(there.partitions, [&](const auto& q) { return q.number == p.number; });
     there.partitions.push_back(p);
@@ -210,65 +229,96 @@ Result<std::vector<std::uint32_t>> StoreFolder::archive(ClusterTime until, const
   if (moved.empty()) return moved;
   std::ranges::sort(there.partitions, {}, &Manifest::Partition::number);
   RETURN_IF_ERROR(there.write(to));
+  return moved;
+}
+
+Result<Numbers> StoreFolder::archive(ClusterTime until, const std::string& to,
+                                     const Progress& progress) {
+  ASSIGN_OR_RETURN(auto moved, copy_out(path_, manifest_, until, to, progress));
+  if (moved.empty()) return moved;
+  auto here = manifest_;
+  std::erase_if(here.partitions,
+                [&](const auto& p) { return std::ranges::binary_search(moved, p.number); });
   RETURN_IF_ERROR(here.write(path_));
   manifest_ = std::move(here);
   for (const auto number : moved) {
+    std::error_code error;
     fs::remove(Partition::file_name(path_, number), error);
     fs::remove(Partition::file_name(path_, number) + "-lock", error);
   }
   return moved;
 }
 
-Result<std::vector<std::uint32_t>> StoreFolder::attach(const std::string& archive) {
+Result<std::vector<Manifest::Partition>> attachable(const Manifest& here,
+                                                    const std::string& archive) {
   std::error_code error;
   const auto folder = fs::canonical(archive, error).string();
   if (error) return fail(Code::bad_value, archive + " is no folder", "archive", archive);
   ASSIGN_OR_RETURN(const auto there, Manifest::read(folder));
   if (!there) return fail(Code::bad_value, archive + " holds no archive", "archive", archive);
-  if (there->store_id != manifest_.store_id)
+  if (there->store_id != here.store_id)
     return fail(
         Code::bad_value,
         fmt::format("{} came from another store ({:016x}, this is {:016x}); start a scope of "
                     "its own on it: scope start --db {}",
-                    archive, there->store_id, manifest_.store_id, archive),
+                    archive, there->store_id, here.store_id, archive),
         "archive", archive);
-  auto here = manifest_;
-  std::vector<std::uint32_t> taken;
+  std::vector<Manifest::Partition> out;
   for (auto p : there->partitions) {
     const auto same = [&](const auto& q) { return q.number == p.number; };
     if (std::ranges::any_of(here.partitions, same)) continue;
-    ASSIGN_OR_RETURN(const auto usable, open_partition(folder, p.number));
     p.folder = folder;
-    here.partitions.push_back(p);
+    out.push_back(p);
+  }
+  return out;
+}
+
+void take_in(Manifest& here, const Manifest::Partition& partition) {
+  const auto same = [&](const auto& q) { return q.number == partition.number; };
+  if (std::ranges::any_of(here.partitions, same)) return;
+  here.partitions.push_back(partition);
+  std::ranges::sort(here.partitions, {}, &Manifest::Partition::number);
+}
+
+Result<Numbers> StoreFolder::attach(const std::string& archive) {
+  ASSIGN_OR_RETURN(const auto more, attachable(manifest_, archive));
+  auto here = manifest_;
+  Numbers taken;
+  for (const auto& p : more) {
+    ASSIGN_OR_RETURN(const auto usable, open_partition(p.folder, p.number));
+    take_in(here, p);
     taken.push_back(p.number);
   }
-  std::ranges::sort(here.partitions, {}, &Manifest::Partition::number);
   RETURN_IF_ERROR(here.write(path_));
   manifest_ = std::move(here);
   return taken;
 }
 
-Result<std::vector<std::uint32_t>> StoreFolder::detach(const std::string& archive) {
+Result<Numbers> forget_attached(Manifest& here, const std::string& archive) {
   std::error_code error;
   auto folder = fs::weakly_canonical(archive, error).string();
   if (error) folder = archive;
-  auto here = manifest_;
-  std::vector<std::uint32_t> gone;
+  Numbers gone;
   std::erase_if(here.partitions, [&](const auto& p) {
     if (p.folder.empty() || (p.folder != folder && p.folder != archive)) return false;
     gone.push_back(p.number);
     return true;
   });
   if (gone.empty()) return fail(Code::bad_value, archive + " is not attached", "archive", archive);
+  return gone;
+}
+
+Result<Numbers> StoreFolder::detach(const std::string& archive) {
+  auto here = manifest_;
+  ASSIGN_OR_RETURN(auto gone, forget_attached(here, archive));
   RETURN_IF_ERROR(here.write(path_));
   manifest_ = std::move(here);
   return gone;
 }
 
-Result<std::vector<std::uint32_t>> StoreFolder::protect(ClusterTime from, ClusterTime until,
-                                                        bool keep, std::uint64_t budget) {
-  auto here = manifest_;
-  std::vector<std::uint32_t> changed;
+Result<Numbers> mark_protected(Manifest& here, const std::string& path, ClusterTime from,
+                               ClusterTime until, bool keep, std::uint64_t budget) {
+  Numbers changed;
   std::uint64_t bytes = 0;
   for (auto& p : here.partitions) {
     const bool inside = p.made_ns <= until.ns && (p.closed_ns == 0 || p.closed_ns >= from.ns);
@@ -277,7 +327,7 @@ Result<std::vector<std::uint32_t>> StoreFolder::protect(ClusterTime from, Cluste
       changed.push_back(p.number);
     }
     std::error_code error;
-    if (const auto size = fs::file_size(Partition::file_name(path_, p.number), error);
+    if (const auto size = fs::file_size(Partition::file_name(path, p.number), error);
         p.keep && p.folder.empty() && !error)
       bytes += size;
   }
@@ -287,6 +337,13 @@ Result<std::vector<std::uint32_t>> StoreFolder::protect(ClusterTime from, Cluste
                             "archive some of it, or give --budget",
                             bytes >> 20, budget >> 20),
                 "budget", std::to_string(budget));
+  return changed;
+}
+
+Result<Numbers> StoreFolder::protect(ClusterTime from, ClusterTime until, bool keep,
+                                     std::uint64_t budget) {
+  auto here = manifest_;
+  ASSIGN_OR_RETURN(auto changed, mark_protected(here, path_, from, until, keep, budget));
   RETURN_IF_ERROR(here.write(path_));
   manifest_ = std::move(here);
   return changed;

@@ -40,6 +40,14 @@ std::size_t OpenFiles::size() const {
   return files_.size();
 }
 
+PartitionTxn::Watch::~Watch() {
+  if (!files) return;
+  const std::int64_t ns = (std::chrono::steady_clock::now() - since).count();
+  auto longest = files->longest_read_ns.load();
+  while (ns > longest && !files->longest_read_ns.compare_exchange_weak(longest, ns)) {
+  }
+}
+
 Result<std::shared_ptr<Partition>> Partition::open(const std::string& folder, std::uint32_t number,
                                                    const PartitionOptions& options) {
   std::shared_ptr<Partition> p(new Partition(file_name(folder, number), number, options));
@@ -92,8 +100,9 @@ void Partition::end_writing() {
   written_ = nullptr;
 }
 
-Result<std::shared_ptr<const PartitionFile>> Partition::use() const {
+Result<std::shared_ptr<const PartitionFile>> Partition::use(bool& written) const {
   const std::lock_guard lock(mutex_);
+  written = written_ != nullptr;
   auto file = file_.lock();
   if (!file) {
     ASSIGN_OR_RETURN(file, open_file(false));
@@ -105,7 +114,9 @@ Result<std::shared_ptr<const PartitionFile>> Partition::use() const {
 
 Result<PartitionTxn> Partition::read() const {
   PartitionTxn out;
-  ASSIGN_OR_RETURN(out.file, use());
+  bool written = false;
+  ASSIGN_OR_RETURN(out.file, use(written));
+  if (written) out.watch.files = options_.files;
   ASSIGN_OR_RETURN(out.txn, lmdb::Txn::begin(out.file->env, false));
   return out;
 }

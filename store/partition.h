@@ -12,6 +12,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <deque>
 #include <list>
 #include <memory>
@@ -43,6 +44,9 @@ class OpenFiles {
   void forget(const PartitionFile* file);
   std::size_t size() const;
 
+  // The longest that a read transaction on a partition that is being written has lasted.
+  std::atomic<std::int64_t> longest_read_ns = 0;
+
  private:
   const std::size_t most_;
   mutable std::mutex mutex_;
@@ -56,11 +60,28 @@ struct PartitionOptions {
   std::shared_ptr<OpenFiles> files;  // null: it stays open
 };
 
-// A read transaction and what keeps its environment open.
+// A read transaction and what keeps its environment open. While one lasts, the writer cannot use pages again that were
+// freed since it began: on the active partition it must end within 50 ms (kReadMost says when to renew).
 struct PartitionTxn {
+  // Tells OpenFiles how long it lasted, if the partition is being written.
+  struct Watch {
+    std::shared_ptr<OpenFiles> files;
+    std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
+    Watch() = default;
+    Watch(Watch&& other) noexcept : files(std::move(other.files)), since(other.since) {}
+    Watch& operator=(Watch&& other) noexcept {
+      std::swap(files, other.files);
+      std::swap(since, other.since);
+      return *this;
+    }
+    ~Watch();
+  };
   std::shared_ptr<const PartitionFile> file;
   lmdb::Txn txn;
+  Watch watch;
   const Databases& db() const { return file->db; }
+  bool old() const { return std::chrono::steady_clock::now() - watch.since > kReadMost; }
+  static constexpr std::chrono::milliseconds kReadMost{20};
 };
 
 class Partition {
@@ -99,7 +120,7 @@ class Partition {
   Partition(std::string path, std::uint32_t number, const PartitionOptions& options)
       : path_(std::move(path)), number_(number), options_(options) {}
   Result<std::shared_ptr<const PartitionFile>> open_file(bool writable) const;
-  Result<std::shared_ptr<const PartitionFile>> use() const;
+  Result<std::shared_ptr<const PartitionFile>> use(bool& written) const;
   Status load_units();
 
   const std::string path_;

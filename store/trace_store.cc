@@ -8,7 +8,7 @@
 
 #include "store/folder_lock.h"
 #include "store/gap_batch.h"
-#include "store/writer.h"
+#include "store/open_upkeep.h"
 
 namespace scope::store {
 namespace {
@@ -45,7 +45,9 @@ class TraceStoreImpl final : public TraceStore {
         store_id_(state.manifest.store_id),
         hash_key_(state.manifest.hash_key),
         clock_(clock),
-        writer_(options, std::move(state), clock, listener) {}
+        files_(state.files),
+        writer_(options, std::move(state), clock, listener),
+        upkeep_(options, files_, writer_) {}
 
   std::uint64_t store_id() const override { return store_id_; }
   codec::HashKey hash_key() const override { return hash_key_; }
@@ -61,6 +63,7 @@ class TraceStoreImpl final : public TraceStore {
   Status add_cut(Incarnation incarnation, RawTime until) override {
     return writer_.push(Writer::Cut{incarnation, until}, sizeof(Writer::Cut));
   }
+  Upkeep& upkeep() override { return upkeep_; }
   std::shared_ptr<const View> snapshot() const override { return writer_.view(); }
   StoreStats stats() const override;
   Status flush(int timeout_ms) override;
@@ -71,7 +74,9 @@ class TraceStoreImpl final : public TraceStore {
   const std::uint64_t store_id_;
   const codec::HashKey hash_key_;
   const ClusterClock clock_;
+  const std::shared_ptr<OpenFiles> files_;
   Writer writer_;
+  OpenUpkeep upkeep_;
 };
 
 Result<IncarnationInfo> TraceStoreImpl::incarnation(std::string_view node, std::uint32_t creation,
@@ -123,6 +128,7 @@ StoreStats TraceStoreImpl::stats() const {
   s.corrupt_indexes = c.get(Counter::corrupt_indexes);
   s.queue_bytes = writer_.queue_bytes();
   s.commit_ns_last = g.commit_ns_last;
+  s.longest_read_ns = files_->longest_read_ns;
   return s;
 }
 

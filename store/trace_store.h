@@ -45,6 +45,8 @@ struct IncomingBatch {
   codec::TermView message;
 };
 
+class Upkeep;
+
 class StoreListener {
  public:
   virtual ~StoreListener() = default;
@@ -65,6 +67,7 @@ struct StoreStats {
   std::uint64_t commits = 0, commit_failures = 0, corrupt_blocks = 0, corrupt_indexes = 0;
   std::uint64_t queue_bytes = 0;
   std::int64_t commit_ns_last = 0;
+  std::int64_t longest_read_ns = 0;  // that pages of the active partition were kept for a reader
 };
 
 class TraceStore {
@@ -94,6 +97,9 @@ class TraceStore {
   virtual Status add_clock(ClockVersion version) = 0;
   // All that this incarnation recorded before that raw time was appended before this call (View::complete_until).
   virtual Status add_cut(Incarnation incarnation, RawTime until) = 0;
+
+  // Looking after its files while it is open (maintenance.h). Lives as long as the store.
+  virtual Upkeep& upkeep() = 0;
 
   virtual std::shared_ptr<const View> snapshot() const = 0;
   virtual StoreStats stats() const = 0;

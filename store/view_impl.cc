@@ -24,6 +24,7 @@ class ViewImpl final : public View {
  public:
   explicit ViewImpl(Published published) : p_(std::move(published)) {}
 
+  const Published& published() const { return p_; }
   std::span<const Unit> units() const override;
   Lsn upper() const override { return p_.upper; }
   std::span<const IncarnationInfo> incarnations() const override { return *p_.incarnations; }
@@ -281,6 +282,10 @@ Result<std::vector<NameSpell>> ViewImpl::names_of(ProcessId process,
 
 }  // namespace
 
+const SealedUnits& sealed_of(const View& view) {
+  return *static_cast<const ViewImpl&>(view).published().sealed;
+}
+
 std::shared_ptr<const View> make_view(Published published) {
   return std::make_shared<ViewImpl>(std::move(published));
 }
@@ -304,8 +309,13 @@ void Publisher::replace_sealed(std::size_t capacity) {
 void Publisher::add_partition(std::shared_ptr<Partition> partition) {
   const auto& more = partition->units_at_open();
   replace_sealed((sealed_->units.size() + more.size()) * 2 + 64);
-  sealed_->units.insert(sealed_->units.end(), more.begin(), more.end());
-  sealed_->partitions.push_back(std::move(partition));
+  auto& units = sealed_->units;
+  auto& all = sealed_->partitions;
+  const auto number = partition->number();  // an attached one comes before those that are there
+  units.insert(std::ranges::upper_bound(units, number, {}, &Unit::partition), more.begin(),
+               more.end());
+  all.insert(std::ranges::upper_bound(all, number, {}, [](const auto& p) { return p->number(); }),
+             std::move(partition));
 }
 
 void Publisher::drop_partition(std::uint32_t number) {

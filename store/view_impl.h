@@ -53,6 +53,8 @@ struct Published {
 };
 
 std::shared_ptr<const View> make_view(Published published);
+// The partitions of a view that make_view() made; live as long as it.
+const SealedUnits& sealed_of(const View& view);
 
 class Publisher {
  public:

@@ -37,6 +37,30 @@ struct Source {
     }
     return out;
   }
+  // A new transaction if this one is old. REQUIRES that nothing points into what was read.
+  void renew() {
+    if (file.txn.get() != nullptr && !file.old()) return;
+    if (auto again = partition->read()) file = std::move(*again);
+  }
+  void release() {  // while rows are read; renew() before what follows
+    file.txn = {};
+    file.watch = {};
+  }
+  // A name is about to be looked up.
+  void tick() {
+    if (++given % 256 == 0 || file.txn.get() == nullptr) renew();
+  }
+  // A value that outlives the transaction, where a partition that is being written must not be read for long.
+  SegmentValue keep(const SegmentValue& value, bool active) {
+    if (!active) return value;
+    copy.assign(value.body.begin(), value.body.end());
+    auto out = value;
+    out.body = copy;
+    return out;
+  }
+  std::vector<std::byte> copy;
+  std::uint32_t given = 0;  // cells
+
   bool wants_mfa(std::span<const MfaPattern> patterns, NameId id) const {
     return patterns.empty() || std::ranges::binary_search(mfas, id);
   }
@@ -119,6 +143,7 @@ class Finder {
     const auto& first = units_[here.front()];
     if (!source_ || source_->partition->number() != first.partition)
       source_ = Source::open(shown_, first.partition, filter_.mfas);
+    if (source_) source_->renew();
     std::uint64_t blocks = 0, indexed = 0;
     for (const auto i : here) blocks |= 1ULL << slot_of(units_[i].block);
     for (std::size_t k = 0; k < 4; ++k) {
@@ -245,6 +270,7 @@ class Sums {
     const auto& first = units[here.front()];
     if (!source_ || source_->partition->number() != first.partition)
       source_ = Source::open(shown_, first.partition, spec_.mfas);
+    if (source_) source_->renew();
     if (!source_ || !source_->mfas_known) return add_rows(units, here);
     const auto& open = *shown_.open;
     if (first.partition == open.partition && first.block >= open.first_block) {
@@ -277,7 +303,8 @@ class Sums {
       return inside(cell.incarnation, cell.second) && inside(cell.incarnation, run.last_second) ? 1
                                                                                                 : 2;
     };
-    const auto done = visit_cells(*value, how, [&](const BlockIndex::Cell& cell) -> Status {
+    const auto kept = source_->keep(*value, first.partition == open.partition);
+    const auto done = visit_cells(kept, how, [&](const BlockIndex::Cell& cell) -> Status {
       return spec_.times.empty() || inside(cell.incarnation, cell.second) ? give(cell) : Status{};
     });
     if (!done) {  // some cells were given already: the rest is unknown
@@ -287,12 +314,14 @@ class Sums {
   }
 
   Status give(const BlockIndex::Cell& cell) {
+    source_->tick();
     ASSIGN_OR_RETURN(const auto mfa, source_->names->mfa(cell.mfa));
     sink_({cell.incarnation, spec_.by_second ? cell.second : 0, cell.type, mfa, cell.rows});
     return {};
   }
 
   void add_rows(std::span<const Unit> units, std::span<const std::uint32_t> here) {
+    if (source_) source_->release();
     for (const auto i : here) {
       ++info_.read;
       if (!roll_up_rows(view_, units[i], spec_, sink_)) info_.missing.push_back(i);
@@ -330,6 +359,7 @@ class Edges {
     const auto& first = units[here.front()];
     if (!source_ || source_->partition->number() != first.partition)
       source_ = Source::open(shown_, first.partition, {});
+    if (source_) source_->renew();
     const auto& open = *shown_.open;
     if (source_ && first.partition == open.partition && first.block >= open.first_block) {
       for (const auto i : here) {
@@ -355,13 +385,15 @@ class Edges {
       for (const auto i : here) add_rows(i);
       return;
     }
-    if (!visit_edges(*value, senders_, [&](const BlockIndex::Edge& e) { return give(e); })) {
+    const auto kept = source_->keep(*value, first.partition == open.partition);
+    if (!visit_edges(kept, senders_, [&](const BlockIndex::Edge& e) { return give(e); })) {
       bad.add(Counter::corrupt_indexes);
       info_.missing.insert(info_.missing.end(), here.begin(), here.end());
     }
   }
 
   Status give(const BlockIndex::Edge& edge) {
+    source_->tick();
     EdgeCell cell{edge.sender, {}, edge.oldest, edge.newest, edge.rows};
     auto& peer = cell.receiver;
     peer.kind = edge.kind;
@@ -375,6 +407,7 @@ class Edges {
   }
 
   void add_rows(std::uint32_t i) {
+    if (source_) source_->release();
     ++info_.read;
     if (!edges_of_rows(view_, view_.units()[i], senders_, sink_)) info_.missing.push_back(i);
   }

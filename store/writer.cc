@@ -232,6 +232,8 @@ void Writer::handle(FlushRequest& request) {
   commit_now_ = true;
 }
 
+void Writer::handle(EditRequest& request) { request.answer->set_value(edit(request)); }
+
 std::chrono::nanoseconds Writer::commit_interval() const {
   const double slow = std::clamp((kFastRate - rows_per_s_) / (kFastRate - kSlowRate), 0.0, 1.0);
   return kFastest +

@@ -19,6 +19,7 @@
 #include <variant>
 
 #include "store/block.h"
+#include "store/maintenance.h"
 #include "store/recovery.h"
 #include "store/retention.h"
 #include "store/view_impl.h"
@@ -53,7 +54,15 @@ class Writer {
     Incarnation incarnation = kNoIncarnation;
     RawTime until;
   };
-  using Item = std::variant<IncomingBatch, ClockVersion, Cut, IncarnationRequest, FlushRequest>;
+  // Upkeep changes the list of partitions (open_upkeep.h).
+  struct EditRequest {
+    std::function<Result<Numbers>(Manifest&)> change;  // of a copy
+    std::vector<std::shared_ptr<Partition>> attached;  // shown from now on, where it lists them
+    bool unlink = false;  // the files of those that it lists no more go with their last view
+    std::shared_ptr<std::promise<Result<Numbers>>> answer;
+  };
+  using Item =
+      std::variant<IncomingBatch, ClockVersion, Cut, IncarnationRequest, FlushRequest, EditRequest>;
 
   Writer(const StoreOptions& options, StoreState state, ClusterClock clock,
          StoreListener* listener);
@@ -80,6 +89,8 @@ class Writer {
   void handle(Cut& cut);
   void handle(IncarnationRequest& request);
   void handle(FlushRequest& request);
+  void handle(EditRequest& request);
+  Result<Numbers> edit(EditRequest& request);
 
   bool commit_due(Clock::time_point now) const;
   std::chrono::nanoseconds commit_interval() const;
@@ -98,6 +109,7 @@ class Writer {
   void tell_lost();
   void keep_house();
   void drop_old();
+  Status replace_manifest(Manifest manifest, bool unlink);
   void update_sizes();
 
   const StoreOptions options_;

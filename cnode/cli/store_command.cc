@@ -1,18 +1,24 @@
-// scope store VERB: what is done to a store's files while no daemon has it open (store/maintenance.h).
+// scope store VERB: looking after a store's files. The daemon that has the folder does it; where none has, this process does
+// (store/maintenance.h, service/store_request.h).
 #include <fmt/format.h>
 #include <time.h>
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 
+#include "cnode/cli/answer.h"
 #include "cnode/cli/command.h"
 #include "cnode/cli/table.h"
 #include "cnode/cli/times.h"
 #include "cnode/config.h"
+#include "cnode/service/store_request.h"
 #include "store/maintenance.h"
 
 namespace scope::node::cli {
 namespace {
 
+using codec::TermBuilder;
+using codec::TermView;
 using store::StoreFolder;
 
 std::int64_t at(const TimeArg& time) {
@@ -23,16 +29,16 @@ std::int64_t at(const TimeArg& time) {
                                         : now - (time.kind == TimeArg::Kind::ago ? time.ns : 0);
 }
 
-std::string numbers(const std::vector<std::uint32_t>& list) {
-  return fmt::format("{} partition{}{}{}", list.size(), list.size() == 1 ? "" : "s",
-                     list.empty() ? "" : ": ", fmt::join(list, ", "));
+std::uint64_t number(const TermView& map, std::string_view key) {
+  const auto value = get(map, key);
+  return value ? value->unsigned_integer().value_or(0) : 0;
 }
 
 class StoreCommand : public Command {
  public:
   std::string_view name() const override { return "store"; }
   std::string_view summary() const override {
-    return "look at, check and move the files of a store that no daemon has open";
+    return "look at, check and move the files of a store, with or without its daemon";
   }
   std::string_view examples() const override {
     return "store info --db /var/lib/scope\n"
@@ -48,7 +54,8 @@ class StoreCommand : public Command {
     app.require_subcommand(1);
     const auto verb = [&](const char* name, const char* help) {
       auto* sub = app.add_subcommand(name, help);
-      sub->add_option("--db", db_, fmt::format("the folder of the store (default {})", db_));
+      sub->add_option("--db", db_,
+                      fmt::format("the folder of the store (default {}, else the daemon's)", kDb));
       common_.add_to(*sub);
       sub->callback([this, name] { verb_ = name; });
       return sub;
@@ -75,88 +82,141 @@ class StoreCommand : public Command {
     if (!until_.empty()) {
       ASSIGN_OR_RETURN(to_, parse_time(until_));
     }
+    named_ = !common_.access.scope.empty();  // check() takes $SCOPE_NODE, too
     return common_.check();
   }
 
   int run() override {
     const auto screen = common_.screen();
-    const auto command = fmt::format("scope store {}", verb_);
-    auto folder = StoreFolder::open(db_);
-    if (!folder) {
-      auto trouble = Trouble::of(folder.error());
-      trouble.next = folder.error().code == Code::owned_by
-                         ? "stop that daemon first, and start it again afterwards"
-                         : "name the store's folder with --db";
-      show(screen, command, trouble);
-      return kExitError;
+    const auto asked = verb();
+    // --scope names a daemon. Else the folder says who has it; a folder that is not there is the daemon's affair, too.
+    if (!named_) {
+      const auto db = db_.empty() ? kDb : db_;
+      auto folder = StoreFolder::open(db);
+      if (folder) {
+        TermBuilder value;
+        const store::Progress progress{[&](std::uint32_t n) { remark(screen, n); }, nullptr};
+        const auto done = run_store_verb(*folder, asked, progress, value);
+        return done ? answer(*codec::view(value.bytes()), screen) : trouble(done.error(), screen);
+      }
+      const bool absent = folder.error().code == Code::bad_value;
+      if (folder.error().code != Code::owned_by && !(absent && db_.empty()))
+        return trouble(folder.error(), screen);
+      return ask_daemon(asked, absent ? std::string() : db, screen);
     }
-    if (verb_ == "info") return info(*folder, screen);
-    if (verb_ == "verify") return verify(*folder, screen);
-    const auto done = verb_ == "archive"  ? folder->archive({at(to_)}, folder_)
-                      : verb_ == "attach" ? folder->attach(folder_)
-                      : verb_ == "detach"
-                          ? folder->detach(folder_)
-                          : folder->protect({since_.empty() ? INT64_MIN : at(from_)}, {at(to_)},
-                                            !off_, budget_mb_ << 20);
-    if (!done) {
-      show(screen, command, Trouble::of(done.error()));
-      return kExitError;
-    }
-    if (screen.json) {
-      codec::TermBuilder b;
-      b.map(1).atom("partitions");
-      for (const auto n : *done) b.list_cons().unsigned_integer(n);
-      b.nil();
-      print(b, screen);
-    } else {
-      const auto* what = verb_ == "archive"  ? "moved"
-                         : verb_ == "attach" ? "attached"
-                         : verb_ == "detach" ? "detached"
-                         : off_              ? "no longer protected"
-                                             : "protected";
-      screen.print(fmt::format("{}: {}\n", what, numbers(*done)));
-    }
-    return kExitOk;
+    return ask_daemon(asked, db_, screen);
   }
 
  private:
-  static void print(const codec::TermBuilder& b, const Screen& screen) {
-    if (const auto view = codec::view(b.bytes())) screen.print_json(*view);
-  }
-  static std::string state(const store::PartitionReport& r) {
-    std::string out = r.active ? "active" : "";
-    const auto add = [&out](std::string_view word) {
-      out += fmt::format("{}{}", out.empty() ? "" : ", ", word);
-    };
-    if (r.listed.keep) add("protected");
-    if (!r.listed.folder.empty()) add("attached: " + r.listed.folder);
-    if (!r.problem.empty()) add(r.problem);
+  StoreVerb verb() const {
+    using enum StoreVerb::Kind;
+    StoreVerb out;
+    out.kind = verb_ == "info"      ? info
+               : verb_ == "verify"  ? verify
+               : verb_ == "archive" ? archive
+               : verb_ == "attach"  ? attach
+               : verb_ == "detach"  ? detach
+                                    : protect;
+    std::error_code error;
+    if (!folder_.empty()) out.folder = std::filesystem::absolute(folder_, error).string();
+    if (!since_.empty()) out.from = {at(from_)};
+    out.until = {at(to_)};
+    out.keep = !off_;
+    out.budget = budget_mb_ << 20;
     return out;
   }
+  std::string command() const { return fmt::format("scope store {}", verb_); }
+  int trouble(const Error& error, const Screen& screen) const {
+    auto t = Trouble::of(error);
+    if (error.field == "db")
+      t.next = "name the store's folder with --db, or its daemon with --scope";
+    show(screen, command(), t);
+    return kExitError;
+  }
+  static void remark(const Screen& screen, std::uint64_t partition) {
+    if (!screen.json) screen.remark(fmt::format("partition {} ...", partition));
+  }
 
-  int info(const StoreFolder& folder, const Screen& screen) const {
-    const auto all = folder.info();
-    const auto agents = folder.agents();
-    if (screen.json) {
-      codec::TermBuilder b;
-      b.map(3).atom("store_id").unsigned_integer(folder.manifest().store_id).atom("partitions");
-      for (const auto& r : all) {
-        const auto& p = r.listed;
-        b.list_cons().map(9).atom("number").unsigned_integer(p.number);
-        b.atom("bytes").unsigned_integer(r.bytes).atom("blocks").unsigned_integer(r.blocks);
-        b.atom("events").unsigned_integer(r.rows).atom("batches").unsigned_integer(r.hot_batches);
-        b.atom("from").integer(p.made_ns).atom("until").integer(p.closed_ns);
-        b.atom("protected").boolean(p.keep).atom("state").binary(std::string_view(state(r)));
+  // `db`: the folder that the daemon must have; empty: whatever it has.
+  int ask_daemon(const StoreVerb& asked, const std::string& db, const Screen& screen) const {
+    auto client = Client::make(common_.access);
+    if (!client)
+      return no_connection(screen, command(), nullptr, common_.access.scope, client.error());
+    if (auto found = (*client)->find_daemon(); !found)
+      return no_connection(screen, command(), client->get(), (*client)->daemon(), found.error());
+    const auto ask = [&](const StoreVerb& v) {
+      TermBuilder request;
+      write_store_verb(request, v);
+      return (*client)->ask(request);
+    };
+    const auto failed = [&](const Error& error) {
+      return no_connection(screen, command(), client->get(), (*client)->daemon(), error);
+    };
+    const auto ours = db.empty() ? std::nullopt : store_id(db);
+    if (ours) {
+      const auto reply = ask({});
+      if (!reply) return failed(reply.error());
+      const auto value = unwrap(reply->term);
+      if (value && number(*value, "store_id") != *ours) {
+        Trouble t;
+        t.code = "owned_by";
+        t.message = fmt::format("another daemon than {} has {}", (*client)->daemon(), db);
+        t.next = "name that daemon with --scope NAME@HOST";
+        show(screen, command(), t);
+        return kExitError;
       }
-      b.nil().atom("agents");
-      for (const auto& a : agents) {
-        b.list_cons().map(3).atom("node").atom(a.node).atom("creation");
-        b.unsigned_integer(a.creation).atom("batches").unsigned_integer(a.last_committed_seq);
-      }
-      b.nil();
-      print(b, screen);
-      return kExitOk;
     }
+    for (std::uint64_t last = 0;;) {
+      const auto reply = ask(asked);
+      if (!reply) return failed(reply.error());
+      const auto value = unwrap(reply->term);
+      if (!value) {
+        show(screen, command(), value.error());
+        return kExitError;
+      }
+      // What takes long is asked for until it is done.
+      if (get(*value, "done") && !get_flag(*value, "done")) {
+        const auto at = number(*value, "partition");
+        if (at != last) remark(screen, at);
+        last = at;
+        continue;
+      }
+      return answer(*value, screen);
+    }
+  }
+  static std::optional<std::uint64_t> store_id(const std::string& db) {
+    const auto manifest = store::Manifest::read(db);
+    if (!manifest || !*manifest) return std::nullopt;
+    return (*manifest)->store_id;
+  }
+
+  int answer(const TermView& value, const Screen& screen) const {
+    const bool bad = verb_ == "verify" && number(value, "damaged") > 0;
+    if (screen.json) {
+      screen.print_json(value);
+    } else {
+      screen.print(verb_ == "info"     ? render_info(value, screen)
+                   : verb_ == "verify" ? render_report(value, screen)
+                                       : render_done(value));
+    }
+    return bad ? kExitError : kExitOk;
+  }
+
+  std::string render_done(const TermView& value) const {
+    const auto list = get_list(value, "partitions");
+    std::vector<std::int64_t> numbers;
+    for (const auto& n : list) numbers.push_back(n.integer().value_or(0));
+    const auto* what = verb_ == "archive"  ? "moved"
+                       : verb_ == "attach" ? "attached"
+                       : verb_ == "detach" ? "detached"
+                       : off_              ? "no longer protected"
+                                           : "protected";
+    return fmt::format("{}: {} partition{}{}{}\n", what, numbers.size(),
+                       numbers.size() == 1 ? "" : "s", numbers.empty() ? "" : ": ",
+                       fmt::join(numbers, ", "));
+  }
+
+  static std::string render_info(const TermView& value, const Screen& screen) {
     Table table({{"partition", true},
                  {"from"},
                  {"until"},
@@ -165,58 +225,44 @@ class StoreCommand : public Command {
                  {"events", true},
                  {"state", false, true}});
     std::uint64_t bytes = 0, rows = 0;
-    for (const auto& r : all) {
-      bytes += r.bytes;
-      rows += r.rows;
-      table.add({std::to_string(r.listed.number), format_time(r.listed.made_ns),
-                 r.listed.closed_ns == 0 ? std::string() : format_time(r.listed.closed_ns),
-                 format_bytes(r.bytes), format_count(r.blocks), format_count(r.rows),
-                 Cell(printable(state(r)), r.problem.empty() ? Paint::none : Paint::red)});
+    for (const auto& p : get_list(value, "partitions")) {
+      bytes += number(p, "bytes");
+      rows += number(p, "events");
+      const auto until = get_integer(p, "until").value_or(0);
+      table.add({std::to_string(number(p, "number")),
+                 format_time(get_integer(p, "from").value_or(0)),
+                 until == 0 ? std::string() : format_time(until), format_bytes(number(p, "bytes")),
+                 format_count(number(p, "blocks")), format_count(number(p, "events")),
+                 Cell(printable(get_text(p, "state")),
+                      get_flag(p, "damaged") ? Paint::red : Paint::none)});
     }
-    screen.print(table.render(screen.out));
-    screen.print(fmt::format("store {:016x}: {}, {} events in blocks, {} agents recorded\n",
-                             folder.manifest().store_id, format_bytes(bytes), format_count(rows),
-                             agents.size()));
-    return kExitOk;
+    return table.render(screen.out) +
+           fmt::format("store {:016x}: {}, {} events in blocks, {} agents recorded\n",
+                       number(value, "store_id"), format_bytes(bytes), format_count(rows),
+                       get_list(value, "agents").size());
   }
 
-  int verify(const StoreFolder& folder, const Screen& screen) const {
-    const auto r = folder.verify([&](std::uint32_t n) {
-      if (!screen.json) screen.remark(fmt::format("partition {} ...", n));
-    });
-    if (screen.json) {
-      codec::TermBuilder b;
-      b.map(7).atom("partitions").unsigned_integer(r.partitions);
-      b.atom("blocks").unsigned_integer(r.blocks).atom("events").unsigned_integer(r.rows);
-      b.atom("indexes").unsigned_integer(r.indexes).atom("batches");
-      b.unsigned_integer(r.hot_batches).atom("damaged").unsigned_integer(r.damaged);
-      b.atom("found");
-      for (const auto& d : r.damages)
-        b.list_cons()
-            .map(2)
-            .atom("partition")
-            .unsigned_integer(d.partition)
-            .atom("what")
-            .binary(std::string_view(d.what));
-      b.nil();
-      print(b, screen);
-    } else {
-      for (const auto& d : r.damages)
-        screen.print(fmt::format("{}  partition {}: {}\n", paint(Paint::red, "damaged", screen.out),
-                                 d.partition, printable(d.what)));
-      screen.print(fmt::format(
-          "{}: {} events in {} blocks of {} partitions, {} indexes, {} batches not in blocks yet\n",
-          r.damaged == 0 ? paint(Paint::green, "all is well", screen.out)
-                         : paint(Paint::red, fmt::format("{} damaged", r.damaged), screen.out),
-          format_count(r.rows), format_count(r.blocks), r.partitions, format_count(r.indexes),
-          format_count(r.hot_batches)));
-    }
-    return r.damaged == 0 ? kExitOk : kExitError;
+  static std::string render_report(const TermView& value, const Screen& screen) {
+    std::string out;
+    for (const auto& d : get_list(value, "found"))
+      out += fmt::format("{}  partition {}: {}\n", paint(Paint::red, "damaged", screen.out),
+                         number(d, "partition"), printable(get_text(d, "what")));
+    const auto damaged = number(value, "damaged");
+    return out +
+           fmt::format(
+               "{}: {} events in {} blocks of {} partitions, {} indexes, {} batches not in blocks "
+               "yet\n",
+               damaged == 0 ? paint(Paint::green, "all is well", screen.out)
+                            : paint(Paint::red, fmt::format("{} damaged", damaged), screen.out),
+               format_count(number(value, "events")), format_count(number(value, "blocks")),
+               number(value, "partitions"), format_count(number(value, "indexes")),
+               format_count(number(value, "batches")));
   }
 
-  std::string db_ = Config{}.db, verb_, folder_, since_, until_;
+  static inline const std::string kDb = Config{}.db;
+  std::string db_, verb_, folder_, since_, until_;
   std::uint64_t budget_mb_ = store::kProtectBudget >> 20;
-  bool off_ = false;
+  bool off_ = false, named_ = false;
   TimeArg from_, to_;
   Common common_;
 };

@@ -228,6 +228,13 @@ Status clocks(const TermView&, Env& env, TermBuilder& out) {
   return {};
 }
 
+Status look_after_store(const TermView& request, Env& env, TermBuilder& out) {
+  StoreVerb verb;
+  ASSIGN_OR_RETURN(verb, read_store_verb(request.element(1), env.context.now));
+  // Room for the answer to travel before the caller's own timeout.
+  return env.jobs.run(verb, env.context.budget.deadline - std::chrono::milliseconds(500), out);
+}
+
 constexpr RequestDef kRequests[] = {
     {"hello", 1, Lane::points, hello, true, "hello"},
     {"status", 1, Lane::control, nullptr, true, "status"},
@@ -243,6 +250,7 @@ constexpr RequestDef kRequests[] = {
      "{get_message_flow, PidA, PidB, #{}}"},
     {"aggregate", 4, Lane::scans, run_aggregate, true,
      "{aggregate, #{type => calls}, [mfa, {time, 1, minute}], [count, p99]}"},
+    {"store", 2, Lane::upkeep, look_after_store, true, "{store, info | verify | {attach, Folder}}"},
     {"clocks", 1, Lane::points, clocks, true, "clocks"},
     {"get_state_diff", 4, Lane::points, nullptr, false, "{get_state_diff, Pid, T1, T2}"},
     {"get_pending_messages_at", 3, Lane::scans, nullptr, false,

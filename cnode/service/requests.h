@@ -10,16 +10,19 @@
 
 #include "analysis/query.h"
 #include "cnode/service/service.h"
+#include "cnode/service/store_request.h"
 
 namespace scope::node {
 
-enum class Lane : std::uint8_t { points, scans, control };
+// upkeep: what looks after the store's files, one after the other.
+enum class Lane : std::uint8_t { points, scans, upkeep, control };
 
 struct Env {
   analysis::Context context;
   store::TraceStore& store;
   const ServiceOptions& options;
   std::chrono::steady_clock::time_point received;
+  StoreJobs& jobs;
 };
 
 struct RequestDef {

@@ -156,8 +156,10 @@ struct Service::Impl {
       : store(s),
         controls(c),
         options(std::move(o)),
+        jobs(store.upkeep()),
         points(options.point_threads, options.max_queue),
-        scans(options.scan_threads, options.max_queue) {}
+        scans(options.scan_threads, options.max_queue),
+        upkeep(1, 8) {}
 
   void count(const Error& error) {
     ++errors;
@@ -178,7 +180,8 @@ struct Service::Impl {
   std::atomic<std::shared_ptr<const analysis::Coverage>> coverage;
   std::atomic<std::uint64_t> received{0}, errors{0}, busy{0}, cancelled{0}, cuts{0};
   std::atomic<bool> stopped{false};
-  LanePool points, scans;  // last: their threads use what is above
+  StoreJobs jobs;
+  LanePool points, scans, upkeep;  // last: their threads use what is above
 };
 
 TermBuilder Service::Impl::answer(const RequestDef& def, const Request& request,
@@ -193,7 +196,8 @@ TermBuilder Service::Impl::answer(const RequestDef& def, const Request& request,
            coverage.load()},
           store,
           options,
-          at};
+          at,
+          jobs};
   if (env.context.budget.spent()) {
     ++cuts;
     return failed({Code::deadline, "it waited too long behind other requests; try again", {}, {}});
@@ -309,7 +313,9 @@ void Service::handle(Request request, Reply reply) {
     (*answer)(stopped ? impl->failed({Code::closed, "the daemon is stopping", {}, {}})
                       : impl->answer(*def, request, received));
   };
-  auto& lane = (*def)->lane == Lane::points ? impl_->points : impl_->scans;
+  auto& lane = (*def)->lane == Lane::points   ? impl_->points
+               : (*def)->lane == Lane::upkeep ? impl_->upkeep
+                                              : impl_->scans;
   if (!lane.add(job)) {
     (*answer)(impl_->failed({Code::busy, "too many requests wait; try again", {}, {}}));
   }
@@ -327,6 +333,8 @@ void Service::stop() {
   impl_->stopped = true;
   impl_->points.stop();
   impl_->scans.stop();
+  impl_->jobs.stop();
+  impl_->upkeep.stop();
 }
 
 }  // namespace scope::node

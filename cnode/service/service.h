@@ -4,8 +4,8 @@
 //        store on a small pool, and passes what changes or asks the daemon to Controls. Every request is answered
 //        exactly once with {ok, Value} or {error, {Code, #{field, got, hint}}}: also when it is nonsense, when a
 //        queue is full (busy), when its deadline passes (a partial answer, or the code deadline) and at stop() (closed).
-// Lanes  Questions that touch few rows (points) and those that may scan (scans) have queues and threads of their own,
-//        so that a scan never delays a point.
+// Lanes  Questions that touch few rows (points), those that may scan (scans) and what looks after the store's files
+//        (upkeep) have queues and threads of their own, so that a scan never delays a point.
 // Life   The store, Controls and `coverage` outlive the service or stop(). stop() ends the pool; later requests get
 //        `closed`.
 // Thread handle(), set_coverage() and stop() from any thread. Replies come from the pool, from the caller of handle()

@@ -137,7 +137,7 @@ TEST_F(PartitionsTest, WhatIsProtectedStaysWithinItsBudget) {
   std::vector<std::uint32_t> kept;
   {
     auto f = folder();
-    const auto third = f.manifest().partitions[2];
+    const auto third = f.manifest()->partitions[2];
     const auto too_much = f.protect({0}, kEver, true, 100'000);
     ASSERT_FALSE(too_much);
     EXPECT_EQ(too_much.error().code, Code::too_large);
@@ -197,7 +197,7 @@ TEST_F(PartitionsTest, AnArchiveIsReadBesideLiveData) {
     ASSERT_TRUE(taken) << to_string(taken.error());
     EXPECT_EQ(taken->size(), 4U);
     EXPECT_TRUE(f.attach(to)->empty()) << "twice is once";
-    const auto report = f.verify();
+    const auto report = *f.verify();
     EXPECT_EQ(report.damaged, 0U) << report.damages.front().what;
     EXPECT_EQ(report.rows, seq_ * 40);
     EXPECT_GT(report.indexes, 0U);
@@ -230,7 +230,7 @@ TEST_F(PartitionsTest, VerifyNamesWhatIsDamaged) {
   start();
   fill(2);
   store_.reset();
-  EXPECT_EQ(folder().verify().damaged, 0U);
+  EXPECT_EQ(folder().verify()->damaged, 0U);
   const auto file = options_.path + "/p-00000001.mdb";
   std::fstream f(file, std::ios::in | std::ios::out | std::ios::binary);
   const std::string bytes((std::istreambuf_iterator<char>(f)), {});
@@ -239,7 +239,7 @@ TEST_F(PartitionsTest, VerifyNamesWhatIsDamaged) {
   f.seekp(static_cast<std::streamoff>(at + 200));
   f.put(static_cast<char>(~bytes[at + 200]));
   f.close();
-  const auto report = folder().verify();
+  const auto report = *folder().verify();
   ASSERT_EQ(report.damaged, 1U);
   EXPECT_EQ(report.damages.front().partition, 1U);
   EXPECT_TRUE(report.damages.front().what.starts_with("block ")) << report.damages.front().what;
