@@ -1,10 +1,12 @@
 // What is acknowledged outlives all that may happen: rolls, retention, a full map, a full disk, damage, kill -9.
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
+#include <cstring>
 #include <fstream>
 #include <random>
 #include <thread>
@@ -123,6 +125,104 @@ TEST_F(StoreTest, AFullDiskStopsAcknowledgementsAndLosesNothing) {
   EXPECT_EQ(rows.size(), seq * 50);
   reopen();
   EXPECT_EQ(rows_of(*store_->snapshot()), rows);
+}
+
+// A disk that is really full: a tmpfs of 3 MB, which takes root to mount.
+TEST_F(StoreTest, AFullTmpfsStopsAcknowledgementsAndLosesNothing) {
+  const auto disk = folder_.path() + "/disk";
+  std::filesystem::create_directory(disk);
+  if (::mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=3m") != 0)
+    GTEST_SKIP() << "a tmpfs cannot be mounted here: " << std::strerror(errno);
+  options_.path = disk + "/db";
+  options_.map_bytes = 64u << 20;
+  options_.block_rows = 400;
+  open();
+  BatchMaker m("shop@host", 3, 77);
+  const auto n = incarnation(m);
+  std::mt19937 random(1);
+  std::uint64_t seq = 0;
+  for (; seq < 200 && store_->stats().commit_failures == 0; (void)store_->flush(200)) {
+    for (std::int64_t i = 0; i < 50; ++i) {
+      std::string text(500, ' ');
+      for (auto& c : text) c = static_cast<char>(random() % 256);
+      m.send(m.own(1), m.own(2), binary_term(text), static_cast<std::int64_t>(seq * 50) + i);
+    }
+    append(m.batch(n, ++seq));
+  }
+  EXPECT_GT(store_->stats().commit_failures, 0U);
+  EXPECT_LT(listener_.committed(n), seq);
+  EXPECT_EQ(rows_of(*store_->snapshot()).size(), seq * 50) << "what is there is still readable";
+  // Ended like this, it opens again, on the disk that is full: with what was acknowledged.
+  const auto acked = listener_.committed(n);
+  store_.reset();
+  {
+    auto again = store::TraceStore::open(options_, nullptr);
+    if (again) {
+      EXPECT_GE(rows_of(*(*again)->snapshot()).size(), acked * 50);
+    } else {
+      EXPECT_EQ(again.error().code, Code::disk_full) << to_string(again.error());
+    }
+  }
+  ASSERT_EQ(::mount("tmpfs", disk.c_str(), "tmpfs", MS_REMOUNT, "size=64m"), 0);
+  open();
+  flush();
+  const auto rows = rows_of(*store_->snapshot());
+  EXPECT_GE(rows.size(), acked * 50);
+  reopen();
+  EXPECT_EQ(rows_of(*store_->snapshot()), rows);
+  store_.reset();
+  EXPECT_EQ(::umount2(disk.c_str(), MNT_DETACH), 0);
+}
+
+// What a view shows of the tail it holds itself, and sealed blocks never change: so however long it is held, and asked, the pages
+// that the hot log frees are used again once a reading is over. A transaction held for as long as the view would keep all
+// that 2,400 commits free: 60 MB and more.
+TEST_F(StoreTest, AReaderThatNeverLetsGoDoesNotMakeTheFileGrow) {
+  options_.block_rows = 400;
+  options_.sync = false;
+  const auto fill = [&](bool held) {
+    store_.reset();
+    std::filesystem::remove_all(options_.path);
+    open();
+    BatchMaker m("shop@host", 3, 77);
+    const auto n = incarnation(m);
+    std::shared_ptr<const store::View> view;
+    std::atomic<bool> stop = false;
+    std::atomic<std::uint64_t> asked = 0;
+    std::jthread reader;
+    for (std::uint64_t seq = 1; seq <= 2400; ++seq) {
+      for (std::int64_t i = 0; i < 60; ++i) {
+        m.state(m.own(static_cast<unsigned>(i % 9)), server_state(i, std::string(200, 'x')),
+                static_cast<std::int64_t>(seq * 60) + i);
+      }
+      append(m.batch(n, seq));
+      flush();
+      if (held && seq == 50) {
+        view = store_->snapshot();
+        reader = std::jthread([&stop, &asked, view] {
+          while (!stop) {
+            (void)view->rollup({}, [](const store::RollupCell&) {});
+            (void)view->edges({}, [](const store::EdgeCell&) {});
+            for (const auto& unit : view->units()) (void)view->read(unit, {});
+            ++asked;
+          }
+        });
+      }
+    }
+    stop = true;
+    if (reader.joinable()) reader.join();
+    if (held) {
+      EXPECT_GT(asked, 0U);
+      EXPECT_EQ(rows_of(*view).size(), 50U * 60) << "and it still shows what it showed";
+      EXPECT_GT(store_->stats().longest_read_ns, 0);
+      RecordProperty("longest_read_us", static_cast<int>(store_->stats().longest_read_ns / 1000));
+    }
+    return static_cast<double>(std::filesystem::file_size(options_.path + "/p-00000001.mdb"));
+  };
+  const double alone = fill(false), with = fill(true);
+  EXPECT_LE(with, alone + 20e6);
+  RecordProperty("alone_kb", static_cast<int>(alone / 1000));
+  RecordProperty("with_kb", static_cast<int>(with / 1000));
 }
 
 TEST_F(StoreTest, ADamagedBlockIsNamedAndCounted) {
@@ -265,6 +365,94 @@ TEST_F(StoreTest, KilledAtAnyMomentLosesNothingThatWasAcknowledged) {
     }
   }
   EXPECT_GE(acked_before, 8U) << "too slow a machine to say anything";
+}
+
+// Hours of it in minutes: small partitions come and go while everything is asked; what is shown is what was not dropped,
+// and neither disk nor memory grow. SCOPE_SOAK_EVENTS: how many (10 million under the label `long`).
+TEST_F(StoreTest, ASoakWithRetentionRunning) {
+  const auto* wanted = std::getenv("SCOPE_SOAK_EVENTS");
+  const std::uint64_t events = wanted ? std::strtoull(wanted, nullptr, 10) : 200'000;
+  constexpr std::uint64_t kBatch = 500;
+  options_.block_rows = 4096;
+  options_.partition_bytes = 4u << 20;
+  options_.retain_bytes = 24u << 20;
+  options_.map_bytes = 256u << 20;
+  options_.sync = false;
+  if (!wanted) {
+    options_.partition_bytes = 1u << 20;
+    options_.retain_bytes = 4u << 20;
+  }
+  open();
+  BatchMaker m("shop@host", 3, 77);
+  const auto n = incarnation(m);
+  std::mt19937 random(1);
+  const auto anon_mb = [] {
+    std::ifstream in("/proc/self/status");
+    for (std::string line; std::getline(in, line);) {
+      if (line.starts_with("RssAnon:")) return std::stod(line.substr(8)) / 1024;
+    }
+    return 0.0;
+  };
+  std::atomic<bool> stop = false;
+  std::atomic<std::uint64_t> asked = 0, wrong = 0;
+  store::RowFilter bare;
+  bare.payload = false;
+  std::jthread reader([&] {
+    while (!stop) {
+      // Rows are numbered by their times: those of a view are an unbroken stretch up to its end.
+      const auto view = store_->snapshot();
+      std::uint64_t rows = 0, counted = 0;
+      std::int64_t first = INT64_MAX, last = 0;
+      for (const auto& unit : view->units()) {
+        const auto read = view->read(unit, bare);
+        if (!read) {
+          ++wrong;
+          continue;
+        }
+        rows += read->rows.size();
+        for (const auto& row : read->rows) {
+          first = std::min(first, row.record.time.ns);
+          last = std::max(last, row.record.time.ns);
+        }
+      }
+      const auto info = view->rollup({}, [&](const store::RollupCell& c) { counted += c.rows; });
+      if (!info || !info->missing.empty() || counted != rows ||
+          (rows > 0 && static_cast<std::uint64_t>(last - first) + 1 != rows))
+        ++wrong;
+      ++asked;
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  });
+  std::int64_t t = 0;
+  double anon_early = 0, anon_late = 0;
+  for (std::uint64_t seq = 1; seq * kBatch <= events; ++seq) {
+    for (std::uint64_t i = 0; i < kBatch; ++i) {
+      std::string text(60, ' ');
+      for (auto& c : text) c = static_cast<char>('a' + random() % 26);
+      // A new process every 10 events.
+      ++t;
+      m.state(m.own(static_cast<unsigned>(t / 10 % 1'000'000)), server_state(t, text), t);
+    }
+    append(m.batch(n, seq));
+    const auto share = static_cast<double>(seq * kBatch) / static_cast<double>(events);
+    if (share > 0.3 && anon_early == 0) anon_early = anon_mb();
+    if (share > 0.3) anon_late = std::max(anon_late, anon_mb());
+  }
+  flush();
+  stop = true;
+  reader.join();
+  EXPECT_GT(asked, 0U);
+  EXPECT_EQ(wrong, 0U);
+  const auto kept = options_.retain_bytes + options_.partition_bytes;
+  for (int i = 0; i < 200 && store_->stats().bytes_on_disk > kept; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_LE(store_->stats().bytes_on_disk, kept);
+  EXPECT_LE(anon_late, anon_early + 64) << "MB of anonymous memory, from a third of the way on";
+  const auto rows = rows_of(*store_->snapshot(), bare).size();
+  EXPECT_EQ(store_->stats().events_stored, rows) << "what was dropped is counted no more";
+  EXPECT_LT(rows, static_cast<std::size_t>(t));
+  reopen();
+  EXPECT_EQ(store_->stats().events_stored, rows);
 }
 
 }  // namespace
