@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
+#include <cstdlib>
 #include <map>
 #include <set>
 
@@ -21,7 +23,8 @@ constexpr std::string_view kAgentModules[] = {
     "scope_patterns",   "scope_baseline", "scope_budget", "scope_probe", "scope_spent",
     "scope_nif",        "scope_drain",    "scope_ask",    "scope_flags", "scope_ladder",
     "scope_watch",      "scope_session"};
-constexpr std::size_t kChunk = 4000, kExamples = 3;
+// Asking for what a function's calls take stops all schedulers for 5 us, so fewer at once.
+constexpr std::size_t kChunk = 4000, kStopping = 500, kExamples = 3;
 
 std::string text(const TermView& term) { return codec::print(term, codec::Syntax::erlang, 300); }
 
@@ -54,11 +57,17 @@ class Check {
   }
 
   Result<NodeReport> run() {
+    ASSIGN_OR_RETURN(const auto release, call("erlang", "system_info", 1,
+                                              [](TermBuilder& b) { b.atom("otp_release"); }));
+    otp_ = std::atoi(release.term.text().value_or("0").c_str());
     RETURN_IF_ERROR(modules());
     RETURN_IF_ERROR(names());
     RETURN_IF_ERROR(processes());
     RETURN_IF_ERROR(defaults());
     RETURN_IF_ERROR(functions());
+    RETURN_IF_ERROR(sessions());
+    RETURN_IF_ERROR(handlers());
+    RETURN_IF_ERROR(files());
     RETURN_IF_ERROR(owners());
     RETURN_IF_ERROR(links());
     return std::move(report_);
@@ -92,15 +101,15 @@ class Check {
   // erlang:Function(Item, Key) for every item: visit(item, result).
   template <typename Visit>
   Status each(std::string_view function, const std::vector<TermView>& items, const TermBuilder& key,
-              Visit visit) {
+              Visit visit, std::size_t chunk = kChunk) {
     static const auto kExport = [](TermBuilder& b, std::string_view f) {
       TermBuilder parts;
       parts.atom("erlang").atom(f).integer(2);
       constexpr std::byte kExportTag[] = {std::byte{113}};
       b.raw(kExportTag).raw(parts.bytes());
     };
-    for (std::size_t at = 0; at < items.size(); at += kChunk) {
-      const auto n = std::min(kChunk, items.size() - at);
+    for (std::size_t at = 0; at < items.size(); at += chunk) {
+      const auto n = std::min(chunk, items.size() - at);
       auto answer = call("lists", "zipwith", 3, [&](TermBuilder& b) {
         kExport(b, function);
         b.list(static_cast<std::uint32_t>(n));
@@ -129,6 +138,7 @@ class Check {
       const auto module = it.item().element(0);
       module_terms_.push_back(module);
       const auto name = *module.atom();
+      has_sessions_ |= name == "trace" && otp_ >= 27;
       // The daemon gives the code a file name without a folder; a user's own scope_* module has one.
       const auto file = it.item().element(1).text();
       if (is_agent_module(name) ||
@@ -165,10 +175,11 @@ class Check {
     const auto pids = items_of(list);
     report_.processes = pids.size();
     TermBuilder keys;
-    keys.list(3).atom("registered_name").atom("initial_call").atom("current_function").nil();
+    keys.list(4).atom("registered_name").atom("initial_call").atom("current_function");
+    keys.atom("monitored_by").nil();
     RETURN_IF_ERROR(
         each("process_info", pids, keys, [&](const TermView& pid, const TermView& info) {
-          std::string name, of;
+          std::string name, of, by;
           if (!info.list()) return;  // it has ended
           for (auto it = *info.list(); !it.done(); it.next()) {
             const auto pair = it.item();
@@ -176,12 +187,18 @@ class Check {
             const auto value = pair.element(1);
             if (pair.element(0).is_atom("registered_name")) {
               if (const auto atom = value.atom()) name = *atom;
+            } else if (pair.element(0).is_atom("monitored_by")) {
+              by = daemon_among(value);
             } else if (value.arity() == 3u && value.element(0).atom() &&
                        is_agent_module(*value.element(0).atom())) {
               of = mfa_text(value);
             }
           }
           if (!name.empty()) named_[text(pid)] = name;
+          if (!by.empty()) {
+            found(Kind::monitors, fmt::format("process {}{} is monitored by {}", text(pid),
+                                              name.empty() ? "" : fmt::format(" ({})", name), by));
+          }
           if (!of.empty()) {
             ours_.insert(text(pid));
             found(Kind::processes, fmt::format("process {}{} runs {}", text(pid),
@@ -204,6 +221,17 @@ class Check {
     for (const auto& [tracer, who] : by_tracer) {
       found(Kind::tracing, fmt::format("{} process{} traced by {}: {}", who.count(),
                                        who.count() == 1 ? " is" : "es are", tracer, who.str()));
+    }
+    return {};
+  }
+
+  // A process of a daemon's, in a list of pids. (A call to the daemon is a monitor of the caller's, no daemon's.)
+  static std::string daemon_among(const TermView& pids) {
+    if (!pids.list()) return {};
+    for (auto it = *pids.list(); !it.done(); it.next()) {
+      const auto pid = it.item().pid();
+      if (pid && pid->node.starts_with("scope") && !is_command_line(pid->node))
+        return std::string(pid->node);
     }
     return {};
   }
@@ -262,12 +290,16 @@ class Check {
     for (auto it = *view.list(); !it.done(); it.next()) mfas.push_back(it.item());
     std::set<const std::byte*>
         traced;  // of these `meta` says [], which otherwise is a tracer that has died
-    for (const std::string_view what : {"traced", "meta", "call_count"}) {
+    for (const std::string_view what :
+         {"traced", "meta", "call_count", "call_time", "call_memory"}) {
+      if (what == "call_memory" && otp_ < 26) continue;
+      const bool stops = what == "call_time" || what == "call_memory";
       TermBuilder wanted;
       wanted.atom(what);
       std::map<std::string, Examples> by_value;
-      RETURN_IF_ERROR(
-          each("trace_info", mfas, wanted, [&](const TermView& mfa, const TermView& info) {
+      RETURN_IF_ERROR(each(
+          "trace_info", mfas, wanted,
+          [&](const TermView& mfa, const TermView& info) {
             if (info.arity() != 2u) return;
             const auto value = info.element(1);
             if (value.is_atom("false") || value.is_atom("undefined")) return;
@@ -281,12 +313,92 @@ class Check {
               kind = fmt::format("meta (tracer {})", nobody ? "dead" : owner(value));
             }
             by_value[kind].add(mfa_text(mfa));
-          }));
+          },
+          stops ? kStopping : kChunk));
       for (const auto& [kind, functions] : by_value) {
         found(Kind::patterns,
               fmt::format("{} function{} a trace pattern, {}: {}", functions.count(),
                           functions.count() == 1 ? " has" : "s have", kind, functions.str()));
       }
+    }
+    return {};
+  }
+
+  // From OTP 27 on. What a session traces goes with it, and no other function of the VM shows it.
+  Status sessions() {
+    if (!has_sessions_) return {};  // whoever opens one has loaded the module
+    ASSIGN_OR_RETURN(const auto all,
+                     call("trace", "session_info", 1, [](TermBuilder& b) { b.atom("all"); }));
+    if (!all.term.list()) return fail(Code::malformed, "trace:session_info(all) is no list");
+    for (auto it = *all.term.list(); !it.done(); it.next()) {
+      const auto session = it.item();
+      if (session.arity() != 2u || session.element(1).is_atom("default")) continue;
+      if (session.element(0).is_atom("elixir_scope")) {
+        found(Kind::sessions, fmt::format("the trace session {} is open", text(session)));
+      } else {
+        note(Kind::sessions,
+             fmt::format("the trace session {} is open, which is not of ElixirScope",
+                         text(session)));
+      }
+    }
+    return {};
+  }
+
+  // Handlers and filters of logger, and of the two event managers that every node may have.
+  Status handlers() {
+    for (const std::string_view which : {"get_handler_config", "get_primary_config"}) {
+      ASSIGN_OR_RETURN(const auto config, call("logger", which));
+      named_in("logger's configuration", config.term);
+    }
+    for (const std::string_view manager : {"error_logger", "alarm_handler"}) {
+      ASSIGN_OR_RETURN(const auto pid,
+                       call("erlang", "whereis", 1, [&](TermBuilder& b) { b.atom(manager); }));
+      if (!pid.term.pid()) continue;
+      ASSIGN_OR_RETURN(const auto list, call("gen_event", "which_handlers", 1,
+                                             [&](TermBuilder& b) { b.atom(manager); }));
+      named_in(fmt::format("the handlers of {}", manager), list.term);
+    }
+    return {};
+  }
+
+  void named_in(std::string_view where, const TermView& term) {
+    const auto all = codec::print(term, codec::Syntax::erlang, 1 << 20);
+    for (const auto module : kAgentModules) {
+      const auto at = all.find(module);
+      if (at == all.npos) continue;
+      const auto after = at + module.size() < all.size() ? all[at + module.size()] : ' ';
+      if (after == '_' || std::isalnum(static_cast<unsigned char>(after))) continue;
+      found(Kind::handlers, fmt::format("{} names module {}", where, module));
+    }
+  }
+
+  // The native tracer's library: the folder that it is loaded from (scope-OSPID-HEX, erl/agent/scope_nif.erl), and the
+  // library itself, which goes with its module.
+  Status files() {
+    ASSIGN_OR_RETURN(const auto os_pid, call("os", "getpid"));
+    ASSIGN_OR_RETURN(const auto tmpdir,
+                     call("os", "getenv", 1, [](TermBuilder& b) { b.charlist("TMPDIR"); }));
+    const auto own = os_pid.term.text().value_or("");
+    std::set<std::string> folders{"/tmp", "/var/tmp", "/dev/shm"};
+    if (const auto dir = tmpdir.term.text(); !tmpdir.term.atom() && dir && !dir->empty())
+      folders.insert(*dir);
+    for (const auto& folder : folders) {
+      ASSIGN_OR_RETURN(const auto names,
+                       call("file", "list_dir", 1, [&](TermBuilder& b) { b.charlist(folder); }));
+      if (!names.term.is_tuple("ok", 2) || !names.term.element(1).list()) continue;
+      for (auto it = *names.term.element(1).list(); !it.done(); it.next()) {
+        const auto name = it.item().text().value_or("");
+        if (name.starts_with(fmt::format("scope-{}-", own))) {
+          found(Kind::files, fmt::format("the folder {}/{} is left", folder, name));
+        }
+      }
+    }
+    ASSIGN_OR_RETURN(const auto maps, call("file", "read_file", 1,
+                                           [](TermBuilder& b) { b.charlist("/proc/self/maps"); }));
+    if (!maps.term.is_tuple("ok", 2)) return {};  // no Linux
+    const auto mapped = maps.term.element(1).binary_text().value_or("");
+    if (mapped.find(fmt::format("/scope-{}-", own)) != mapped.npos) {
+      found(Kind::files, "the native tracer's library is in memory");
     }
     return {};
   }
@@ -345,6 +457,8 @@ class Check {
 
   Client& client_;
   const std::string& node_;
+  int otp_ = 0;
+  bool has_sessions_ = false;
   NodeReport report_;
   std::vector<Message> kept_;  // what the views below point into
   std::vector<TermView> module_terms_;
@@ -360,7 +474,8 @@ bool is_agent_module(std::string_view module) {
 
 std::string_view kind_name(Finding::Kind kind) {
   constexpr std::string_view kNames[] = {"modules",  "names",          "processes", "tracing",
-                                         "patterns", "system_monitor", "seq_trace", "link"};
+                                         "patterns", "system_monitor", "seq_trace", "link",
+                                         "sessions", "monitors",       "handlers",  "files"};
   return kNames[static_cast<std::size_t>(kind)];
 }
 

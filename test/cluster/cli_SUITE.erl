@@ -6,7 +6,8 @@
          trace_and_untrace/1, all_pages/1, states_and_flows/1, an_error_is_explained/1, wrong_cookie/1,
          no_daemon/1, not_a_daemon/1, a_silent_daemon/1, usage/1, nothing_harmful_reaches_the_terminal/1,
          it_leaves_no_trace/1, on_a_terminal/1, settings/1, the_agent_itself/1, a_clean_node/1, planted_flags/1, planted_patterns/1, planted_code_and_names/1,
-         planted_owners/1, other_owners_are_notes/1, unreachable_nodes/1, nodes_from_the_daemon/1, many_nodes_json/1]).
+         planted_owners/1, planted_counters/1, planted_session/1, planted_monitor/1, planted_handlers/1, planted_files/1,
+         other_owners_are_notes/1, unreachable_nodes/1, nodes_from_the_daemon/1, many_nodes_json/1]).
 -export([daemon/1, held/0, agents_daemon/1]).
 
 -define(SECOND, 1714557600000000000). % 2024-05-01T10:00:00Z
@@ -16,7 +17,8 @@ all() ->
     [status_is_a_table, status_is_quick, json_is_one_document, requests_are_as_api_md_has_them, trace_and_untrace,
      all_pages, states_and_flows, an_error_is_explained, wrong_cookie, no_daemon, not_a_daemon, a_silent_daemon, usage,
      nothing_harmful_reaches_the_terminal, it_leaves_no_trace, on_a_terminal, settings, a_clean_node, planted_flags, planted_patterns,
-     planted_code_and_names, planted_owners, other_owners_are_notes, unreachable_nodes, nodes_from_the_daemon,
+     planted_code_and_names, planted_owners, planted_counters, planted_session, planted_monitor, planted_handlers,
+     planted_files, other_owners_are_notes, unreachable_nodes, nodes_from_the_daemon,
      many_nodes_json, the_agent_itself].
 
 -spec init(scope_test:config()) -> scope_test:config().
@@ -255,7 +257,7 @@ settings(Config = #{tmp := Tmp}) ->
 
 -spec a_clean_node(scope_test:config()) -> ok.
 a_clean_node(Config) ->
-    Node = scope_test:start_node(Config, clean),
+    Node = target(Config, clean),
     Processes = fun() -> scope_test:rpc(Node, fun() -> processes() -- [self()] end) end,
     Modules = fun() -> lists:sort(scope_test:rpc(Node, code, all_loaded, [])) end,
     {_, _} = verify(Config, Node), % loads erpc, if it is not
@@ -269,7 +271,7 @@ a_clean_node(Config) ->
 
 -spec planted_flags(scope_test:config()) -> ok.
 planted_flags(Config) ->
-    Node = scope_test:start_node(Config, flags),
+    Node = target(Config, flags),
     Tracer = plant(Node, fun() -> 1 = erlang:trace(whereis(init), true, [call, {tracer, self()}]) end),
     {4, One} = verify(Config, Node),
     has(One, "not clean"),
@@ -288,7 +290,7 @@ planted_flags(Config) ->
 
 -spec planted_patterns(scope_test:config()) -> ok.
 planted_patterns(Config) ->
-    Node = scope_test:start_node(Config, patterns),
+    Node = target(Config, patterns),
     Cases = [{{lists, map, 2}, true, [local], "1 function has a trace pattern, local: lists:map/2"},
              {{lists, flatmap, 2}, true, [global], "1 function has a trace pattern, global: lists:flatmap/2"},
              {{lists, flatmap, 2}, true, [call_count], "1 function has a trace pattern, call_count: lists:flatmap/2"},
@@ -313,7 +315,7 @@ planted_patterns(Config) ->
 
 -spec planted_code_and_names(scope_test:config()) -> ok.
 planted_code_and_names(Config) ->
-    Node = scope_test:start_node(Config, code),
+    Node = target(Config, code),
     {ok, scope_agent, Beam} = compile:forms([{attribute, 1, module, scope_agent}, {attribute, 2, export, [{wait, 0}]},
                                              {function, 3, wait, 0,
                                               [{clause, 3, [], [], [{'receive', 3, [{clause, 3, [{atom, 3, stop}], [], [{atom, 3, ok}]}]}]}]}]),
@@ -336,9 +338,121 @@ planted_code_and_names(Config) ->
     {0, _} = verify(Config, Node),
     ok.
 
+-spec planted_counters(scope_test:config()) -> ok.
+planted_counters(Config) ->
+    Node = target(Config, counters),
+    Kinds = [call_time | [call_memory || otp(Node) >= 26]],
+    [begin
+         1 = scope_test:rpc(Node, erlang, trace_pattern, [{lists, map, 2}, true, [Kind]]),
+         {4, Out} = verify(Config, Node),
+         has(Out, io_lib:format("patterns: 1 function has a trace pattern, ~s: lists:map/2", [Kind])),
+         1 = scope_test:rpc(Node, erlang, trace_pattern, [{lists, map, 2}, false, [Kind]]),
+         {0, _} = verify(Config, Node)
+     end || Kind <- Kinds],
+    ok.
+
+%% Of OTP 27: ours by its name; another tool's is a remark.
+-spec planted_session(scope_test:config()) -> ok.
+planted_session(Config) ->
+    Node = target(Config, session),
+    otp(Node) >= 27 orelse throw({skip, "no trace sessions before OTP 27"}),
+    Open = fun(Name) ->
+                   plant(Node, fun() ->
+                                       S = apply(trace, session_create, [Name, self(), []]),
+                                       1 = apply(trace, process, [S, whereis(init), true, [call]]),
+                                       put(kept, S)
+                               end)
+           end,
+    Ours = Open(elixir_scope),
+    {4, Out} = verify(Config, Node),
+    has(Out, "sessions: the trace session \\{elixir_scope,[ 0-9]+\\} is open"),
+    unplant(Node, Ours),
+    _ = Open(profiler),
+    {0, Note} = verify(Config, Node),
+    has(Note, "sessions: the trace session \\{profiler,[ 0-9]+\\} is open, which is not of ElixirScope"),
+    ok.
+
+%% A daemon's process watches one of the node's.
+-spec planted_monitor(scope_test:config()) -> ok.
+planted_monitor(Config) ->
+    Node = target(Config, monitored),
+    Daemon = scope_test:start_node(Config, scope_left, #{hidden => true}),
+    Watcher = plant(Daemon, fun() ->
+                                    true = net_kernel:connect_node(scope_test:node_of(Node)),
+                                    monitor(process, {init, scope_test:node_of(Node)})
+                            end),
+    scope_test:wait_until(fun() -> {monitored_by, By} = scope_test:rpc(Node, fun() -> process_info(whereis(init), monitored_by) end),
+                                   lists:member(Watcher, By) end),
+    {4, Out} = verify(Config, Node),
+    has(Out, "monitors: process <monitored_.*> \\(init\\) is monitored by scope_left_"),
+    scope_test:kill(Daemon),
+    scope_test:wait_until(fun() -> element(1, verify(Config, Node)) =:= 0 end),
+    ok.
+
+-spec planted_handlers(scope_test:config()) -> ok.
+planted_handlers(Config) ->
+    Node = target(Config, handlers),
+    Calm = fun() -> {0, _} = verify(Config, Node), ok end,
+    ok = scope_test:rpc(Node, logger, add_primary_filter, [f, {fun scope_cut:filter/2, []}]),
+    {4, Filter} = verify(Config, Node),
+    has(Filter, "handlers: logger's configuration names module scope_cut"),
+    ok = scope_test:rpc(Node, logger, remove_primary_filter, [f]),
+    Calm(),
+    ok = scope_test:rpc(Node, logger, add_handler_filter, [default, f, {fun scope_watch:filter/2, []}]),
+    {4, Handler} = verify(Config, Node),
+    has(Handler, "handlers: logger's configuration names module scope_watch"),
+    ok = scope_test:rpc(Node, logger, remove_handler_filter, [default, f]),
+    Calm(),
+    %% A manager under each of the two names, with a handler called as a module of ours.
+    {ok, scope_beat, Beam} = compile:forms(
+        [{attribute, 1, module, scope_beat}, {attribute, 1, export, [{init, 1}, {terminate, 2}]},
+         {function, 2, init, 1, [{clause, 2, [{var, 2, 'X'}], [], [{tuple, 2, [{atom, 2, ok}, {var, 2, 'X'}]}]}]},
+         {function, 3, terminate, 2, [{clause, 3, [{var, 3, '_'}, {var, 3, '_'}], [], [{atom, 3, ok}]}]}]),
+    [begin
+         {module, _} = scope_test:rpc(Node, code, load_binary, [scope_beat, "/scope_beat.beam", Beam]),
+         _ = scope_test:rpc(Node, fun() -> whereis(Manager) =:= undefined andalso gen_event:start({local, Manager}) end),
+         ok = scope_test:rpc(Node, gen_event, add_handler, [Manager, scope_beat, []]),
+         {4, Out} = verify(Config, Node),
+         has(Out, io_lib:format("handlers: the handlers of ~s names? module scope_beat", [Manager])),
+         _ = scope_test:rpc(Node, gen_event, delete_handler, [Manager, scope_beat, []]),
+         _ = scope_test:rpc(Node, fun() -> code:delete(scope_beat), code:purge(scope_beat) end),
+         Calm()
+     end || Manager <- [error_logger, alarm_handler]],
+    ok.
+
+%% The library's folder, and the library in memory.
+-spec planted_files(scope_test:config()) -> ok.
+planted_files(Config = #{tmp := Tmp}) ->
+    Node = target(Config, files, #{env => [{"TMPDIR", Tmp}]}),
+    [begin
+         Folder = filename:join(Dir, "scope-" ++ scope_test:rpc(Node, os, getpid, []) ++ "-c0ffee"),
+         ok = file:make_dir(Folder),
+         try
+             {4, Out} = verify(Config, Node),
+             has(Out, "files: the folder " ++ Folder ++ " is left")
+         after
+             file:del_dir(Folder)
+         end,
+         {0, _} = verify(Config, Node)
+     end || Dir <- [Tmp, "/tmp", "/var/tmp"]],
+    Ebin = filename:join(os:getenv("SCOPE_BUILD"), "erl/ebin"),
+    [Nif, Library] = [element(2, {ok, _} = file:read_file(filename:join(Ebin, F))) || F <- ["scope_nif.beam", "scope_tracer.so"]],
+    Load = fun() ->
+                   {module, _} = code:load_binary(scope_nif, "scope_nif.beam", Nif),
+                   scope_nif:load(Library, #{})
+           end,
+    {module, _} = scope_test:rpc(Node, code, load_binary,
+                                 [scope_cut, "scope_cut.beam", element(2, file:read_file(filename:join(Ebin, "scope_cut.beam")))]),
+    _ = scope_test:rpc(Node, Load),
+    {4, Mapped} = verify(Config, Node),
+    has(Mapped, "files: the native tracer's library is in memory"),
+    scope_test:rpc(Node, fun() -> [begin code:delete(M), code:purge(M) end || M <- [scope_nif, scope_cut]], ok end),
+    {0, _} = verify(Config, Node),
+    ok.
+
 -spec planted_owners(scope_test:config()) -> ok.
 planted_owners(Config) ->
-    Node = scope_test:start_node(Config, owners),
+    Node = target(Config, owners),
     Owner = plant(Node, fun() ->
                                 true = register(scope_guard, self()),
                                 undefined = erlang:system_monitor(self(), [busy_port]),
@@ -450,6 +564,16 @@ collect(OsPid, Lines) ->
         {exited, OsPid, Status} -> {Status, lists:reverse(Lines)}
     after 20000 -> error({still_running, lists:reverse(Lines)})
     end.
+
+%% With $SCOPE_TARGET_OTP=27 the nodes that are looked at run that OTP.
+target(Config, Name) -> target(Config, Name, #{}).
+target(Config, Name, Opts) ->
+    scope_test:start_node(Config, Name, case os:getenv("SCOPE_TARGET_OTP") of
+                                            false -> Opts;
+                                            Otp -> Opts#{otp => list_to_integer(Otp)}
+                                        end).
+
+otp(Node) -> list_to_integer(scope_test:rpc(Node, erlang, system_info, [otp_release])).
 
 verify(Config, Node) -> scope(Config, ["verify-clean", atom_to_list(scope_test:node_of(Node))]).
 
