@@ -263,7 +263,8 @@ Result<std::vector<NameSpell>> ViewImpl::names_of(ProcessId process,
     return p.id == process.id && p.serial == process.serial && home(p.incarnation) == h;
   };
   const auto rows = tail_lifecycle([&](const StoredRow& row) {
-    return ours(row.process) || row.record.type == EventType::process_register;
+    return ours(row.process) || row.record.type == EventType::process_register ||
+           row.record.type == EventType::process_alive;  // with a name, it took that over
   });
   for (const auto* row : rows) {
     // Others matter only where they took a name over.
