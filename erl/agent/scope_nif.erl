@@ -25,6 +25,18 @@
 -spec load(binary() | none, #{memory => pos_integer()}) -> native | {erlang, term()}.
 load(none, _) -> {erlang, configured};
 load(Library, Opts) ->
+    Arch = erlang:system_info(system_architecture),
+    case lists:prefix(machine(Library), Arch) of
+        true -> load_it(Library, Opts);
+        false -> {erlang, {other_architecture, Arch}}       % the linker would say that there is no such file
+    end.
+
+%% What the library was made for, as its ELF header has it; "": that is for the linker to say.
+machine(<<127, "ELF", _:14/binary, 62:16/little, _/binary>>) -> "x86_64";
+machine(<<127, "ELF", _:14/binary, 183:16/little, _/binary>>) -> "aarch64";
+machine(_) -> "".
+
+load_it(Library, Opts) ->
     case in_some_folder(Library, [D || D <- [os:getenv("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"], is_list(D)], none) of
         ok -> set_up(Opts);
         Why -> {erlang, Why}

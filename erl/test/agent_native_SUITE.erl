@@ -9,7 +9,8 @@
 
 all() ->
     [calibrated, same_as_erlang, golden_hashes, every_call_counted, dry_bucket_ends_it, sampled_whole, big_terms,
-     idle_costs_little, cycles_under_load, all_killed, broken_library, no_library].
+     idle_costs_little, cycles_under_load, all_killed, all_suspended, other_limits, broken_library,
+     foreign_library, no_library].
 
 timeout(_) -> 60000.
 
@@ -302,8 +303,50 @@ all_killed(Config) ->
     log("flags gone after ~b ms", [Ms]),
     true = Ms < 3500.
 
+%% All of ours stand still, so nobody hears of anybody's death: the lease alone ends it. When they run again they see how
+%% long they were silent, and go.
+all_suspended(Config) ->
+    {T, D, Pid} = native(Config),
+    Ps = rpc(T, fun() -> [spawn(fun Loop() -> ?MODULE:counted(self()), receive after 1 -> Loop() end end) || _ <- [1, 2, 3]] end),
+    {ok, _} = d(D, control, [Pid, {start, a, #{mfas => [{?MODULE, counted, 1}], events => [calls]}}]),
+    wait_until(fun() -> {ok, #{captured := N}} = d(D, control, [Pid, status]), N > 10 end, 5000),
+    {Ms, Holder} =
+        rpc(T, fun() ->
+                       Me = self(),
+                       Names = [scope_sup, scope_guard, scope_tracer, scope_agent],
+                       Holder = spawn(fun() ->
+                                              process_flag(priority, max),
+                                              [true = erlang:suspend_process(whereis(N)) || N <- Names],
+                                              process_flag(priority, normal),
+                                              Me ! suspended,
+                                              receive go_on -> ok end       % its end is their resuming
+                                      end),
+                       receive suspended -> ok end,
+                       Begun = erlang:monotonic_time(millisecond),
+                       Flags = fun() -> [P || P <- Ps, {flags, F} <- [agent_test:info(P, flags)], lists:member(call, F)] end,
+                       Ps = Flags(),
+                       (fun Wait() -> Flags() =:= [] orelse receive after 20 -> Wait() end end)(),
+                       {erlang:monotonic_time(millisecond) - Begun, Holder}
+               end),
+    log("flags gone after ~b ms", [Ms]),
+    true = Ms > 500 andalso Ms < 6000,
+    rpc(T, fun() -> Holder ! go_on end),
+    nothing_left(T).
+
+%% Where the VM's tables have other sizes, its words for pids and ports are others.
+other_limits(Config) ->
+    [begin
+         {T, _, _} = native(Config, #{target => #{args => Args}}),
+         assert_eq([aliases, bigs, funs, refs], lists:sort(rpc(T, scope_nif, calibrated, [])))
+     end || Args <- [["+P", "2000", "+Q", "2000"], ["+P", "8000000", "+Q", "1000000"]]].
+
 %% What cannot be loaded is said, and the Erlang tracer does the work.
 broken_library(Config) -> falls_back(Config, #{library => <<"no library">>}, fun is_binary/1).
+%% The library of another machine: the word in its head that says which.
+foreign_library(Config) ->
+    <<Head:18/binary, _:16/little, Rest/binary>> = library(),
+    falls_back(Config, #{library => <<Head/binary, 183:16/little, Rest/binary>>},
+               fun(R) -> re:run(R, "other_architecture", [{capture, none}]) =:= match end).
 no_library(Config) -> falls_back(Config, #{}, fun(R) -> R =:= configured end).
 
 falls_back(Config, Agent, Reason) ->

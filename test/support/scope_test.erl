@@ -190,7 +190,7 @@ start_node(Config, Name) -> start_node(Config, Name, #{}).
 
 %% A BEAM node `Name_<unique>@localhost` (a Name with an @ is taken as it is). Controlled over its stdin and stdout, not
 %% over distribution. The suite's code is on its path. Opts: args (["+S", "4"]), env ([{K, V}]), cookie, longnames,
-%% hidden, nodist (no name at all), otp (27: that release, if test/support/otp27 has it; else the case is skipped).
+%% hidden, nodist (no name at all), under (a command that runs what follows it, and its arguments), otp (27: that release, if test/support/otp27 has it; else the case is skipped).
 -spec start_node(config(), atom(), map()) -> handle().
 start_node(Config, Name0, Opts) ->
     Name = case lists:member($@, atom_to_list(Name0)) of
@@ -202,7 +202,7 @@ start_node(Config, Name0, Opts) ->
                   #{longnames := true} -> ["-name", atom_to_list(Name)];
                   _ -> ["-sname", atom_to_list(Name)]
               end,
-    Args = ["--pdeathsig", "KILL", "--"] ++ erl(maps:get(otp, Opts, this)) ++ NameArg
+    Args = ["--pdeathsig", "KILL", "--"] ++ maps:get(under, Opts, []) ++ erl(maps:get(otp, Opts, this)) ++ NameArg
         ++ ["-setcookie", maps:get(cookie, Opts, maps:get(cookie, Config)),
             "-start_epmd", "false", "-kernel", "logger_level", "critical"]
         ++ [A || maps:get(hidden, Opts, false), A <- ["-hidden"]]
