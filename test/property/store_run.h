@@ -353,8 +353,8 @@ class Run {
   std::int64_t versions_ = 0;
   std::map<std::uint32_t, store::Lsn> first_;  // of each partition that ever was
   bool archived_ = false, dropped_ = false;
-  // Agents send each process's rows in the order of their times. Lives, names, and the pairing of calls and waits, follow
-  // the order of arrival; all else must hold for rows that come late, too.
+  // Agents send each process's rows in the order of their times. Lives and names, what is found by them (flow, peer), and the
+  // pairing of waits follow the order of arrival; all else must hold for rows that come late, too.
   bool disordered_ = false;
 };
 
