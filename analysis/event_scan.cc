@@ -322,6 +322,7 @@ Loaded load(const Context& context, std::span<const Hit> hits, std::size_t max_b
         break;
       }
       if (rows[i]->record.has(codec::TraceRecord::kTruncated)) ++out.truncated;
+      if (rows[i]->record.has(codec::TraceRecord::kRedacted)) ++out.redacted;
       out.events.push_back({*rows[i], slice[i].at, slice[i].duration_ns});
     }
   }

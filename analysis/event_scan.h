@@ -94,7 +94,7 @@ struct Loaded {
   Owners owners;
   bool size_cut = false;  // hits beyond events.back() were left out
   std::uint64_t corrupt_blocks = 0;
-  std::uint64_t truncated = 0;
+  std::uint64_t truncated = 0, redacted = 0;
 };
 
 // Reads the rows of these hits, in order, until `max_bytes` of payload (at least one row).

@@ -93,6 +93,7 @@ Result<EventsPage> get_events(const Context& context, const Filter& filter) {
   }
   page.completeness.corrupt_blocks += found.corrupt_blocks + loaded.corrupt_blocks;
   page.completeness.truncated = loaded.truncated;
+  page.completeness.redacted = loaded.redacted;
   page.completeness.undecided = static_cast<std::uint64_t>(std::ranges::count_if(
       undecided, [&](const Hit& h) { return passed(filter.order, resume, h); }));
   page.completeness.undecided_at_least = undecided_more || found.skipped_by_text;

@@ -371,7 +371,8 @@ Verdict MatchSpec::matches(const TermView& term, bool cut) const {
 Verdict MatchSpec::matches(const codec::TraceRecord& record) const {
   if (!has_subject(record.type)) return Verdict::no;
   if (const auto term = subject(record)) {
-    return matches(*term, record.has(codec::TraceRecord::kTruncated));
+    return matches(*term, record.has(codec::TraceRecord::kTruncated) ||
+                              record.has(codec::TraceRecord::kRedacted));
   }
   Work work(true);
   Verdict best = Verdict::no;

@@ -3,7 +3,7 @@
 // A row that was cut (TraceRecord::kTruncated) shows the atom '...' where something was left out: an element, the tail of a
 // list, a key and value of a map, the end of a tuple; a fun is {'fun', M, A}. Binaries are cut without a mark: at 256 bytes,
 // or by the native tracer where its room ends, but never to fewer than kCutBinary bytes (erl/agent/scope_cut.erl,
-// erl/c_src/encode.cc). Compared with any of these, the answer is unknown unless another part decides.
+// erl/c_src/encode.cc). What was redacted (kRedacted) is the tuple {'$scope_redacted', Hash}. Compared with any of these, the answer is unknown unless another part decides.
 #pragma once
 
 #include <optional>
@@ -20,7 +20,7 @@ using codec::TermView;
 inline constexpr std::size_t kCutBinary = 16;
 inline constexpr std::size_t kMaxScratch = 1u << 20;  // bytes that guards may build for one row
 
-bool left_out(const TermView& term);          // is it the mark, or what may be a fun?
+bool left_out(const TermView& term);          // is it a mark, or what may be a fun?
 bool open_tuple(const TermView& tuple);       // its end may have been left out
 bool maybe_cut_binary(const TermView& term);  // may be a prefix only
 bool uncertain(const TermView& term);         // anything of these inside

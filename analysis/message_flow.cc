@@ -173,6 +173,7 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
   out.completeness = certify(context, clock, incarnations, low, high, walk.upper);
   out.completeness.corrupt_blocks += corrupt + loaded.corrupt_blocks;
   out.completeness.truncated = loaded.truncated;
+  out.completeness.redacted = loaded.redacted;
   out.completeness.size_cut = loaded.size_cut;
   out.completeness.deadline_cut = out.completeness.deadline_cut || page.cut || context_cut;
   return out;

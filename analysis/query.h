@@ -127,6 +127,7 @@ struct Completeness {
   std::vector<NotTraced> not_traced;
   std::vector<Sampled> sampled;
   std::uint64_t truncated = 0;  // rows of the answer whose term was captured only in part
+  std::uint64_t redacted = 0;   // rows of the answer in which something is hidden
   std::uint64_t undecided =
       0;  // rows left out of which the captured part does not tell whether they match
   bool undecided_at_least = false;  // there may be more of them: in units that an index skipped
@@ -138,7 +139,7 @@ struct Completeness {
 
   bool complete() const {
     return gaps.empty() && gaps_not_listed == 0 && not_traced.empty() && sampled.empty() &&
-           truncated == 0 && undecided == 0 && !undecided_at_least && !retention &&
+           truncated == 0 && redacted == 0 && undecided == 0 && !undecided_at_least && !retention &&
            corrupt_blocks == 0 && !deadline_cut && !size_cut;
   }
 };

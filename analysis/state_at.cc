@@ -220,6 +220,7 @@ Result<StateAt> state_at(const Context& context, const ProcessSpec& spec, const 
   } else if (!out.why.empty()) {
     out.certainty = Certainty::inferred;
   }
+  if (record.has(TraceRecord::kRedacted)) out.completeness.redacted = 1;
   return out;
 }
 

@@ -282,6 +282,7 @@ Result<StateHistory> state_history(const Context& context, const ProcessSpec& sp
     } else if (gap || takes_cut || taken_between[i] > 1 || record.has(TraceRecord::kInferred)) {
       next.certainty = Certainty::inferred;
     }
+    if (record.has(TraceRecord::kRedacted)) ++out.completeness.redacted;
     out.transitions.push_back(std::move(next));
   }
   std::vector<Transition*> without_sender;

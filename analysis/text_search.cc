@@ -118,7 +118,9 @@ Verdict TextSearch::matches(const codec::TraceRecord& record) const {
   const bool perhaps =
       record.strings != nullptr || contains(bytes, utf8_) || contains(bytes, latin1_);
   if (perhaps && in(record.term())) return Verdict::yes;
-  return record.has(codec::TraceRecord::kTruncated) ? Verdict::unknown : Verdict::no;
+  const bool whole =
+      !record.has(codec::TraceRecord::kTruncated) && !record.has(codec::TraceRecord::kRedacted);
+  return whole ? Verdict::no : Verdict::unknown;
 }
 
 }  // namespace scope::analysis

@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "cnode/redaction.h"
 #include "ei_codec/base/nearest.h"
 
 namespace scope::node {
@@ -14,6 +15,7 @@ namespace {
 
 using enum Option::Unit;
 constexpr std::uint64_t kKiB = 1ull << 10, kMiB = 1ull << 20, kGiB = 1ull << 30;
+constexpr std::size_t kMostInList = 64;
 constexpr std::uint64_t kSecond = 1000, kDay = 24ull * 3600 * 1000;
 
 // key, field, unit, min, max, live, secret, help
@@ -76,6 +78,18 @@ const Option kOptions[] = {
      "native: agents load a tracer library, and fall back to Erlang where they cannot; erlang: "
      "they "
      "never do"},
+    {"redact", &Config::redact, none, 0, ~0ull, true, false,
+     "on: passwords, tokens, cookies and the like are hidden on the nodes, before they are "
+     "recorded; off: everything is recorded as it is"},
+    {"redact_defaults", &Config::redact_defaults, none, 0, 1, true, false,
+     "the keys that are known to stand beside secrets, besides those of redact_key"},
+    {"redact_key", &Config::redact_keys, none, 0, ~0ull, true, false,
+     "a word of keys whose values are hidden, or *part of one*; may be given several times"},
+    {"redact_record", &Config::redact_records, none, 0, ~0ull, true, false,
+     "NAME/SIZE:2,3: elements of such tuples are hidden; may be given several times"},
+    {"redact_call", &Config::redact_calls, none, 0, ~0ull, true, false,
+     "MODULE:FUNCTION/ARITY:1,result: arguments and results are hidden (FUNCTION and ARITY may be "
+     "_); may be given several times"},
     {"log_level", &Config::log_level, none, 0, ~0ull, true, false, "debug, info, warn or error"},
 };
 
@@ -88,6 +102,7 @@ Status check_enum(std::string_view key, std::string_view text) {
                 std::string(key), std::string(text));
   };
   if (key == "capture") return one_of({"native", "erlang"});
+  RETURN_IF_ERROR(check_redaction(key, text));
   if (key == "log_level") return one_of({"debug", "info", "warn", "error"});
   if (key == "budget_percent") {
     double percent = 0;
@@ -165,6 +180,11 @@ Status set_option(Config& config, std::string_view key, std::string_view text) {
     RETURN_IF_ERROR(check_enum(key, text));
     config.*(*s) = std::string(text);
   } else if (auto* list = std::get_if<std::vector<std::string> Config::*>(&option->field)) {
+    RETURN_IF_ERROR(check_enum(key, text));
+    if ((config.*(*list)).size() == kMostInList) {
+      return fail(Code::bad_value, fmt::format("at most {} of them", kMostInList), std::string(key),
+                  std::string(text));
+    }
     (config.*(*list)).emplace_back(text);
   } else if (auto* b = std::get_if<bool Config::*>(&option->field)) {
     if (text != "true" && text != "false") {

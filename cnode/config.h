@@ -44,6 +44,10 @@ struct Config {
   std::uint64_t query_threads = 2;
   std::uint64_t query_deadline_ms = 4'000;
   std::string capture = "native";
+  std::string redact = "on";
+  bool redact_defaults = true;
+  std::vector<std::string> redact_keys, redact_records, redact_calls;  // redaction.h
+  std::uint64_t redact_version = 1;  // counts the changes while the daemon runs; no setting
   std::string log_level = "info";
 };
 

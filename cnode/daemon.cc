@@ -190,6 +190,16 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     reply(std::move(outcome));
   }
 
+  Status set_list(const Option& option, const TermView& value) {
+    const auto add = [&](const TermView& item) {
+      return set_option(config_, option.key, item.text().value_or(""));
+    };
+    auto items = value.list();
+    if (!items || value.kind() == codec::TermKind::string) return add(value);
+    for (; !items->done(); items->next()) RETURN_IF_ERROR(add(items->item()));
+    return {};
+  }
+
   void update_config(std::vector<std::string> path, TermView value,
                      Reply<std::monostate> reply) override {
     std::string key = path.empty() ? "" : path.back();
@@ -205,8 +215,20 @@ class Daemon : public Process, public Controls, public store::StoreListener {
           fail(Code::refused,
                "this setting is fixed while the daemon runs; restart it with the new value", key));
     }
-    auto set = set_option(config_, option ? key : fmt::format("{}", fmt::join(path, ".")), text);
+    // What is given is the whole list.
+    std::vector<std::string> before;
+    const auto* list =
+        option ? std::get_if<std::vector<std::string> Config::*>(&option->field) : nullptr;
+    if (list) std::swap(config_.*(*list), before);
+    auto set =
+        list ? set_list(*option, value)
+             : set_option(config_, option ? key : fmt::format("{}", fmt::join(path, ".")), text);
+    if (!set && list) std::swap(config_.*(*list), before);
     if (!set) return reply(std::unexpected(set.error()));
+    if (key.starts_with("redact")) {
+      ++config_.redact_version;
+      agents_->redaction_changed();
+    }
     if (key == "log_level") spdlog::set_level(spdlog::level::from_str(config_.log_level));
     spdlog::info("{} is now {}", key, text);
     reply(std::monostate{});

@@ -27,7 +27,7 @@
 //     mfa     = module:32 function:32        of function_entry, _exit, _exception, message_take, state_change and
 //               process_spawn; nothing of other kinds, whose arity is 0
 //     hash    = match hash:64                if kHashed; of the whole term. kHashBounded is exact here. Only of messages;
-//               of one that is there whole it may be left out and is made here: the tracee need not pay for it
+//               of one that is there whole and not redacted it may be left out and is made here: the tracee need not pay
 //     original = bytes:32                    if kTruncated; about the term's external size, as far as it was walked
 //     peer    = one term                     of message_send, process_spawn, process_link and process_unlink
 //     payload = one term or nothing          as TraceRecord::payload (nothing of links, an atom of process_register and
@@ -61,9 +61,11 @@
 //
 //   A Message, Arg list, State, Result, Reason or Args may be given bounded:
 //     {'$scope_cut', OriginalBytes :: integer, Bounded :: term, Hash :: u64 | none}    -> kTruncated, original_bytes
-//   (a user's own term of that shape is wrapped in one itself). Hash is the match hash of the whole term; with `none`
+//   or, if something of it is redacted (erl/c_src/redact.h says how; OriginalBytes is 0 if it was not cut as well)
+//     {'$scope_cut', OriginalBytes, Bounded, Hash, {redacted, IsHashBounded :: boolean}}     -> kRedacted
+//   (a user's own term of these shapes is wrapped in one itself). Hash is the match hash of the whole term; with `none`
 //   a message cannot be matched by content and its record has kHashed unset.
-//   As nobody says whether that hash was bounded, it counts as bounded. kTruncated is set if OriginalBytes is more than
+//   Where nobody says whether that hash was bounded, it counts as bounded. kTruncated is set if OriginalBytes is more than
 //   Bounded has here; 0 wraps a term that is whole. Messages are hashed here otherwise. {system, From, Req} sets kSystemMessage;
 //   received or taken messages of the shapes that the runtime system makes ('DOWN', 'EXIT', timeout, spawn_reply, and
 //   those of ports and sockets) set kSystem.

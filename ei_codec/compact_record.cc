@@ -15,7 +15,7 @@ struct Shape {
   bool mfa = false, peer = false, hash = false;
   std::uint16_t flags = 0;  // of those that the tracer sets, without those of the hash
 };
-constexpr std::uint16_t kCut = TraceRecord::kTruncated;
+constexpr std::uint16_t kCut = TraceRecord::kTruncated | TraceRecord::kRedacted;
 constexpr Shape kShapes[] = {
     {},
     {.mfa = true, .flags = kCut},  // function_entry, _exit, _exception
@@ -84,7 +84,7 @@ bool RecordReader::payload(const Shape& shape, TraceRecord& out) {
   if (known.local_atoms) out.strings = &strings_;
   if (named) return skip_atom(at_) != nullptr;
   if (shape.hash) {
-    if (!out.has(TraceRecord::kHashed) && !out.has(TraceRecord::kTruncated)) {
+    if (!out.has(TraceRecord::kHashed) && (out.flags & kCut) == 0) {
       hash_message(out, context_.hash_key, known);
     }
     describe_message(out);

@@ -108,7 +108,8 @@ class EventReader {
   std::vector<std::uint8_t> own_pid_;  // how the pids of the agent's node begin
   unsigned arity_ = 0;
   const std::byte* elements_[kMost] = {};
-  std::optional<std::uint64_t> given_hash_;  // by the last cut payload
+  std::optional<std::uint64_t> given_hash_;  // by the last payload that was cut or redacted
+  bool hash_bounded_ = true;
 };
 
 const std::byte* read_integer(const std::byte* at, std::int64_t& out) {
@@ -169,11 +170,12 @@ bool EventReader::spawn_mfa(unsigned index, TraceRecord& out) {
   return true;
 }
 
-// Any term, or {'$scope_cut', OriginalBytes, Bounded, Hash}.
+// Any term, or {'$scope_cut', OriginalBytes, Bounded, Hash}, or that with {redacted, IsHashBounded} at its end.
 bool EventReader::payload(const std::byte* start, const std::byte* end, TraceRecord& out) {
   out.payload = Bytes(start, end);
   std::string_view tag;
-  const std::byte* p = enter_tuple(start, 4);
+  const bool redacted = u8(start) == kSmallTuple && u8(start + 1) == 5;
+  const std::byte* p = enter_tuple(start, redacted ? 5 : 4);
   if (!p || !(p = read_atom(p, nullptr, tag)) || tag != kCutTag) return true;
   std::int64_t original = 0;
   p = read_integer(p, original);
@@ -186,17 +188,25 @@ bool EventReader::payload(const std::byte* start, const std::byte* end, TraceRec
   }
   const TermView hash = TermView::unchecked(p + out.payload.size(), nullptr);
   given_hash_ = hash.unsigned_integer();
+  hash_bounded_ = true;
+  if (redacted) {
+    const TermView how = TermView::unchecked(hash.start() + hash.size(), nullptr);
+    if (!how.is_tuple("redacted", 2)) return false;
+    hash_bounded_ = !how.element(1).is_atom("false");
+    out.flags |= TraceRecord::kRedacted;
+  }
   return given_hash_ || hash.is_atom("none");
 }
 
 void EventReader::message(TraceRecord& out) {
-  if (!out.has(TraceRecord::kTruncated)) {
+  if (!out.has(TraceRecord::kTruncated) && !out.has(TraceRecord::kRedacted)) {
     PayloadMemo::Entry& known = memo_.at(out.payload);
     known.bytes = out.payload;
     hash_message(out, context_.hash_key, known);
   } else if (given_hash_) {
     out.match_hash = *given_hash_;
-    out.flags |= TraceRecord::kHashed | TraceRecord::kHashBounded;
+    out.flags |= TraceRecord::kHashed;
+    if (hash_bounded_) out.flags |= TraceRecord::kHashBounded;
   }
   describe_message(out);
 }

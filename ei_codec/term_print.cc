@@ -59,6 +59,7 @@ class Printer {
   bool integer(std::int64_t value);
   bool big(const TermView& term);
   bool list(const TermView& term);
+  bool redacted(const TermView& term);
   bool sequence(ListView items, std::string_view left, std::string_view right);
   bool map(const TermView& term);
   bool json_pairs(MapView map);
@@ -110,6 +111,7 @@ bool Printer::value(const TermView& term) {
     case TermKind::string:
       return list(term);
     case TermKind::tuple:
+      if (syntax_ != Syntax::erlang && term.is_tuple("$scope_redacted", 2)) return redacted(term);
       return json() ? sequence(*term.elements(), "[", "]") : sequence(*term.elements(), "{", "}");
     case TermKind::map:
       return map(term);
@@ -122,6 +124,12 @@ bool Printer::value(const TermView& term) {
       return put(text::quoted(name, '"', syntax_));
     }
   }
+}
+
+bool Printer::redacted(const TermView& term) {
+  const auto hash = term.element(1).unsigned_integer();
+  const std::string digits = hash ? fmt::format("{:016x}", *hash) : "...";
+  return put(json() ? "{\"$redacted\":\"" + digits + "\"}" : "#Redacted<" + digits + ">");
 }
 
 bool Printer::integer(std::int64_t value) {

@@ -23,6 +23,7 @@
 // reference   #Ref<shop@host.3.2.1>       #Reference<shop@host.3.2.1>     "#Ref<shop@host.3.2.1>"
 // port        #Port<shop@host.5>          the same                        "#Port<shop@host.5>"
 // fun         #Fun<mod.0.123>             #Function<0.123/1 in Mod>       "#Fun<mod.0.123>"
+// redacted    {'$scope_redacted',17}      #Redacted<0000000000000011>     {"$redacted":"0000000000000011"}   (erl/c_src/redact.h)
 // export      fun lists:map/2             &:lists.map/2                   "fun lists:map/2"
 //
 // Pids carry their node, because a reader sits on no node; creations are not shown. Integers of over 1,024 bytes are in

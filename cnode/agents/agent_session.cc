@@ -12,6 +12,7 @@
 #include "cnode/agents/deployment.h"
 #include "cnode/agents/signal.h"
 #include "cnode/dist/spawn.h"
+#include "cnode/redaction.h"
 #include "ei_codec/term_print.h"
 
 namespace scope::node {
@@ -186,7 +187,7 @@ Awaitable<Status> AgentSession::establish() {
 
 std::vector<std::byte> AgentSession::attach_options(bool with_library) const {
   TermBuilder b;
-  b.map(with_library ? 10 : 9);
+  b.map(with_library ? 11 : 10);
   if (with_library) b.atom("library").binary(agent_library());
   b.atom("proto").integer(1);
   b.atom("daemon").atom(node_.name());
@@ -196,6 +197,8 @@ std::vector<std::byte> AgentSession::attach_options(bool with_library) const {
   b.atom("lease_ms").unsigned_integer(config_.lease_ms);
   b.atom("grace_ms").unsigned_integer(config_.grace_ms);
   b.atom("hold_bytes").unsigned_integer(config_.hold_bytes);
+  b.atom("redact");
+  write_redaction(b, config_);
   b.atom("budget").map(4);
   b.atom("cpu").real(std::strtod(config_.budget_percent.c_str(), nullptr));
   b.atom("memory").unsigned_integer(config_.budget_memory);

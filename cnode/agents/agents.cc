@@ -10,6 +10,7 @@
 #include "cnode/agents/signal.h"
 #include "cnode/agents/trace_wire.h"
 #include "cnode/dist/spawn.h"
+#include "cnode/redaction.h"
 #include "ei_codec/term_print.h"
 
 namespace scope::node {
@@ -308,6 +309,28 @@ Awaitable<Result<StopOutcome>> Agents::stop_trace(std::optional<std::uint64_t> i
   }
   changed();
   co_return outcome;
+}
+
+// An agent that is not live now hears of it when it is attached again.
+void Agents::redaction_changed() {
+  TermBuilder request;
+  request.tuple(2).atom("configure").map(1).atom("redact");
+  write_redaction(request, config_);
+  const auto bytes = request.bytes();
+  const std::vector<std::byte> owned(bytes.begin(), bytes.end());
+  for (const auto& [name, session] : sessions_) {
+    if (session->state() == AgentState::live) spawn(io_, "configure", configure(session, owned));
+  }
+}
+
+Awaitable<void> Agents::configure(std::shared_ptr<AgentSession> session,
+                                  std::vector<std::byte> request) {
+  const std::string node = session->peer();
+  auto reply = co_await AgentSession::control(session, std::move(request), kControlTimeout);
+  if (!reply) {
+    spdlog::warn("{}: what is redacted there has not changed yet: {}", node,
+                 to_string(reply.error()));
+  }
 }
 
 bool Agents::wants(const TraceSpec& spec, std::string_view node) const {

@@ -46,6 +46,9 @@ class Agents : public NodeObserver {
   Awaitable<std::vector<ProfileOutcome>> probe(std::vector<Profile> profiles);
   Awaitable<Result<StopOutcome>> stop_trace(std::optional<std::uint64_t> id);
 
+  // The settings of what is redacted have changed.
+  void redaction_changed();
+
   std::vector<NodeStatus> node_status() const;
   std::vector<TracingStatus> tracing() const;
   std::shared_ptr<const analysis::Coverage> coverage() const;
@@ -94,6 +97,8 @@ class Agents : public NodeObserver {
                                     std::vector<ProfileOutcome>& out,
                                     std::shared_ptr<std::size_t> pending,
                                     std::shared_ptr<Signal> done);
+  static Awaitable<void> configure(std::shared_ptr<AgentSession> session,
+                                   std::vector<std::byte> request);
   bool wants(const TraceSpec& spec, std::string_view node) const;
   static Awaitable<void> watch_expiry(Agents& agents);
 

@@ -182,6 +182,9 @@ Spending read_spending(const TermView& status) {
   out.discarded = unsigned_of(get(status, "discarded"));
   if (auto rung = get(ladder, "rung")) out.rung = rung->text(64).value_or("");
   if (auto cause = get(ladder, "cause")) out.cause = cause->text(64).value_or("");
+  const auto redact = get(status, "redact");
+  if (auto on = get(redact, "redact")) out.redact = on->text(64).value_or("");
+  out.redact_version = unsigned_of(get(redact, "version"));
   const auto kinds = get(spent, "kinds");
   for (auto map = kinds ? kinds->map() : std::nullopt; map && !map->done(); map->next()) {
     auto kind = map->key().atom();

@@ -105,6 +105,7 @@ std::string missing_line(const TermView& item) {
     return fmt::format("{}: sampled, about {:.3g} % of what happened", node, share);
   }
   if (kind == "truncated") return fmt::format("{} terms were captured only in part", count);
+  if (kind == "redacted") return fmt::format("{} terms with something redacted in them", count);
   if (kind == "undecided") {
     const auto at_least = get(item, "at_least");
     return fmt::format("{}{} events were captured only in part: whether they match is not known",

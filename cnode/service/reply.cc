@@ -207,6 +207,7 @@ void write_event(TermBuilder& out, const store::View& view, const analysis::Cloc
   if (row.record.has(TraceRecord::kTruncated)) {
     map.key("truncated").unsigned_integer(row.record.original_bytes);
   }
+  if (row.record.has(TraceRecord::kRedacted)) map.key("redacted").boolean(true);
   if (row.record.has(TraceRecord::kInferred)) map.key("inferred").boolean(true);
   if (event.duration_ns) map.key("duration_ns").integer(*event.duration_ns);
   map.write(out);
@@ -249,6 +250,7 @@ void write_completeness(TermBuilder& out, const analysis::Completeness& c) {
     });
   }
   count("truncated", c.truncated);
+  count("redacted", c.redacted);
   if (c.undecided > 0 || c.undecided_at_least) {
     item("undecided", [&](MapWriter& m) {
       m.key("count").unsigned_integer(c.undecided);

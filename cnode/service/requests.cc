@@ -91,6 +91,7 @@ Status get_state_at(const TermView& request, Env& env, TermBuilder& out) {
   if (record.has(codec::TraceRecord::kTruncated)) {
     map.key("truncated").unsigned_integer(record.original_bytes);
   }
+  if (record.has(codec::TraceRecord::kRedacted)) map.key("redacted").boolean(true);
   write_completeness(map.key("completeness"), at.completeness);
   map.write(out);
   return {};
@@ -127,6 +128,7 @@ Status get_state_history(const TermView& request, Env& env, TermBuilder& out) {
     if (record.has(codec::TraceRecord::kTruncated)) {
       item.key("truncated").unsigned_integer(record.original_bytes);
     }
+    if (record.has(codec::TraceRecord::kRedacted)) item.key("redacted").boolean(true);
     if (record.has(codec::TraceRecord::kEndState)) item.key("final").boolean(true);
     item.write(list);
   }
@@ -183,6 +185,7 @@ Status get_message_flow(const TermView& request, Env& env, TermBuilder& out) {
     if (m.send.row.record.has(codec::TraceRecord::kTruncated)) {
       item.key("truncated").unsigned_integer(m.send.row.record.original_bytes);
     }
+    if (m.send.row.record.has(codec::TraceRecord::kRedacted)) item.key("redacted").boolean(true);
     item.write(list);
   }
   list.nil();
@@ -349,6 +352,10 @@ void write_status(TermBuilder& out, const StatusInfo& info, store::TraceStore& s
     number(node.key("spent"), n.spent_percent);
     number(node.key("dropped"), n.dropped);
     number(node.key("hold_seconds"), n.hold_seconds);
+    if (!n.spending.redact.empty()) {
+      node.key("redact").atom(n.spending.redact);
+      number(node.key("redact_version"), n.spending.redact_version);
+    }
     if (!n.spending.rung.empty()) {
       node.key("rung").atom(n.spending.rung);
       node.key("rung_cause").atom(n.spending.cause.empty() ? "none" : n.spending.cause);

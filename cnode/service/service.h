@@ -40,6 +40,8 @@ struct Spending {
   std::optional<double> budget_percent, spent_percent, hold_seconds;
   std::string rung, cause;  // of the ladder; cause: why it is there
   std::optional<std::uint64_t> memory, discarded;
+  std::string redact;  // on | off; which settings: counted from 1 when the daemon began
+  std::optional<std::uint64_t> redact_version;
   std::map<std::string, std::uint64_t> events_per_s;      // by kind
   std::map<std::uint64_t, std::optional<double>> traces;  // per cent spent, by trace
 };

@@ -60,7 +60,7 @@
 %%                      -> {ok, #{tracing => #{Id => Spec}, patterns, processes, captured, dropped, held_bytes,
 %%                          held_batches, hold_bytes, hold_seconds, sent, refused, queue, memory, mode}}
 %%   verify             -> {ok, #{patterns => [MFA], traced => N, processes => [Name]}}: what of ours is set now
-%%   {configure, Opts}  -> ok; caps, grace_ms, hold_bytes, window, hash_key
+%%   {configure, Opts}  -> ok; caps, grace_ms, hold_bytes, window, hash_key, redact
 %%   flush              -> ok, once all that was captured before is shipped or held
 %%   stop | unload      -> ok, after traces off, everything drained and (if a daemon acknowledges within 5 s)
 %%             acknowledged; then {bye, unload} and nothing of ours is left on the node
@@ -118,7 +118,7 @@
 modules() ->
     [scope_agent, scope_sup, scope_guard, scope_trace, scope_tracer, scope_behaviours, scope_hold, scope_cut,
      scope_hash, scope_beat, scope_nif, scope_session, scope_drain, scope_patterns, scope_baseline, scope_budget, scope_probe,
-     scope_spent, scope_ask, scope_flags, scope_ladder, scope_watch].
+     scope_spent, scope_ask, scope_flags, scope_ladder, scope_watch, scope_redact].
 
 -spec init({pid(), map()} | [term()]) -> ok.
 init({Daemon, Opts}) -> start(Daemon, Opts);
@@ -268,8 +268,8 @@ elixir() ->
     end.
 
 configure(Opts, S) ->
-    Known = maps:with([grace_ms, hold_bytes, window, lease_ms, caps, hash_key, deadman_ms, hold_full_ms], Opts),
-    _ = case maps:with([caps, hash_key], Known) of
+    Known = maps:with([grace_ms, hold_bytes, window, lease_ms, caps, hash_key, redact, deadman_ms, hold_full_ms], Opts),
+    _ = case maps:with([caps, hash_key, redact], Known) of
         Empty when map_size(Empty) =:= 0 -> ok;
         ForTracer -> maps:get(guard, S#s.ctx) ! {configure, ForTracer}
     end,
@@ -375,7 +375,8 @@ tracing({stop, Id}, ok, Ids) -> lists:delete(Id, Ids);
 tracing(_, _, Ids) -> Ids.
 
 own_status(S) ->
-    (scope_hold:status(S#s.hold))#{mode => S#s.mode, refused => S#s.refused}.
+    (scope_hold:status(S#s.hold))#{mode => S#s.mode, refused => S#s.refused,
+                                   redact => scope_redact:about(scope_redact:rules(maps:get(redact, S#s.opts, #{})))}.
 
 %% --- small things ----------------------------------------------------------------------------------------------------
 

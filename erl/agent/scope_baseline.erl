@@ -30,7 +30,11 @@ about(Pid) ->
                              false -> undefined
                          end,
             Call = case Dictionary of
-                       {_, D} -> proplists:get_value('$initial_call', D, Initial);
+                       {_, D} ->
+                           case proplists:get_value('$initial_call', D) of
+                               {M, F, A} when is_atom(M), is_atom(F), is_integer(A) -> {M, F, A};
+                               _ -> Initial             % anything may be there
+                           end;
                        _ -> Initial
                    end,
             maps:merge(#{initial_call => Call, links => lists:sublist([P || P <- Links, is_pid(P)], 100)},

@@ -1,7 +1,7 @@
 %% Bounds the terms of an event: what is larger than its cap goes as {'$scope_cut', Bytes, Bounded, Hash}.
 -module(scope_cut).
 
--export([caps/1, valid/1, event/3, bounded/1, sample_funs/1]).
+-export([caps/1, valid/1, event/4, bounded/1, sample_funs/1]).
 -export_type([caps/0, key/0]).
 
 -type key() :: <<_:128>> | none.        % of the match hash; none until the daemon has told it
@@ -21,114 +21,141 @@ caps(Given) ->
 valid(Given) ->
     maps:filter(fun(_, V) -> is_integer(V) andalso V > 0 end, maps:with([message, args, result, reason, state], Given)).
 
-%% The event, bounded, and about its size in bytes. Events of up to 1 KB are never cut: most are far below.
--spec event(tuple(), caps(), key()) -> {tuple(), non_neg_integer()}.
-event(Event = {trace_ts, _, call, _, _}, _, _) -> {Event, 64};         % its size costs as much as its encoding
-event(Event = {trace_ts, _, return_from, _, R, _}, _, _) when is_atom(R) -> {Event, 72};
-event(Event, Caps, Key) ->
+%% The event, bounded and redacted, and about its size in bytes. Events of up to 1 KB are never cut: most are far below.
+-spec event(tuple(), caps(), key(), scope_redact:rules()) -> {tuple(), non_neg_integer()}.
+event(Event = {trace_ts, _, call, _, _}, _, _, _) -> {Event, 64};      % its size costs as much as its encoding
+event(Event = {trace_ts, _, return_from, _, R, _}, _, _, #{calls := []}) when is_atom(R) -> {Event, 72};
+event(Event, Caps, Key, Rules) ->
     Bytes = erlang:external_size(Event),
-    case Bytes =< 1024 andalso not has_mark(Event) of
-        true -> {Event, Bytes};
-        false -> cut(Event, Bytes, Caps, Key)
+    case place(Event) of
+        none -> {Event, Bytes};
+        {I, Wrap, Cap, T} ->
+            Size = case Bytes =< 1024 of true -> 0; false -> erlang:external_size(T) end,
+            case bound(T, Size > map_get(Cap, Caps), Size, which(Event, Rules), {case Cap of message -> Key; _ -> no end, Key, Rules}) of
+                T -> {Event, Bytes};
+                New ->
+                    E = setelement(I, Event, wrap(Wrap, New)),
+                    {E, erlang:external_size(E)}
+            end
     end.
 
-%% A user's own term of our shape is wrapped in one itself; only the places that may be cut matter.
-has_mark({trace_ts, _, call, _, {_, T}, _}) -> is_mark(T);
-has_mark({trace_ts, _, return_from, _, T, _}) -> is_mark(T);
-has_mark({trace_ts, _, exception_from, _, T, _}) -> is_mark(T);
-has_mark({trace_ts, _, send, T, _, _}) -> is_mark(T);
-has_mark({trace_ts, _, send_to_non_existing_process, T, _, _}) -> is_mark(T);
-has_mark({trace_ts, _, 'receive', T, _}) -> is_mark(T);
-has_mark({trace_ts, _, exit, T, _}) -> is_mark(T);
-has_mark(_) -> false.
+%% Where the term is that may be cut and redacted, in what it is wrapped, and its cap.
+place({trace_ts, _, call, _, {Role, T}, _}) -> {5, {Role}, cap(Role), T};
+place({trace_ts, _, return_from, _, T, _}) -> {5, none, result, T};
+place({trace_ts, _, exception_from, _, T, _}) -> {5, none, reason, T};
+place({trace_ts, _, send, T, _, _}) -> {4, none, message, T};
+place({trace_ts, _, send_to_non_existing_process, T, _, _}) -> {4, none, message, T};
+place({trace_ts, _, 'receive', T, _}) -> {4, none, message, T};
+place({trace_ts, _, exit, T, _}) -> {4, none, reason, T};
+place({trace_ts, _, Spawn, _, {M, F, A}, _}) when Spawn =:= spawn; Spawn =:= spawned, is_list(A) -> {5, {M, F}, args, A};
+place({scope, checkpoint, _, _, T, _}) -> {5, none, state, T};
+place(_) -> none.
+
+wrap(none, T) -> T;
+wrap({Role}, T) -> {Role, T};
+wrap({M, F}, T) -> {M, F, T}.
+
+cap(args) -> args;
+cap(take) -> message;
+cap(_) -> state.
+
+which(_, #{calls := []}) -> 0;
+which({trace_ts, _, call, {M, F, _}, {args, A}, _}, Rules) -> scope_redact:arguments(M, F, A, Rules);
+which({trace_ts, _, Spawn, _, {M, F, A}, _}, Rules) when Spawn =:= spawn; Spawn =:= spawned ->
+    scope_redact:arguments(M, F, A, Rules);
+which({trace_ts, _, return_from, MFA, _, _}, Rules) -> scope_redact:result(MFA, Rules);
+which(_, _) -> 0.
+
+%% A user's own term that looks like ours is wrapped in one itself.
+bound(T, Cut, Size, Which, {HashKey, Key, Rules}) ->
+    Mark = is_mark(T),
+    Redacted = not Cut andalso scope_redact:found(T, Which, Rules),
+    if not Cut, not Mark, not Redacted -> T;
+       true ->
+            {Hash, Bounded} = hash(T, HashKey),
+            {New, Hidden, Funs} =
+                scope_redact:noting(fun() ->
+                                            case Cut of
+                                                true -> bounded(T, Which, {Key, Rules});
+                                                false when Redacted -> scope_redact:hidden(T, Which, {Key, Rules});
+                                                false -> T
+                                            end
+                                    end),
+            Of = case (Funs orelse Mark) andalso not Cut of true -> erlang:external_size(T); false -> Size end,
+            case Hidden of
+                true -> {'$scope_cut', Of, New, Hash, {redacted, Bounded}};
+                false -> {'$scope_cut', Of, New, Hash}
+            end
+    end.
 
 is_mark({'$scope_cut', _, _, _}) -> true;
+is_mark({'$scope_cut', _, _, _, _}) -> true;
 is_mark(_) -> false.
 
-cut(E = {trace_ts, _, call, _, {take, T}, _}, N, Caps, Key) -> put_cut(E, 5, {take, term(T, cap(take, Caps), Key)}, N);
-cut(E = {trace_ts, _, call, _, {Role, T}, _}, N, Caps, _) -> put_cut(E, 5, {Role, term(T, cap(Role, Caps), none)}, N);
-cut(E = {trace_ts, _, return_from, _, T, _}, N, Caps, _) -> put_cut(E, 5, term(T, cap(result, Caps), none), N);
-cut(E = {trace_ts, _, exception_from, _, T, _}, N, Caps, _) -> put_cut(E, 5, term(T, cap(reason, Caps), none), N);
-cut(E = {trace_ts, _, send, T, _, _}, N, Caps, Key) -> put_cut(E, 4, term(T, cap(message, Caps), Key), N);
-cut(E = {trace_ts, _, send_to_non_existing_process, T, _, _}, N, Caps, Key) ->
-    put_cut(E, 4, term(T, cap(message, Caps), Key), N);
-cut(E = {trace_ts, _, 'receive', T, _}, N, Caps, Key) -> put_cut(E, 4, term(T, cap(message, Caps), Key), N);
-cut(E = {trace_ts, _, exit, T, _}, N, Caps, _) -> put_cut(E, 4, term(T, cap(reason, Caps), none), N);
-cut(E = {trace_ts, _, Spawn, _, {M, F, A}, _}, N, Caps, _) when Spawn =:= spawn; Spawn =:= spawned ->
-    put_cut(E, 5, {M, F, term(A, cap(args, Caps), none)}, N);
-cut(E = {scope, checkpoint, _, _, T, _}, N, Caps, _) -> put_cut(E, 5, term(T, cap(state, Caps), none), N);
-cut(E, N, _, _) -> {E, N}.
-
-put_cut(E, I, T, N) ->
-    case element(I, E) of
-        T -> {E, N};
-        _ ->
-            New = setelement(I, E, T),
-            {New, erlang:external_size(New)}
-    end.
-
-cap(args, #{args := N}) -> N;
-cap(take, #{message := N}) -> N;
-cap(state, #{state := N}) -> N;
-cap(final, #{state := N}) -> N;
-cap(message, #{message := N}) -> N;
-cap(result, #{result := N}) -> N;
-cap(reason, #{reason := N}) -> N.
-
-term(T, Cap, Key) ->
-    Bytes = erlang:external_size(T),
-    case Bytes > Cap orelse is_mark(T) of
-        true -> {'$scope_cut', Bytes, bounded(T), hash(T, Key)};
-        false -> T
-    end.
-
-hash(_, none) -> none;
-hash(T, Key) -> element(1, scope_hash:hash(T, Key)).
+hash(_, Key) when Key =:= none; Key =:= no -> {none, true};
+hash(T, Key) -> scope_hash:hash(T, Key).
 
 %% At most ?DEPTH deep, ?ITEMS elements of each list, tuple and map, ?BINARY bytes of each binary, ?NODES in all. What
 %% is left out is the atom '...': as an element, as the tail of a list, or as a key and value of a map.
 -spec bounded(term()) -> term().
-bounded(T) ->
-    {Bounded, _} = walk(T, ?DEPTH, ?NODES),
+bounded(T) -> bounded(T, 0, {none, scope_redact:rules(off)}).
+
+bounded(T, all, S) -> scope_redact:hide(T, S);
+bounded(T, Which, S) ->
+    {Bounded, _} = case Which of
+                       0 -> walk(T, ?DEPTH, ?NODES, S);
+                       _ -> list(T, ?ITEMS, ?DEPTH - 1, ?NODES - 1, Which, S, [])
+                   end,
     Bounded.
 
-walk(_, _, N) when N =< 0 -> {'...', N};
-walk(T, _, N) when is_atom(T); is_float(T); is_pid(T); is_reference(T); is_port(T); T =:= [] -> {T, N - 1};
-walk(T, _, N) when is_integer(T) ->
+walk(_, _, N, _) when N =< 0 -> {'...', N};
+walk(T, _, N, _) when is_atom(T); is_float(T); is_pid(T); is_reference(T); is_port(T); T =:= [] -> {T, N - 1};
+walk(T, _, N, _) when is_integer(T) ->
     case abs(T) < 1 bsl 2048 of true -> {T, N - 1}; false -> {'...', N - 1} end;
-walk(<<Head:?BINARY/binary, _, _/bitstring>>, _, N) -> {binary:copy(Head), N - 1};
-walk(T, _, N) when is_bitstring(T) -> {T, N - 1};
-walk(T, _, N) when is_function(T) ->
-    {module, M} = erlang:fun_info(T, module),
-    {arity, A} = erlang:fun_info(T, arity),
-    {{'fun', M, A}, N - 1};                        % its environment may be anything
-walk(_, 0, N) -> {'...', N - 1};
-walk(T, D, N) when is_tuple(T) ->
-    {Items, N1} = tuple(T, 1, D - 1, N - 1, []),
-    {list_to_tuple(Items), N1};
-walk(T, D, N) when is_map(T) -> map(maps:next(maps:iterator(T)), ?ITEMS, D - 1, N - 1, []);
-walk(T, D, N) when is_list(T) -> list(T, ?ITEMS, D - 1, N - 1, []).
+walk(<<Head:?BINARY/binary, _, _/bitstring>>, _, N, _) -> {binary:copy(Head), N - 1};
+walk(T, _, N, _) when is_bitstring(T) -> {T, N - 1};
+walk(T, _, N, _) when is_function(T) -> {scope_redact:of_fun(T), N - 1};
+walk(_, 0, N, _) -> {'...', N - 1};
+walk(T, D, N, S = {_, Rules}) when is_tuple(T) ->
+    case scope_redact:in_tuple(T, Rules) of
+        {all, _} -> {scope_redact:hide(T, S), N - 1};
+        {Hidden, OfArgs} ->
+            {Items, N1} = tuple(T, 1, D - 1, N - 1, {Hidden, OfArgs}, S, []),
+            {list_to_tuple(Items), N1}
+    end;
+walk(T, D, N, S) when is_map(T) -> map(maps:next(maps:iterator(T)), ?ITEMS, D - 1, N - 1, S, []);
+walk(T, D, N, S) when is_list(T) -> list(T, ?ITEMS, D - 1, N - 1, 0, S, []).
 
-tuple(T, I, _, N, Acc) when I > tuple_size(T) -> {lists:reverse(Acc), N};
-tuple(_, I, _, N, Acc) when I > ?ITEMS; N =< 0 -> {lists:reverse(['...' | Acc]), N};
-tuple(T, I, D, N, Acc) ->
-    {E, N1} = walk(element(I, T), D, N),
-    tuple(T, I + 1, D, N1, [E | Acc]).
+tuple(T, I, _, N, _, _, Acc) when I > tuple_size(T) -> {lists:reverse(Acc), N};
+tuple(_, I, _, N, _, _, Acc) when I > ?ITEMS; N =< 0 -> {lists:reverse(['...' | Acc]), N};
+tuple(T, I, D, N, {Hidden, OfArgs}, S, Acc) ->
+    E = element(I, T),
+    {E1, N1} = if Hidden band 1 =:= 1 -> {scope_redact:hide(E, S), N - 1};
+                  I =:= 3, OfArgs > 0, D > 0 -> list(E, ?ITEMS, D - 1, N - 1, OfArgs, S, []);
+                  true -> walk(E, D, N, S)
+               end,
+    tuple(T, I + 1, D, N1, {Hidden bsr 1, OfArgs}, S, [E1 | Acc]).
 
-map(none, _, _, N, Acc) -> {maps:from_list(Acc), N};
-map(_, I, _, N, Acc) when I =:= 0; N =< 0 -> {maps:from_list([{'...', '...'} | Acc]), N};
-map({K, V, Next}, I, D, N, Acc) ->
-    {K1, N1} = walk(K, D, N),
-    {V1, N2} = walk(V, D, N1),
-    map(maps:next(Next), I - 1, D, N2, [{K1, V1} | Acc]).
+map(none, _, _, N, _, Acc) -> {maps:from_list(Acc), N};
+map(_, I, _, N, _, Acc) when I =:= 0; N =< 0 -> {maps:from_list([{'...', '...'} | Acc]), N};
+map({K, V, Next}, I, D, N, S = {_, Rules}, Acc) ->
+    {K1, N1} = walk(K, D, N, S),
+    {V1, N2} = case scope_redact:is_key(K, Rules) of
+                   true -> {scope_redact:hide(V, S), N1 - 1};
+                   false -> walk(V, D, N1, S)
+               end,
+    map(maps:next(Next), I - 1, D, N2, S, [{K1, V1} | Acc]).
 
-list([], _, _, N, Acc) -> {lists:reverse(Acc), N};
-list([_ | _], I, _, N, Acc) when I =:= 0; N =< 0 -> {lists:reverse(Acc, '...'), N};
-list([H | T], I, D, N, Acc) ->
-    {H1, N1} = walk(H, D, N),
-    list(T, I - 1, D, N1, [H1 | Acc]);
-list(T, _, D, N, Acc) ->
-    {T1, N1} = walk(T, D, N),
+list([], _, _, N, _, _, Acc) -> {lists:reverse(Acc), N};
+list([_ | _], I, _, N, _, _, Acc) when I =:= 0; N =< 0 -> {lists:reverse(Acc, '...'), N};
+list([H | T], I, D, N, Hidden, S, Acc) ->
+    {H1, N1} = case Hidden band 1 of
+                   1 -> {scope_redact:hide(H, S), N - 1};
+                   0 -> walk(H, D, N, S)
+               end,
+    list(T, I - 1, D, N1, Hidden bsr 1, S, [H1 | Acc]);
+list(T, _, D, N, _, S, Acc) ->
+    {T1, N1} = walk(T, D, N, S),
     {lists:reverse(Acc, T1), N1}.
 
 %% Local funs of another module than scope_nif, for its samples.

@@ -23,6 +23,7 @@
             dry = 0 :: integer(),                             % the bucket's last time of dryness that was seen
             gaps = [] :: list(), patterns = [] :: list(),
             caps = #{} :: map(), etf_caps = scope_cut:caps(#{}) :: scope_cut:caps(), key = none :: scope_cut:key(),
+            rules = none :: none | scope_redact:rules(),
             procs = false :: boolean(),
             children = #{} :: #{pid() => [term()]}}).
 
@@ -105,7 +106,12 @@ configure(Map, S) ->
     _ = scope_nif:set_caps(Caps),
     Key = maps:get(hash_key, Map, S#s.key),
     _ = Key =/= none andalso scope_nif:set_key(Key),
-    S#s{caps = Caps, etf_caps = scope_cut:caps(Caps), key = Key}.
+    Rules = case {Map, S#s.rules} of
+                {#{redact := Redact}, Before} -> scope_redact:changed(Redact, Before);
+                {_, none} -> scope_redact:changed(#{}, none);
+                {_, Before} -> Before
+            end,
+    S#s{caps = Caps, etf_caps = scope_cut:caps(Caps), key = Key, rules = Rules}.
 
 %% --- draining --------------------------------------------------------------------------------------------------------
 
@@ -177,11 +183,11 @@ took({N, First, Last, Cut, Gaps, Strings, Records, _, Family, Rejected, Counts},
 
 %% What is told besides, before the cut passes its time.
 told(S = #s{events = []}) -> S;
-told(S = #s{events = Events, etf_caps = Caps, key = Key, cut = Cut, ctx = Ctx}) ->
+told(S = #s{events = Events, etf_caps = Caps, key = Key, rules = Rules, cut = Cut, ctx = Ctx}) ->
     Now = mono(),
     All = [begin
                T = tuple_size(E),
-               element(1, scope_cut:event(setelement(T, E, max(element(T, E), Cut)), Caps, Key))
+               element(1, scope_cut:event(setelement(T, E, max(element(T, E), Cut)), Caps, Key, Rules))
            end || E <- lists:reverse(Events)],
     Bin = term_to_binary(All, [{minor_version, 2}]),
     scope_beat:captured(length(All), Ctx),

@@ -86,6 +86,7 @@ tick_ms(Starts) ->
 configure(Map0, S = #s{settings = Before, tracer = Tracer}) ->
     Map = maps:filter(fun(caps, Caps) -> is_map(Caps);
                          (hash_key, Key) -> is_binary(Key) andalso byte_size(Key) =:= 16;
+                         (redact, _) -> true;
                          (_, _) -> false
                       end, Map0),
     Caps = maps:merge(maps:get(caps, Before, #{}), scope_cut:valid(maps:get(caps, Map, #{}))),

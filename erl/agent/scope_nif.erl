@@ -10,7 +10,8 @@
 -export([load/2, samples/0]).
 -export([enabled/3, trace/5]).
 -export([setup/1, drain/0, pending/0, counters/0, lease/1, stop/0, watch/1, drainer/1, active/0, calibrated/0,
-         set_sample/1, set_budget/1, set_procs/2, set_caps/1, set_key/1, set_roles/1]).
+         set_sample/1, set_budget/1, set_procs/2, set_caps/1, set_key/1, set_roles/1,
+         set_redaction/1]).
 -export_type([drained/0]).
 
 %% {Events, First, Last, Cut, Gaps, Strings, Records, More, Family, Rejected, Counts}; times are raw; More: call again at once.
@@ -89,7 +90,8 @@ set_up(Opts) ->
     Threads = erlang:system_info(schedulers) + erlang:system_info(dirty_cpu_schedulers)
         + erlang:system_info(dirty_io_schedulers) + 4,
     try setup(maps:merge(samples(), #{memory => maps:get(memory, Opts, 32 bsl 20), threads => Threads,
-                                      node => node(), creation => erlang:system_info(creation)})) of
+                                      node => node(), creation => erlang:system_info(creation),
+                                      random => scope_redact:random()})) of
         ok -> native;
         {error, already} -> native;
         {error, Why} -> {erlang, {not_calibrated, Why}}
@@ -192,6 +194,10 @@ set_budget(_) -> ok.
 set_procs(_, _) -> ok.
 -spec set_caps(map()) -> ok.
 set_caps(_) -> ok.
+%% What is hidden from now on: erl/c_src/redact.h. A mask's bit 0 is the first element or argument.
+-spec set_redaction(none | {[binary()], [{atom(), arity(), non_neg_integer()}],
+                            [{module(), atom(), arity() | '_', non_neg_integer(), 0 | 1}]}) -> ok | busy | {error, atom()}.
+set_redaction(_) -> erlang:nif_error(not_loaded).
 -spec set_key(<<_:128>>) -> ok | {error, another_key}.
 set_key(_) -> ok.
 %% What a call of these functions is. spec: what its match spec's `message` action says.

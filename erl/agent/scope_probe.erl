@@ -195,7 +195,9 @@ costs(Guard, Ref, Drainer) ->
     _ = Own =/= none andalso scope_session:use(Own),
     {Tracee, Mon} = spawn_opt(fun tracee/0, [monitor, {priority, high}]),
     Take = case Drainer of
-               none -> fun() -> taken(scope_cut:caps(#{})) end;
+               none ->
+                   Rules = scope_redact:rules(#{}),
+                   fun() -> taken(scope_cut:caps(#{}), Rules) end;
                _ -> fun() -> drained(0, 0) end
            end,
     Small = 42,
@@ -280,15 +282,15 @@ ran(Kind, Arg, Tracee, Mon) ->
     end.
 
 %% {Events, their bytes}, as scope_tracer has them
-taken(Caps) ->
-    Events = take(Caps),
+taken(Caps, Rules) ->
+    Events = take(Caps, Rules),
     {length(Events), byte_size(term_to_binary(Events, [{minor_version, 2}]))}.
 
-take(Caps) ->
+take(Caps, Rules) ->
     receive
         Event when element(1, Event) =:= trace_ts ->
-            {Cut, _} = scope_cut:event(Event, Caps, none),
-            [Cut | take(Caps)]
+            {Cut, _} = scope_cut:event(Event, Caps, none, Rules),
+            [Cut | take(Caps, Rules)]
     after 0 -> []
     end.
 

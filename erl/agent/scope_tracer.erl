@@ -27,6 +27,7 @@
             marked :: integer(), marker = false :: boolean(),
             gaps = [] :: list(),
             caps :: scope_cut:caps(), key = none :: scope_cut:key(),
+            rules :: scope_redact:rules(),
             patterns = [] :: list(),
             procs = false :: boolean(),                        % process events are wanted, not only needed
             children = #{} :: #{pid() => [term()]},            % tracees whose children are followed => starts
@@ -49,7 +50,7 @@ init() ->
     scope_session:use(maps:get(trace, Ctx)),
     Now = mono(),
     S = #s{ctx = Ctx, session = Session, cut = Now - ?SLACK_NS, marked = Now,
-            caps = scope_cut:caps(maps:get(caps, Opts, #{})),
+            caps = scope_cut:caps(maps:get(caps, Opts, #{})), rules = scope_redact:rules(maps:get(redact, Opts, #{})),
             native = erlang:convert_time_unit(1, second, native) =:= 1000000000},
     try loop(S, ?IDLE_MS)
     catch error:_ -> exit(shutdown)            % quietly: it is restarted, with a gap
@@ -81,7 +82,7 @@ kept(Trace, S) ->
 keep(Trace0, S = #s{n = N, native = Native}) ->
     Trace = case Native of true -> Trace0; false -> to_ns(Trace0) end,
     Ts = element(tuple_size(Trace), Trace),
-    {Event, Bytes} = scope_cut:event(Trace, S#s.caps, S#s.key),
+    {Event, Bytes} = scope_cut:event(Trace, S#s.caps, S#s.key, S#s.rules),
     S1 = S#s{events = [Event | S#s.events], n = N + 1, bytes = S#s.bytes + Bytes,
              first = case N of 0 -> Ts; _ -> min(Ts, S#s.first) end,
              last = case N of 0 -> Ts; _ -> max(Ts, S#s.last) end},
@@ -121,7 +122,11 @@ other({bucket, Bucket}, S) -> loop(S#s{bucket = Bucket}, wait(S));
 other({sample, Sample}, S) -> loop(S#s{sample = Sample}, wait(S));
 other({procs, Procs}, S) -> loop(S#s{procs = Procs}, wait(S));
 other({configure, Map}, S = #s{caps = Caps, key = Key}) ->
-    loop(S#s{caps = maps:merge(Caps, maps:get(caps, Map, #{})), key = maps:get(hash_key, Map, Key)}, wait(S));
+    Rules = case Map of
+                #{redact := Redact} -> scope_redact:changed(Redact, S#s.rules);
+                _ -> S#s.rules
+            end,
+    loop(S#s{caps = maps:merge(Caps, maps:get(caps, Map, #{})), key = maps:get(hash_key, Map, Key), rules = Rules}, wait(S));
 other({follow, Id, Pids}, S = #s{children = Children}) ->
     More = lists:foldl(fun(P, M) -> M#{P => lists:usort([Id | maps:get(P, M, [])])} end, Children, Pids),
     loop(S#s{children = More}, wait(S));
@@ -145,7 +150,7 @@ other(_, S) -> loop(S, wait(S)).
 
 add(Event, S = #s{n = N}) ->
     Ts = element(tuple_size(Event), Event),
-    {Cut, Bytes} = scope_cut:event(Event, S#s.caps, S#s.key),
+    {Cut, Bytes} = scope_cut:event(Event, S#s.caps, S#s.key, S#s.rules),
     S#s{events = [Cut | S#s.events], n = N + 1, bytes = S#s.bytes + Bytes,
         first = case N of 0 -> Ts; _ -> min(Ts, S#s.first) end,
         last = case N of 0 -> Ts; _ -> max(Ts, S#s.last) end}.

@@ -52,7 +52,7 @@ std::uint32_t be16(const std::byte* p) {
 }
 
 // The local atoms of the terms from `p` to `end`: our own encoder made them, and what the VM made is skipped whole.
-void see_terms(const std::byte* p, const std::byte* end) {
+void see_terms(std::byte* p, const std::byte* end) {
   while (p < end) {
     switch (std::to_integer<unsigned>(*p)) {
       case 0xFB:
@@ -79,6 +79,9 @@ void see_terms(const std::byte* p, const std::byte* end) {
       case 106:
         p += 1;
         break;
+      case kCutBinary:
+        *p = std::byte{109};
+        [[fallthrough]];
       case 109:
         p += 5 + be32(p + 1);
         break;
@@ -93,7 +96,7 @@ void see_terms(const std::byte* p, const std::byte* end) {
       case 90:
       case 89: {
         const unsigned tag = std::to_integer<unsigned>(*p);
-        const std::byte* atom = p + (tag == 90 ? 3 : 1);
+        std::byte* atom = p + (tag == 90 ? 3 : 1);
         const std::size_t rest = tag == 90 ? 4 + 4 * be16(p + 1) : tag == 89 ? 8 : 12;
         const unsigned kind = std::to_integer<unsigned>(*atom);
         if (kind == 0xFB) {
@@ -123,8 +126,9 @@ void see_terms(const std::byte* p, const std::byte* end) {
   }
 }
 
-void see_record(const std::byte* at, const RecordHead& head) {
-  const std::byte* p = at + kHeader;
+// The record at `at` is our copy of the ring's.
+void see_record(std::byte* at, const RecordHead& head) {
+  std::byte* p = at + kHeader;
   if (head.kind <= kException || head.kind == kTake || head.kind == kState || head.kind == kSpawn) {
     see(load<std::uint32_t>(p));
     see(load<std::uint32_t>(p + 4));
@@ -321,7 +325,7 @@ ERL_NIF_TERM drain(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
       const auto* at = reinterpret_cast<const std::byte*>(&head);
       if (family(env, at, head, family_list, n_family)) {
         std::memcpy(scratch->out + used, at, padded);
-        see_record(at, head);
+        see_record(scratch->out + used, head);
         ++of[kind_of(head)];
         used += padded;
         if (n++ == 0) first = head.time;

@@ -33,6 +33,25 @@ void Encoder::dots() {
   cut_ = true;
 }
 
+// The mark. In a map's key one without a hash could make two keys of one: the pair is left out.
+void Encoder::hide(ERL_NIF_TERM term) {
+  left_ += kSlot;
+  --nodes_;
+  const MatchHash hash = match_hash(env_, term, *secrets_.key, *secrets_.texts);
+  if ((in_key_ && !hash.known) || !take(2 + kSlot + 11)) return dots();
+  put8(kSmallTuple);
+  put8(2);
+  atom(names.redacted);
+  redacted_ = true;
+  if (!hash.known) return atom(names.none);
+  put8(kSmallBig);
+  const auto bytes = static_cast<std::uint8_t>((71 - __builtin_clzll(hash.value | 1)) / 8);
+  put8(bytes);
+  put8(0);
+  std::uint64_t rest = hash.value;
+  for (unsigned i = 0; i < bytes; ++i, rest >>= 8) put8(static_cast<std::uint8_t>(rest));
+}
+
 void Encoder::walk(ERL_NIF_TERM term, int depth) {
   left_ += kSlot;  // its own
   if (--nodes_ < 0) return dots();
@@ -196,7 +215,7 @@ void Encoder::binary(ERL_NIF_TERM term) {
   if (size < b.size) cut_ = true;
   (void)take(5 + size);
   walked_ += b.size - size;
-  put8(kBinary);
+  put8(size < b.size ? kCutBinary : std::uint8_t{kBinary});
   put32(static_cast<std::uint32_t>(size));
   __builtin_memcpy(at_, b.data, size);
   at_ += size;
@@ -207,6 +226,12 @@ void Encoder::tuple(ERL_NIF_TERM term, int depth) {
   const ERL_NIF_TERM* e;
   if (!enif_get_tuple(env_, term, &arity, &e)) return dots();
   const auto n = static_cast<unsigned>(arity);
+  if (n == 2 && e[0] == atom_of(names.redacted)) {
+    left_ -= kSlot;
+    return hide(term);
+  }
+  std::uint32_t of_args = 0;
+  const std::uint32_t hidden = secrets_.rules ? secrets_.rules->in_tuple(env_, e, n, of_args) : 0;
   const bool small = n < 256;
   const std::size_t head = small ? 2 : 5;
   unsigned keep = std::min(n, kItems);
@@ -221,7 +246,11 @@ void Encoder::tuple(ERL_NIF_TERM term, int depth) {
   left_ -= head + slots * kSlot;
   put8(slots < 256 ? kSmallTuple : kLargeTuple);
   put8(static_cast<std::uint8_t>(slots));  // never more than kItems + 1
-  for (unsigned i = 0; i < keep; ++i) walk(e[i], depth);
+  for (unsigned i = 0; i < keep; ++i) {
+    arguments_ = i == 2 ? of_args : 0;
+    hidden >> i & 1 ? hide(e[i]) : walk(e[i], depth);
+  }
+  arguments_ = 0;
   if (slots > keep) {
     left_ += kSlot;
     walked_ += 2ull * (n - keep);
@@ -230,6 +259,8 @@ void Encoder::tuple(ERL_NIF_TERM term, int depth) {
 }
 
 void Encoder::list(ERL_NIF_TERM term, int depth) {
+  const std::uint32_t hidden = arguments_;
+  arguments_ = 0;
   // Cells first: ETF wants their number.
   ERL_NIF_TERM head, rest = term;
   unsigned n = 0;
@@ -251,7 +282,7 @@ void Encoder::list(ERL_NIF_TERM term, int depth) {
   rest = term;
   for (unsigned i = 0; i < keep; ++i) {
     enif_get_list_cell(env_, rest, &head, &rest);
-    walk(head, depth);
+    hidden >> i & 1 ? hide(head) : walk(head, depth);
   }
   if (all) return walk(rest, depth);
   left_ += kSlot;
@@ -282,18 +313,21 @@ void Encoder::map(ERL_NIF_TERM term, int depth) {
     }
     std::uint8_t* const before = at_;
     const std::size_t left = left_;
-    const bool cut = cut_;
+    const bool cut = cut_, redacted = redacted_, in_key = in_key_;
     cut_ = false;
+    in_key_ = true;
     left_ -= need;
     walk(key, depth);
+    in_key_ = in_key;
     if (cut_ || key == atom_of(names.dots)) {  // '...' may be there once only
       at_ = before;
       left_ = left;
+      redacted_ = redacted;
       all = false;
       break;
     }
     cut_ = cut;
-    walk(value, depth);
+    secrets_.rules&& secrets_.rules->is_key(env_, key) ? hide(value) : walk(value, depth);
     if (!last) left_ += 2 * kSlot;
     ++pairs;
   }

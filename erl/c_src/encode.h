@@ -4,6 +4,8 @@
 // so no two become equal. Takes time and stack that the caps bound; allocates nothing, except that the VM encodes pids,
 // ports and references of other nodes.
 //
+// What rules say (redact.h) is written as the mark of it; so is a term that looks like one.
+//
 // Thread Any that runs Erlang code, each with its own Encoder.
 #pragma once
 
@@ -12,25 +14,49 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "erl/c_src/hash.h"
+#include "erl/c_src/redact.h"
+
 namespace scope::tracer {
 
 struct Names {  // atoms made at load
-  std::uint32_t node = 0, dots = 0, fun = 0;
+  std::uint32_t node = 0, dots = 0, fun = 0, redacted = 0, none = 0;
   std::uint32_t creation = 0;
 };
 extern Names names;
 
+// A binary of which only the beginning is there: BINARY_EXT's tag instead of this on the wire (drain.cc).
+inline constexpr std::uint8_t kCutBinary = 0xFC;
+
+struct Secrets {
+  const Rules* rules;  // nullptr: nothing is redacted
+  const std::array<std::byte, 16>* key;
+  AtomTexts* texts;
+};
+
 class Encoder {
  public:
-  Encoder(ErlNifEnv* env, std::uint8_t* out, std::size_t cap) : env_(env), at_(out), left_(cap) {}
+  Encoder(ErlNifEnv* env, std::uint8_t* out, std::size_t cap, const Secrets& secrets)
+      : env_(env), at_(out), left_(cap), secrets_(secrets) {}
 
   // Writes the term; REQUIRES cap >= 5.
   void encode(ERL_NIF_TERM term) {
     left_ -= kSlot;
     walk(term, kDepth);
   }
+  // A list of arguments of which some are hidden, bit 0 the first.
+  void encode_arguments(ERL_NIF_TERM list, std::uint32_t hidden) {
+    arguments_ = hidden;
+    encode(list);
+  }
+  // Only the term's mark.
+  void encode_hidden(ERL_NIF_TERM term) {
+    left_ -= kSlot;
+    hide(term);
+  }
   std::uint8_t* end() const { return at_; }
   bool cut() const { return cut_; }
+  bool redacted() const { return redacted_; }
   // About the term's external size, as far as it was walked.
   std::uint64_t walked() const { return walked_; }
 
@@ -51,6 +77,7 @@ class Encoder {
   bool big(ERL_NIF_TERM term);
   void reference(ERL_NIF_TERM term);
   void by_vm(ERL_NIF_TERM term);
+  void hide(ERL_NIF_TERM term);
 
   bool take(std::size_t bytes) {
     walked_ += bytes;
@@ -84,7 +111,9 @@ class Encoder {
   std::size_t left_;  // bytes that are not reserved
   int nodes_ = 512;
   std::uint64_t walked_ = 0;
-  bool cut_ = false;
+  bool cut_ = false, redacted_ = false, in_key_ = false;
+  std::uint32_t arguments_ = 0;  // what is to be hidden of the next list
+  const Secrets& secrets_;
 };
 
 }  // namespace scope::tracer

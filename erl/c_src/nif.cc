@@ -20,6 +20,12 @@ namespace {
 
 ErlNifResourceType* monitor_type = nullptr;
 
+// Pages, so that all of one can be given back and be zero again.
+constexpr std::size_t kRulesBytes = (sizeof(Rules) + 4095) & ~std::size_t{4095};
+Rules* rule_set(unsigned i) {
+  return reinterpret_cast<Rules*>(reinterpret_cast<std::byte*>(g.rule_sets) + i * kRulesBytes);
+}
+
 void agent_down(ErlNifEnv*, void*, ErlNifPid*, ErlNifMonitor*) { g.off.store(true); }
 
 void make_atoms(ErlNifEnv* env) {
@@ -85,6 +91,8 @@ void unload(ErlNifEnv*, void*) {
   drain_teardown();
   if (g.memory) munmap(g.memory, g.memory_bytes);
   g.memory = nullptr;
+  if (g.rule_sets) munmap(g.rule_sets, 2 * kRulesBytes);
+  g.rule_sets = nullptr;
 }
 
 ERL_NIF_TERM fail(ErlNifEnv* env, const char* why) {
@@ -100,7 +108,7 @@ std::uint64_t number(ErlNifEnv* env, ERL_NIF_TERM map, const char* key, std::uin
              : otherwise;
 }
 
-// setup(#{memory, threads, creation, node, samples..}) -> ok | {error, Why}
+// setup(#{memory, threads, creation, node, random, samples..}) -> ok | {error, Why}
 ERL_NIF_TERM setup(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   if (g.memory) return fail(env, "already");
   if (const char* wrong = calibrate(env, argv[0])) return fail(env, wrong);
@@ -110,6 +118,8 @@ ERL_NIF_TERM setup(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   names.node = atom_id(node);
   names.dots = atom_id(enif_make_atom(env, "..."));
   names.fun = atom_id(enif_make_atom(env, "fun"));
+  names.redacted = atom_id(enif_make_atom(env, "$scope_redacted"));
+  names.none = atom_id(a.none);
   names.creation = static_cast<std::uint32_t>(number(env, argv[0], "creation", 0));
   const std::uint64_t threads =
       std::clamp<std::uint64_t>(number(env, argv[0], "threads", 1), 1, kMaxRings);
@@ -123,6 +133,17 @@ ERL_NIF_TERM setup(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED || !drain_setup()) return fail(env, "memory");
   g.memory = static_cast<std::byte*>(p);
+  p = mmap(nullptr, 2 * kRulesBytes, PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) return fail(env, "memory");
+  g.rule_sets = static_cast<Rules*>(p);
+  ERL_NIF_TERM random;
+  ErlNifBinary bytes;
+  if (!enif_get_map_value(env, argv[0], enif_make_atom(env, "random"), &random) ||
+      !enif_inspect_binary(env, random, &bytes) || bytes.size != 16) {
+    return fail(env, "random");
+  }
+  std::memcpy(g.own_key.data(), bytes.data, 16);
   constexpr std::uint32_t kDefault[kCaps] = {256, 256, 256, 256, 4096};
   for (unsigned i = 0; i < kCaps; ++i) g.cap[i].store(kDefault[i]);
   for (unsigned i = 0; i < g.rings; ++i)
@@ -260,6 +281,30 @@ ERL_NIF_TERM set_roles(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   return a.ok;
 }
 
+// set_redaction(none | {Words, Records, Calls}) -> ok | busy | {error, Why}      redact.h; busy as set_roles
+ERL_NIF_TERM set_redaction(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+  if (!g.ready.load()) return fail(env, "not_set_up");
+  const Rules* next = nullptr;
+  if (argv[0] != a.none) {
+    for (unsigned i = 0; i < std::min(g.claimed.load(), g.rings); ++i) {
+      const auto flight = static_cast<std::int64_t>(g.ring(i)->in_flight.load());
+      if (flight != 0 && flight <= g.rules_swapped) return a.busy;
+    }
+    // Not the one in use, nor the one that was when nothing was redacted for a while.
+    static unsigned last = 0;
+    Rules* const rules = rule_set(last ^= 1);
+    (void)madvise(rules, kRulesBytes, MADV_DONTNEED);
+    if (const char* wrong = rules->build(env, argv[0])) {
+      last ^= 1;
+      return fail(env, wrong);
+    }
+    next = rules;
+  }
+  g.rules.store(next, std::memory_order_seq_cst);
+  g.rules_swapped = now();
+  return a.ok;
+}
+
 // active() -> is this the tracer?
 ERL_NIF_TERM active(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   return enif_make_atom(env, g.ready.load() ? "true" : "false");
@@ -278,15 +323,25 @@ ERL_NIF_TERM found(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   return list;
 }
 
-ErlNifFunc functions[] = {{"enabled", 3, enabled, 0},       {"trace", 5, trace, 0},
-                          {"setup", 1, setup, 0},           {"drain", 0, drain, 0},
-                          {"pending", 0, pending, 0},       {"counters", 0, counters, 0},
-                          {"lease", 1, lease, 0},           {"stop", 0, stop, 0},
-                          {"watch", 1, watch, 0},           {"drainer", 1, drainer, 0},
-                          {"set_sample", 1, set_sample, 0}, {"set_budget", 1, set_budget, 0},
-                          {"set_procs", 2, set_procs, 0},   {"set_caps", 1, set_caps, 0},
-                          {"set_key", 1, set_key, 0},       {"set_roles", 1, set_roles, 0},
-                          {"active", 0, active, 0},         {"calibrated", 0, found, 0}};
+ErlNifFunc functions[] = {{"enabled", 3, enabled, 0},
+                          {"trace", 5, trace, 0},
+                          {"setup", 1, setup, 0},
+                          {"drain", 0, drain, 0},
+                          {"pending", 0, pending, 0},
+                          {"counters", 0, counters, 0},
+                          {"lease", 1, lease, 0},
+                          {"stop", 0, stop, 0},
+                          {"watch", 1, watch, 0},
+                          {"drainer", 1, drainer, 0},
+                          {"set_sample", 1, set_sample, 0},
+                          {"set_budget", 1, set_budget, 0},
+                          {"set_procs", 2, set_procs, 0},
+                          {"set_caps", 1, set_caps, 0},
+                          {"set_key", 1, set_key, 0},
+                          {"set_roles", 1, set_roles, 0},
+                          {"set_redaction", 1, set_redaction, 0},
+                          {"active", 0, active, 0},
+                          {"calibrated", 0, found, 0}};
 
 }  // namespace
 }  // namespace scope::tracer

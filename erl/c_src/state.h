@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "erl/c_src/redact.h"
 #include "erl/c_src/ring.h"
 
 namespace scope::tracer {
@@ -33,7 +34,8 @@ enum Flag : std::uint16_t {  // TraceRecord::Flag
   kHashed = 4,
   kDeadReceiver = 8,
   kEndState = 64,
-  kChildSide = 512
+  kChildSide = 512,
+  kRedacted = 1024
 };
 enum Cap : unsigned { kMessageCap, kArgsCap, kResultCap, kReasonCap, kStateCap, kCaps };
 
@@ -66,10 +68,13 @@ struct State {
   std::atomic<std::int64_t> lease_until;
   std::atomic<std::uint32_t> sample;  // of 65536
   std::atomic<std::uint32_t> cap[kCaps];
-  std::array<std::byte, 16> key;
+  std::array<std::byte, 16> key, own_key;  // own: random, for marks before the session's is known
   std::atomic<const RoleTable*> roles;
   RoleTable tables[2];
-  std::int64_t swapped;  // when the table was changed last
+  std::int64_t swapped;             // when the table was changed last
+  std::atomic<const Rules*> rules;  // nullptr: nothing is redacted
+  Rules* rule_sets;                 // two
+  std::int64_t rules_swapped;
 
   std::byte* memory;
   std::size_t memory_bytes, ring_bytes, ring_stride;

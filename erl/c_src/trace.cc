@@ -236,34 +236,48 @@ std::uint32_t write(ErlNifEnv* env, Ring& ring, std::byte* at, const Event& e, E
     put(atom_id(e.function));
   }
   std::byte* const rest = p;
+  Secrets secrets{nullptr, g.keyed.load(std::memory_order_acquire) ? &g.key : &g.own_key,
+                  &ring.texts};
   if (e.has_peer) {
-    Encoder peer(env, reinterpret_cast<std::uint8_t*>(p), kPeerCap);
+    Encoder peer(env, reinterpret_cast<std::uint8_t*>(p), kPeerCap, secrets);
     peer.encode(e.peer);
     p = reinterpret_cast<std::byte*>(peer.end());
   }
   if (e.has_payload) {
     Encoder payload(env, reinterpret_cast<std::uint8_t*>(p),
-                    g.cap[e.cap].load(std::memory_order_relaxed));
-    payload.encode(e.payload);
+                    g.cap[e.cap].load(std::memory_order_relaxed), secrets);
+    secrets.rules = g.rules.load(std::memory_order_acquire);
+    const Rules* const rules = e.has_mfa ? secrets.rules : nullptr;
+    if (rules && e.cap == kArgsCap) {
+      payload.encode_arguments(e.payload, rules->of_args(env, e.module, e.function, e.arity));
+    } else if (rules && e.cap == kResultCap &&
+               rules->hides_result(env, e.module, e.function, e.arity)) {
+      payload.encode_hidden(e.payload);
+    } else {
+      payload.encode(e.payload);
+    }
     std::byte* const end = reinterpret_cast<std::byte*>(payload.end());
-    if (payload.cut()) {
-      flags |= kTruncated;
+    if (payload.cut() || payload.redacted()) {
+      if (payload.redacted()) flags |= kRedacted;
       const auto size = static_cast<std::uint64_t>(end - p);
       const auto original = static_cast<std::uint32_t>(
           std::min<std::uint64_t>(std::max(payload.walked(), size + 1), 0xFFFFFFFFu));
-      // A whole message is hashed by whoever reads it; of a cut one only we have the whole.
+      // A whole message is hashed by whoever reads it; of another only we have the whole.
       MatchHash hash{};
       if (e.message && g.keyed.load(std::memory_order_acquire)) {
         hash = match_hash(env, e.payload, g.key, ring.texts);
       }
-      const std::size_t before = hash.known ? 12 : 4;
+      const std::size_t before = (hash.known ? 8 : 0) + (payload.cut() ? 4 : 0);
       std::memmove(rest + before, rest, static_cast<std::size_t>(end - rest));
       p = rest;
       if (hash.known) {
         flags |= hash.bounded ? kHashed | kHashBounded : kHashed;
         put(hash.value);
       }
-      put(original);
+      if (payload.cut()) {
+        flags |= kTruncated;
+        put(original);
+      }
       p = end + before;
     } else {
       p = end;
