@@ -87,9 +87,7 @@ struct TraceRecord {
     kSystemMessage = 1 << 7,      // {system, From, Req}: handling of kind system
     kInferred = 1 << 8,   // not observed at this time but known to hold since before (baseline)
     kChildSide = 1 << 9,  // a spawn as the child saw it: pid is the child, peer the parent
-    kRedacted =
-        1
-        << 10,  // something in the payload is hidden: {'$scope_redacted', Hash}, or in text #Redacted<..>
+    kRedacted = 1 << 10,  // something is hidden: {'$scope_redacted', Hash} (erl/c_src/redact.h)
   };
 
   EventType type = EventType::gap;

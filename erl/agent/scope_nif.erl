@@ -7,7 +7,7 @@
 %% Erlang tracer does the work.
 -module(scope_nif).
 
--export([load/2, samples/0]).
+-export([load/2, samples/0, random/0]).
 -export([enabled/3, trace/5]).
 -export([setup/1, drain/0, pending/0, counters/0, lease/1, stop/0, watch/1, drainer/1, active/0, calibrated/0,
          set_sample/1, set_budget/1, set_procs/2, set_caps/1, set_key/1, set_roles/1,
@@ -91,13 +91,17 @@ set_up(Opts) ->
         + erlang:system_info(dirty_io_schedulers) + 4,
     try setup(maps:merge(samples(), #{memory => maps:get(memory, Opts, 32 bsl 20), threads => Threads,
                                       node => node(), creation => erlang:system_info(creation),
-                                      random => scope_redact:random()})) of
+                                      random => random()})) of
         ok -> native;
         {error, already} -> native;
         {error, Why} -> {erlang, {not_calibrated, Why}}
     catch
         error:Why -> {erlang, Why}
     end.
+
+%% 16 bytes that nobody knows; crypto need not be there.
+-spec random() -> <<_:128>>.
+random() -> erlang:md5(term_to_binary({node(), self(), make_ref(), erlang:system_time(), erlang:monotonic_time(), os:getpid()})).
 
 %% Terms whose parts are known: the library compares what it reads of the VM's words with them (erl/c_src/layout.h).
 -spec samples() -> #{atom() => [tuple()]}.

@@ -4,7 +4,7 @@
 %% What is known of keys (atoms, short binaries) is kept in the process dictionary, at most ?MEMO of them.
 -module(scope_redact).
 
--export([rules/1, changed/2, about/1, random/0]).
+-export([rules/1, changed/2, about/1]).
 -export([found/3, hidden/3, noting/1, is_key/2, in_tuple/2, hide/2, of_fun/1, arguments/4, result/2, words/1]).
 -export_type([rules/0, which/0]).
 
@@ -35,7 +35,7 @@ rules(off) -> (rules(#{defaults => false}))#{on := false, given := off};
 rules(Given) when is_map(Given) ->
     Defaults = case Given of #{defaults := false} -> []; _ -> ?DEFAULT end,
     Words = lists:usort([W || K <- Defaults ++ list(keys, Given), W <- rule(K)]),
-    #{on => true, given => Given, version => maps:get(version, Given, 0), random => random(), words => Words,
+    #{on => true, given => Given, version => maps:get(version, Given, 0), random => scope_nif:random(), words => Words,
       pattern => case Words of [] -> none; _ -> binary:compile_pattern(Words) end,
       records => maps:from_list([{{name(N), A}, mask(P)} || {N, A, P} <- list(records, Given), is_integer(A)]),
       calls => [{name(M), name(F), arity(A), mask(P), case R of true -> 1; _ -> 0 end}
@@ -89,10 +89,6 @@ native(#{words := Words, records := Records, calls := Calls}) ->
 about(#{on := false, version := V}) -> #{redact => off, version => V};
 about(#{version := V, words := W, records := R, calls := C}) ->
     #{redact => on, version => V, keys => length(W), records => map_size(R), calls => length(C)}.
-
-%% 16 bytes that nobody knows; crypto need not be there.
--spec random() -> <<_:128>>.
-random() -> erlang:md5(term_to_binary({node(), self(), make_ref(), erlang:system_time(), erlang:monotonic_time(), os:getpid()})).
 
 %% --- terms -----------------------------------------------------------------------------------------------------------
 

@@ -1,14 +1,12 @@
 // Redaction at the source, the native tracer's part. What is redacted, and how both tracers write it:
 //
 // The mark   {'$scope_redacted', Hash}: a tuple in the value's place. Hash is the match hash (ei_codec/match_hash.h) of
-//            the value alone, with the session's key: equal secrets have equal marks on all nodes of one store, others
-//            differ (in 2^64). `none`: what cannot be hashed here. Nothing else of the value is told, not its size. A user's
+//            the value alone, with the session's key: equal secrets have equal marks on all nodes of one store. Others
+//            differ, as far as that hash looks: 64 terms, both ends of a long binary. `none`: what cannot be hashed here. Nothing else of the value is told, not its size. A user's
 //            own tuple {'$scope_redacted', _} is redacted itself, so that every such tuple in a recording is ours.
 //            Whoever has the store has the key: a secret that can be guessed (a PIN) can be tried against its hash.
 // The event  has the flag `redacted` (TraceRecord::kRedacted). Its match hash, if it is a message, is of the whole term
 //            as it was, made in the tracee: sends and fetches are matched as before.
-// In text    `#Redacted<16 hexadecimal digits>` in the place of the secret's characters (scrub.h); `#Redacted<...>` where
-//            the text was cut, so that what follows is not known. A user's own text of that look is redacted itself.
 //
 // The rules  keys: the value beside a key that has one of the rules' words: in maps (structs are maps), and in tuples of
 //              two, wherever they are (keywords, proplists, headers, {set_password, P}). A key is an atom, a binary, or
@@ -18,7 +16,7 @@
 //            calls: {Module, Function, Arity, Positions, Result}: arguments and results; also the arguments in
 //              {M, F, Args} and {M, F, Args, Info}, which stack traces, child specifications and spawns are made of.
 // Not        map keys of one word, atoms, names of processes, pids: what is a name is shown. (A key that is a tuple is
-//            looked into.) Integers are not looked at as card numbers.
+//            looked into.) And whatever stands in a text: no pattern is looked for in binaries and strings yet.
 //
 // Rules are built once, while no tracee looks at them, and then only read, but for what is known of atoms: a byte an atom,
 // filled in by whoever asks first. Nothing here allocates, but the text of an atom beyond Latin-1 when it is first seen.

@@ -180,7 +180,7 @@ TEST_F(Compact, WhatDoesNotFitIsMalformedAndNothingElseIs) {
   for (unsigned kind = 1; kind <= 13; ++kind) {
     for (unsigned flag = 0; flag < 16; ++flag) {
       const bool message = kind >= 4 && kind <= 6, call = kind == 7 || kind == 8;
-      const bool may = (flag == 0 && kind <= 9) || (flag <= 2 && message) ||
+      const bool may = ((flag == 0 || flag == 10) && kind <= 9) || (flag <= 2 && message) ||
                        (flag == 3 && kind == 4) || ((flag == 6 || flag == 8) && kind == 7) ||
                        (flag == 9 && kind == 8);
       Parts p{static_cast<EventType>(kind), 0, 1U << flag, {}};
