@@ -7,6 +7,7 @@
 #include "analysis/aggregate_values.h"
 #include "analysis/completeness.h"
 #include "analysis/row_test.h"
+#include "analysis/sample_rates.h"
 
 namespace scope::analysis {
 namespace {
@@ -86,6 +87,10 @@ class Aggregation {
     return {row.process, r.type, r.mfa, r.peer.kind == codec::Peer::Kind::none ? nullptr : &r.peer,
             at};
   }
+  // Gaps are told whole, whatever is sampled.
+  double stands_for(codec::EventType type, Incarnation incarnation, RawTime at) const {
+    return type == codec::EventType::gap ? 1 : rates_->weight(incarnation, at);
+  }
   // The rows of these units that `wanted` lets through, as the filter has them. False: the budget is spent.
   template <typename Each>
   bool each_row(std::span<const Candidate> units, const store::RowFilter& filter, Each each);
@@ -97,6 +102,7 @@ class Aggregation {
   Filter filter_;
   Groups groups_;
   RowTest test_;
+  std::optional<SampleRates> rates_;
   ScanSpec scan_;
   std::optional<ClusterTime> oldest_, newest_;  // of the rows counted
   std::uint64_t undecided_ = 0, corrupt_ = 0;
@@ -129,7 +135,7 @@ std::uint32_t Aggregation::count_row(const store::StoredRow& row, const Hit& hit
   if (!oldest_ || hit.at.time < *oldest_) oldest_ = hit.at.time;
   if (!newest_ || hit.at.time > *newest_) newest_ = hit.at.time;
   const auto group = groups_.find(facts(row, hit.at.time));
-  groups_.count(group, row.process.incarnation, 1);
+  groups_.count(group, stands_for(row.record.type, row.process.incarnation, row.record.time), 1);
   return group;
 }
 
@@ -184,7 +190,8 @@ Status Aggregation::from_rollups() {
       const std::int64_t from = cell.second * kSecond;
       const auto low = clock_.cluster(cell.incarnation, RawTime{from}).time;
       const auto high = clock_.cluster(cell.incarnation, RawTime{from + kSecond - 1}).time;
-      if (!groups_.one_bucket(low, high)) {
+      const RawTime begins{from}, ends{from + kSecond - 1};
+      if (!groups_.one_bucket(low, high) || !rates_->uniform(cell.incarnation, begins, ends)) {
         auto& list = holes[cell.incarnation];
         if (list.empty() || list.back().first != from) list.emplace_back(from, from + kSecond - 1);
         return;
@@ -192,7 +199,8 @@ Status Aggregation::from_rollups() {
       if (!oldest_ || low < *oldest_) oldest_ = low;
       if (!newest_ || high > *newest_) newest_ = high;
       const Facts facts{{cell.incarnation, 0, 0}, cell.type, cell.mfa, nullptr, low};
-      groups_.count(groups_.find(facts), cell.incarnation, cell.rows);
+      groups_.count(groups_.find(facts), stands_for(cell.type, cell.incarnation, begins),
+                    cell.rows);
     });
   }
   if (!info) return std::unexpected(info.error());
@@ -312,6 +320,7 @@ Status Aggregation::run() {
                                   scan_.until.value_or(context_.now), scan_));
     scan_.explain = explain;
   }
+  rates_.emplace(context_, clock_, test_.concerned(scan_), scan_.since);
   if (rollups_serve()) {
     RETURN_IF_ERROR(from_rollups());
   } else {

@@ -43,17 +43,10 @@ double Distribution::quantile(double q) const {
 Groups::Groups(const Context& context, const AggregateSpec& spec)
     : spec_(spec), view_(*context.view) {
   const auto infos = view_.incarnations();
-  weight_.assign(infos.size() + 1, 1.0);
   node_of_.assign(infos.size() + 1, 0);
   std::map<std::string_view, std::uint32_t> first;
   for (const auto& info : infos) {
     node_of_[info.number] = first.try_emplace(info.node, info.number).first->second;
-    if (!context.coverage) continue;
-    for (const auto& sampled : context.coverage->sampled) {
-      if (sampled.node == info.node && sampled.rate > 0 && sampled.rate < 1) {
-        weight_[info.number] = 1 / sampled.rate;
-      }
-    }
   }
   for (const auto& by : spec.by) {
     if (by.key == GroupKey::time) bucket_ns_ = by.bucket_ns;
@@ -153,9 +146,8 @@ Group Groups::make(const Facts& facts) const {
   return out;
 }
 
-void Groups::count(std::uint32_t group, Incarnation incarnation, std::uint64_t rows) {
+void Groups::count(std::uint32_t group, double weight, std::uint64_t rows) {
   auto& m = measured(group);
-  const double weight = incarnation < weight_.size() ? weight_[incarnation] : 1.0;
   m.rows += rows;
   m.count += static_cast<double>(rows) * weight;
   scaled_ = scaled_ || weight != 1.0;

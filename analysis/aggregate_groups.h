@@ -25,7 +25,8 @@ class Groups {
   // Place of the group, made if need be. kOther: there are too many.
   static constexpr std::uint32_t kOther = ~0u;
   std::uint32_t find(const Facts& facts);
-  void count(std::uint32_t group, Incarnation incarnation, std::uint64_t rows);
+  // Rows that stand for `weight` events each.
+  void count(std::uint32_t group, double weight, std::uint64_t rows);
   void measure(std::uint32_t group, std::int64_t ns) { measured(group).values.add(ns); }
 
   // Do all rows of that type and function between these times belong to one group?
@@ -50,7 +51,6 @@ class Groups {
 
   const AggregateSpec& spec_;
   const store::View& view_;
-  std::vector<double> weight_;          // by incarnation
   std::vector<std::uint32_t> node_of_;  // by incarnation: the first number with that node's name
   std::int64_t bucket_ns_ = 0;
   bool needs_processes_ = false, scaled_ = false;

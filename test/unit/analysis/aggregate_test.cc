@@ -374,5 +374,48 @@ TEST(Aggregate, SampledNodesAreScaledAndTooManyGroupsAreOneMore) {
   EXPECT_TRUE(got->completeness.deadline_cut);
 }
 
+// What a row stands for is by the rate of its own time, and by two rates at once where both were in force.
+TEST(Aggregate, RowsAreScaledByTheRateOfTheirTime) {
+  World world([](auto& o) { o.block_rows = 64; });
+  auto& a = world.node("a@h", 1);
+  const auto p = a.own(1);
+  // One a millisecond for 8 s: whole, a quarter, a quarter of an eighth, whole.
+  for (std::int64_t ms = 1; ms <= 8000; ++ms) {
+    a.fetch(p, int_term(1), 10 * kSecond + ms * 1'000'000);
+    if (ms == 4300) a.gap("sampled", -1, 12 * kSecond, 14'300'000'000, 0.25);
+    if (ms == 6000) {
+      a.gap("sampled", -1, 14'300'000'000, 16 * kSecond, 0.25);
+      a.gap("fewer_tracees", -1, 14'300'000'000, 16 * kSecond, 0.125);
+    }
+    if (ms % 100 == 0) world.append(a);
+  }
+  auto context = world.context(19 * kSecond);
+  for (const auto by_time : {false, true}) {
+    AggregateSpec spec;
+    spec.filter.types = 1u << static_cast<unsigned>(codec::EventType::message_fetch);
+    if (by_time) spec.by = {{GroupKey::time, kSecond}};
+    const auto got = aggregate(context, spec);
+    ASSERT_TRUE(got);
+    EXPECT_TRUE(got->scaled);
+    double count = 0;
+    std::uint64_t rows = 0;
+    for (const auto& g : got->groups) {
+      count += g.measured.count;
+      rows += g.measured.rows;
+    }
+    EXPECT_EQ(rows, 8000u);
+    // Up to a row at each boundary.
+    EXPECT_NEAR(count, 2000 + 2300 * 4 + 1700 * 32 + 2000, 100) << by_time;
+  }
+  // The present rate holds for what none tells of yet, and not for what was before the sample began.
+  auto coverage = std::make_shared<Coverage>();
+  coverage->sampled.push_back({"a@h", 0.5});
+  context.coverage = coverage;
+  AggregateSpec all;
+  const auto now = aggregate(context, all);
+  ASSERT_TRUE(now);
+  EXPECT_NEAR(now->groups.at(0).measured.count, 2000 + 2300 * 4 + 1700 * 32 + 4000, 100);
+}
+
 }  // namespace
 }  // namespace scope::analysis

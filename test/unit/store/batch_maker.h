@@ -176,17 +176,18 @@ class BatchMaker {
     events_.tuple(4).atom("scope").atom(up ? "node_up" : "node_down").atom(node);
     return time(ts);
   }
-  // A gap of this batch, count -1: unknown.
+  // A gap of this batch, count -1: unknown. Of samples with the rate.
   BatchMaker& gap(std::string_view reason, std::int64_t count, std::int64_t from,
-                  std::int64_t until) {
+                  std::int64_t until, double rate = 0) {
     ++gap_count_;
-    gaps_.tuple(4).atom(reason);
+    gaps_.tuple(rate > 0 ? 5 : 4).atom(reason);
     if (count < 0) {
       gaps_.atom("unknown");
     } else {
       gaps_.integer(count);
     }
     gaps_.integer(from).integer(until);
+    if (rate > 0) gaps_.map(1).atom("rate").real(rate);
     newest_ = std::max(newest_, until);
     return *this;
   }

@@ -1,0 +1,41 @@
+// At what rate rows were sampled when they were captured: by the gap rows `sampled` (a start's sample) and `fewer_tracees`
+// (what the budget's ladder left), each with the time that it tells of. Both at once multiply. Where a sample's row has
+// not come yet, the newest few seconds, the daemon's present word holds (Coverage).
+// Thread: pure.
+#pragma once
+
+#include <map>
+#include <span>
+#include <vector>
+
+#include "analysis/clock_model.h"
+#include "analysis/query.h"
+
+namespace scope::analysis {
+
+class SampleRates {
+ public:
+  // Of these incarnations (empty: all), in the range and a little beyond.
+  SampleRates(const Context& context, const ClockModel& clock,
+              std::span<const Incarnation> incarnations, std::optional<ClusterTime> from);
+
+  // What one row of that raw time stands for: 1 or more.
+  double weight(Incarnation incarnation, RawTime at) const;
+  // Is it the same from one time to the other?
+  bool uniform(Incarnation incarnation, RawTime from, RawTime until) const;
+
+ private:
+  struct Told {
+    std::int64_t from, until;
+    double rate;
+  };
+  struct Of {
+    std::vector<Told> sampled, fewer;  // ascending by `until`
+    double present = 1;
+  };
+  static double rate_at(const std::vector<Told>& told, std::int64_t at, double after);
+
+  std::map<Incarnation, Of> of_;
+};
+
+}  // namespace scope::analysis
