@@ -40,6 +40,11 @@ std::string explain_text(const codec::TermView& answer, const Screen& screen);
 std::string describe(const codec::TermView& event, const Screen& screen);
 
 std::string render_status(const codec::TermView& value, const Screen& screen);
+// What an agent predicts of a start, as cells of a table: events a second, its cost of the budget, how well it is known.
+struct PredictionText {
+  std::string events_per_s, cost, known;
+};
+PredictionText prediction_text(const codec::TermView& said, const Screen& screen);
 std::string render_started(const codec::TermView& value, const Screen& screen);
 std::string render_stopped(const codec::TermView& value, const Screen& screen);
 std::string render_events(const codec::TermView& value, const Screen& screen, bool titles = true);

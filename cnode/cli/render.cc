@@ -99,20 +99,21 @@ std::string span_of(const TermView& map, std::string_view key) {
   return ns ? format_duration(*ns) : "?";
 }
 
+void add_outcome(const TermView& node, const TermView& answer, Table& table, const Screen& screen) {
+  const bool ok = answer.is_atom("ok");
+  std::string why;
+  if (answer.is_tuple("error", 2)) {
+    const auto trouble = unwrap(answer);
+    why = printable(trouble.error().message);
+  } else if (!ok) {
+    why = screen.term(answer);
+  }
+  table.add({screen.term(node), {ok ? "ok" : "error", ok ? Paint::green : Paint::red}, why});
+}
+
 void add_outcomes(const TermView& nodes, Table& table, const Screen& screen) {
   if (const auto pairs = nodes.map()) {
-    for (auto it = *pairs; !it.done(); it.next()) {
-      const bool ok = it.value().is_atom("ok");
-      std::string why;
-      if (it.value().is_tuple("error", 2)) {
-        const auto trouble = unwrap(it.value());
-        why = printable(trouble.error().message);
-      } else if (!ok) {
-        why = screen.term(it.value());
-      }
-      table.add(
-          {screen.term(it.key()), {ok ? "ok" : "error", ok ? Paint::green : Paint::red}, why});
-    }
+    for (auto it = *pairs; !it.done(); it.next()) add_outcome(it.key(), it.value(), table, screen);
   }
 }
 
@@ -290,14 +291,49 @@ std::string render_status(const TermView& value, const Screen& screen) {
   return out;
 }
 
+PredictionText prediction_text(const TermView& said, const Screen& screen) {
+  const auto cpu = get(said, "cpu"), budget = get(said, "budget");
+  const auto most = budget ? get(*budget, "cpu") : std::nullopt;
+  const auto percent = [](const std::optional<TermView>& value) {
+    if (value && value->real()) return fmt::format("{:.2g} %", *value->real());
+    return value && value->integer() ? fmt::format("{} %", *value->integer()) : std::string("?");
+  };
+  const auto events = get_integer(said, "events_per_s");
+  const auto bound = get_text(said, "bound");
+  std::string words = bound == "about" ? "" : bound == "at_least" ? "at least " : "at most ";
+  for (const auto& what : get_list(said, "unknown")) {
+    words += fmt::format("({} cannot be counted before)", screen.term(what));
+  }
+  return {events ? std::to_string(*events) : "?", percent(cpu) + " of " + percent(most), words};
+}
+
 std::string render_started(const TermView& value, const Screen& screen) {
   std::string out = fmt::format(
       "tracing with id {}, {}\n", paint(Paint::bold, shown(value, "id", screen), screen.out),
       get_integer(value, "expires") ? "until " + when(value, "expires", "")
                                     : "until it is stopped");
-  Table table({{"node"}, {"answer"}, {"why", false, true}});
-  if (const auto nodes = get(value, "nodes")) add_outcomes(*nodes, table, screen);
-  out += table.empty() ? "no node yet: nodes that join get it\n" : table.render(screen.out);
+  const auto nodes = get(value, "nodes");
+  const auto predictions = get(value, "predictions");
+  Table begun({{"node"}, {"answer"}, {"events/s", true}, {"cost", true}, {"predicted"}});
+  Table failed({{"node"}, {"answer"}, {"why", false, true}});
+  for (auto it = nodes ? nodes->map() : std::nullopt; it && !it->done(); it->next()) {
+    if (!it->value().is_atom("ok")) {
+      add_outcome(it->key(), it->value(), failed, screen);
+      continue;
+    }
+    PredictionText text{"?", "?", ""};
+    for (auto p = predictions ? predictions->map() : std::nullopt; p && !p->done(); p->next()) {
+      if (p->key().bytes().size() == it->key().bytes().size() &&
+          std::ranges::equal(p->key().bytes(), it->key().bytes()) && p->value().map()) {
+        text = prediction_text(p->value(), screen);
+      }
+    }
+    begun.add(
+        {screen.term(it->key()), {"ok", Paint::green}, text.events_per_s, text.cost, text.known});
+  }
+  if (begun.empty() && failed.empty()) out += "no node yet: nodes that join get it\n";
+  if (!begun.empty()) out += begun.render(screen.out);
+  if (!failed.empty()) out += failed.render(screen.out);
   Table missing({{"node"}, {"not traced"}, {"why", false, true}});
   const auto left_out = get(value, "left_out");
   for (auto it = left_out ? left_out->map() : std::nullopt; it && !it->done(); it->next()) {

@@ -25,20 +25,8 @@ void add_prediction(Table& table, const std::string& profile, const std::string&
     table.add({profile, node, "", "", screen.term(said), help});
     return;
   }
-  const auto cpu = get(said, "cpu"), budget = get(said, "budget");
-  const auto most = budget ? get(*budget, "cpu") : std::nullopt;
-  const auto percent = [](const std::optional<codec::TermView>& value) {
-    if (value && value->real()) return fmt::format("{:.2g} %", *value->real());
-    return value && value->integer() ? fmt::format("{} %", *value->integer()) : std::string("?");
-  };
-  const auto events = get_integer(said, "events_per_s");
-  const auto bound = get_text(said, "bound");
-  std::string words = bound == "about" ? "" : bound == "at_least" ? "at least " : "at most ";
-  for (const auto& what : get_list(said, "unknown")) {
-    words += fmt::format("({} cannot be counted before)", screen.term(what));
-  }
-  table.add({profile, node, events ? std::to_string(*events) : "?",
-             percent(cpu) + " of " + percent(most), words, help});
+  const auto text = prediction_text(said, screen);
+  table.add({profile, node, text.events_per_s, text.cost, text.known, help});
 }
 
 std::string render_profiles(const codec::TermView& value, const Screen& screen) {

@@ -14,7 +14,7 @@
 %%          something else is started or stopped.
 -module(scope_budget).
 
--export([limits/2, count/1, spent_ns/3, percent/2, bucket/3, native/3, spend/4, bucket_ns/1,
+-export([limits/2, narrowest/2, count/1, spent_ns/3, percent/2, bucket/3, native/3, spend/4, bucket_ns/1,
          in_sample/2, new/1, rung/1, factor/1, args/1, fewer/1, down/4, up/5, demand/2, blame/3, status/1, reset/1]).
 -export_type([limits/0, costs/0, bucket/0, ladder/0, rung/0]).
 
@@ -105,6 +105,15 @@ native(#{cpu := Cpu, events := Events, bytes := Bytes}, Costs, Share) ->
         end,
     {round((1 - Share) * ?BURST_NS), [Time(case Kinds of #{K := {Tracee, Ours}} -> Tracee + Ours; _ -> 0 end) || K <- scope_beat:kinds()],
      min(1 bsl 31, round(Away * PerNs)), min(1 bsl 31, round(256 * max(Byte * PerNs, 1.0e9 / Bytes))), round(Small)}.
+
+%% The limit that small events reach first.
+-spec narrowest(limits(), costs()) -> cpu | events.
+narrowest(#{cpu := Cpu, events := Events}, #{calls := {Tracee, Ours}}) ->
+    case (Tracee + Ours) * Events > Cpu / 100 * erlang:system_info(schedulers_online) * 1.0e9 of
+        true -> cpu;
+        false -> events
+    end;
+narrowest(_, _) -> events.
 
 %% What is left of the time, in ns.
 -spec bucket_ns(bucket()) -> number() | infinity.

@@ -148,8 +148,10 @@ breaker(Why, S = #s{ladder = Ladder}) ->
 step_down(_, _, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> scope_flags:reapply(refill(1.0, S));
 step_down(any, Figures, S0 = #s{ctx = Ctx, costs = Costs, spent = Spent}) ->
     S = S0#s{spent = scope_spent:look(Ctx, Costs, Spent)},
-    {What, _} = scope_budget:blame(seen(S), limits_with([], S), 1.0),
-    step_down(case What of none -> cpu; _ -> What end, Figures, S);
+    Limits = limits_with([], S),
+    {What, Share} = scope_budget:blame(seen(S), Limits, 1.0),
+    %% What the rings hold is not counted yet, and may be all there is.
+    step_down(case Share > 0.5 of true -> What; false -> scope_budget:narrowest(Limits, Costs) end, Figures, S);
 step_down(Why, Figures, S = #s{ladder = Ladder, filled = {Share, At}}) ->
     Demand = case Figures of
                  #{from := _, noticed := Dry} -> scope_budget:demand(Share, Dry - At);       % the bucket ran dry
