@@ -50,7 +50,7 @@ start_tracer(native, Old) ->
     {Tracer, Mon, case Old of none -> scope_session:open({scope_nif, scope}); _ -> Old end};
 start_tracer(_, Old) ->
     {Tracer, Mon} = scope_tracer:start(),
-    scope_session:close(Old),
+    _ = spawn_opt(scope_session, close, [Old], [{priority, high}]),     % waits for every scheduler: we must not
     {Tracer, Mon, scope_session:open(Tracer)}.
 
 tell(Ctx, Pids) -> lists:foreach(fun(P) -> P ! {peers, Ctx} end, Pids).
