@@ -157,7 +157,10 @@ step_down(Why, Figures, S = #s{ladder = Ladder, filled = {Share, At}}) ->
                  #{from := _, noticed := Dry} -> scope_budget:demand(Share, Dry - At);       % the bucket ran dry
                  _ -> unknown
              end,
-    step_to(scope_budget:down(Why, args_asked(S), Demand, Ladder), Figures, S).
+    case scope_budget:rung(Ladder) of
+        counters when Demand =/= unknown -> scope_flags:reapply(refill(0.25, S));   % what was under way: nothing is traced
+        _ -> step_to(scope_budget:down(Why, args_asked(S), Demand, Ladder), Figures, S)
+    end.
 
 %% Relief first, then order: flags go by one call, those that stay come back.
 step_to(New, Figures, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx}) ->
