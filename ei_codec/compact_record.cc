@@ -1,6 +1,6 @@
 // Reads the native tracer's records: capture_record.h, Compact. Nothing of a record is used before all of it was checked.
 #include "ei_codec/record_parts.h"
-#include "ei_codec/term_tags.h"
+#include "ei_codec/term_walk.h"
 
 namespace scope::codec {
 namespace {
@@ -35,21 +35,26 @@ constexpr Shape kShapes[] = {
 
 class RecordReader {
  public:
-  RecordReader(const BatchStrings& strings, const DecodeContext& context)
-      : strings_(strings), context_(context) {}
+  RecordReader(Bytes records, const BatchStrings& strings, const DecodeContext& context)
+      : strings_(strings),
+        context_(context),
+        walk_(records.data() + records.size(), &strings, true) {}
 
   // `bytes` is the whole record. false: it does not fit the grammar.
   bool read(Bytes bytes, TraceRecord& out);
 
  private:
   bool mfa(TraceRecord& out);
+  bool own_peer(TraceRecord& out);
   bool term(const std::byte*& end, bool& local_atoms);
   bool payload(const Shape& shape, TraceRecord& out);
   std::size_t left() const { return static_cast<std::size_t>(end_ - at_); }
 
   const BatchStrings& strings_;
   const DecodeContext& context_;
-  PayloadMemo memo_;
+  TermWalk<BatchStrings> walk_;
+  PayloadMemo memo_;                            // of messages
+  const std::string_view* own_node_ = nullptr;  // the agent's node in strings_, once it was met
   const std::byte* at_ = nullptr;
   const std::byte* end_ = nullptr;
 };
@@ -66,8 +71,29 @@ bool RecordReader::mfa(TraceRecord& out) {
 }
 
 bool RecordReader::term(const std::byte*& end, bool& local_atoms) {
-  end = check_term(Bytes(at_, end_), &strings_, local_atoms);
+  walk_.local_atoms = false;
+  end = walk_.end_of(at_, end_);
+  local_atoms = walk_.local_atoms;
+  if (!end) end = check_rare_term(Bytes(at_, end_), &strings_, local_atoms);
   return end != nullptr;
+}
+
+// What most peers are: a pid of the agent's own node, which is named by number.
+bool RecordReader::own_peer(TraceRecord& out) {
+  constexpr std::size_t kSize = 18;  // two tags, the atom's number, id, serial, creation
+  if (left() < kSize || u8(at_) != kNewPid || u8(at_ + 1) != kLocalAtom) return false;
+  const std::string_view* const node = strings_.find(be32(at_ + 2));
+  if (!node || be32(at_ + 14) != context_.creation) return false;
+  if (node != own_node_) {
+    if (*node != context_.node) return false;
+    own_node_ = node;
+  }
+  out.peer.kind = Peer::Kind::pid;
+  out.peer.id = be32(at_ + 6);
+  out.peer.serial = be32(at_ + 10);
+  out.peer.creation = context_.creation;
+  at_ += kSize;
+  return true;
 }
 
 bool RecordReader::payload(const Shape& shape, TraceRecord& out) {
@@ -75,17 +101,26 @@ bool RecordReader::payload(const Shape& shape, TraceRecord& out) {
       out.type == EventType::process_register || out.type == EventType::process_unregister;
   if (at_ == end_) return !named;
   out.payload = Bytes(at_, end_);
-  PayloadMemo::Entry& known = memo_.at(out.payload);
-  if (known.bytes.empty()) {
+  const bool received = shape.hash && out.type != EventType::message_send;
+  PayloadMemo::Entry* known = received ? memo_.find(out.pid.id, at_, end_) : nullptr;
+  bool local_atoms = false;
+  if (known && known->bytes.size() == out.payload.size()) {
+    local_atoms = known->local_atoms;
+  } else {
     const std::byte* end = nullptr;
-    if (!term(end, known.local_atoms) || end != end_) return false;
-    known.bytes = out.payload;
+    if (!term(end, local_atoms) || end != end_) return false;
+    const auto receiver = received                           ? out.pid.id
+                          : out.peer.kind == Peer::Kind::pid ? out.peer.id
+                                                             : PayloadMemo::kNoProcess;
+    known = shape.hash ? memo_.add(receiver, out.payload) : nullptr;
+    if (known) known->local_atoms = local_atoms;
   }
-  if (known.local_atoms) out.strings = &strings_;
+  if (local_atoms) out.strings = &strings_;
   if (named) return skip_atom(at_) != nullptr;
   if (shape.hash) {
     if (!out.has(TraceRecord::kHashed) && (out.flags & kCut) == 0) {
-      hash_message(out, context_.hash_key, known);
+      PayloadMemo::Entry unknown;
+      hash_message(out, context_.hash_key, known ? *known : unknown);
     }
     describe_message(out);
   }
@@ -122,7 +157,7 @@ bool RecordReader::read(Bytes bytes, TraceRecord& out) {
     out.original_bytes = le32(at_);
     at_ += 4;
   }
-  if (shape.peer) {
+  if (shape.peer && !own_peer(out)) {
     const std::byte* end = nullptr;
     bool local_atoms = false;
     if (!term(end, local_atoms)) return false;
@@ -137,7 +172,7 @@ bool RecordReader::read(Bytes bytes, TraceRecord& out) {
 
 void read_compact(Bytes records, const BatchStrings& strings, const DecodeContext& context,
                   Delivery& deliver) {
-  RecordReader reader(strings, context);
+  RecordReader reader(records, strings, context);
   TraceRecord record;
   while (!records.empty()) {
     const std::size_t size = records.size() < kHead ? 0 : le32(records.data());

@@ -1,10 +1,12 @@
 // Reads the Erlang tracer's events: capture_record.h, Event. One pass over each event with the unchecked readers:
 // TermView::element() would walk every term several times, and this runs for every event of a cluster.
+#include <algorithm>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "ei_codec/record_parts.h"
-#include "ei_codec/term_tags.h"
+#include "ei_codec/term_walk.h"
 
 namespace scope::codec {
 namespace {
@@ -36,7 +38,22 @@ enum class Name : std::uint8_t {
   node_down
 };
 
+// What tells texts apart, with their sizes: all of one of up to 8 bytes.
+constexpr std::uint64_t sample_of(std::string_view text) {
+  std::uint64_t out = 0;
+  if (!std::is_constant_evaluated() && text.size() >= 8) {
+    std::memcpy(&out, text.data(), 8);
+    return out;
+  }
+  for (std::size_t i = std::min<std::size_t>(text.size(), 8); i-- > 0;) {
+    out = out << 8 | static_cast<std::uint8_t>(text[i]);
+  }
+  return out;
+}
+
 struct NameText {
+  constexpr NameText(std::string_view t, Name n) : sample(sample_of(t)), text(t), name(n) {}
+  std::uint64_t sample;
   std::string_view text;
   Name name;
 };
@@ -64,8 +81,12 @@ constexpr NameText kScopeNames[] = {
 
 template <std::size_t N>
 Name name_of(const NameText (&names)[N], std::string_view text) {
+  const std::uint64_t sample = sample_of(text);
   for (const NameText& entry : names) {
-    if (entry.text == text) return entry.name;
+    if (entry.sample == sample && entry.text.size() == text.size() &&
+        (text.size() <= 8 || entry.text == text)) {
+      return entry.name;
+    }
   }
   return Name::unknown;
 }
@@ -74,16 +95,25 @@ Name name_of(const NameText (&names)[N], std::string_view text) {
 // the next. The readers answer false where the grammar is broken. There are no local atoms in this payload.
 class EventReader {
  public:
-  explicit EventReader(const DecodeContext& context) : context_(context) {
+  // `end`: of the batch's bytes.
+  EventReader(const DecodeContext& context, const std::byte* end)
+      : context_(context), end_(end), walk_(end, nullptr, false) {
     own_pid_ = {kNewPid, kSmallAtomUtf8, static_cast<std::uint8_t>(context.node.size())};
     own_pid_.insert(own_pid_.end(), context.node.begin(), context.node.end());
   }
 
   // The end of the event at `at`; nullptr: what is there is no term. The record is whole only if it `fits`.
-  const std::byte* read(const std::byte* at, const std::byte* end, TraceRecord& out, bool& fits);
+  const std::byte* read(const std::byte* at, TraceRecord& out, bool& fits);
+  // The end of the term at `at`; nullptr: there is none.
+  const std::byte* checked(const std::byte* at) {
+    if (const std::byte* end = walk_.end_of(at, end_)) return end;
+    bool local_atoms = false;
+    return check_rare_term(Bytes(at, end_), nullptr, local_atoms);
+  }
 
  private:
-  const std::byte* element(unsigned index, const std::byte* at, const std::byte* end) const;
+  const std::byte* elements(const std::byte* at);
+  const std::byte* message_end(const std::byte* at, std::uint32_t receiver);
   bool event(TraceRecord& out);
   bool trace(TraceRecord& out);
   bool scope(TraceRecord& out);
@@ -104,8 +134,12 @@ class EventReader {
   static constexpr unsigned kLeast = 4, kMost = 6;  // elements of an event
 
   const DecodeContext& context_;
-  PayloadMemo memo_;                   // of messages
-  std::vector<std::uint8_t> own_pid_;  // how the pids of the agent's node begin
+  const std::byte* const end_;
+  TermWalk<BatchStrings> walk_;
+  PayloadMemo memo_;                     // of messages
+  std::vector<std::uint8_t> own_pid_;    // how the pids of the agent's node begin
+  PayloadMemo::Entry* known_ = nullptr;  // what is remembered of this event's message
+  bool traced_ = false, own_ = false;    // a trace_ts; of a pid that begins with own_pid_
   unsigned arity_ = 0;
   const std::byte* elements_[kMost] = {};
   std::optional<std::uint64_t> given_hash_;  // by the last payload that was cut or redacted
@@ -146,6 +180,11 @@ bool EventReader::time(TraceRecord& out) const {
 }
 
 bool EventReader::pid(unsigned index, LocalPid& out) const {
+  if (own_ && index == 1) {
+    const std::byte* const p = at(1) + own_pid_.size();
+    out = {be32(p), be32(p + 4)};
+    return be32(p + 8) == context_.creation;
+  }
   PidParts parts;
   if (!read_pid(at(index), nullptr, parts)) return false;
   if (parts.creation != context_.creation || parts.node != context_.node) return false;
@@ -200,9 +239,14 @@ bool EventReader::payload(const std::byte* start, const std::byte* end, TraceRec
 
 void EventReader::message(TraceRecord& out) {
   if (!out.has(TraceRecord::kTruncated) && !out.has(TraceRecord::kRedacted)) {
-    PayloadMemo::Entry& known = memo_.at(out.payload);
-    known.bytes = out.payload;
-    hash_message(out, context_.hash_key, known);
+    PayloadMemo::Entry unknown;
+    // A whole message inside a '$scope_cut' is not what is remembered.
+    if (known_ && known_->bytes.size() != out.payload.size()) known_ = nullptr;
+    if (out.type == EventType::message_send) {
+      const bool process = out.peer.kind == Peer::Kind::pid;
+      known_ = memo_.add(process ? out.peer.id : PayloadMemo::kNoProcess, out.payload);
+    }
+    hash_message(out, context_.hash_key, known_ ? *known_ : unknown);
   } else if (given_hash_) {
     out.match_hash = *given_hash_;
     out.flags |= TraceRecord::kHashed;
@@ -316,47 +360,72 @@ bool EventReader::scope(TraceRecord& out) {
 
 bool EventReader::event(TraceRecord& out) {
   out = TraceRecord{};
+  if (traced_) return arity() > kLeast && trace(out);
   std::string_view tag;
   if (!atom(0, tag)) return false;
   if (tag == "trace_ts") return arity() > kLeast && trace(out);
   return tag == "scope" && scope(out);
 }
 
-const std::byte* checked(const std::byte* at, const std::byte* end) {
-  bool local_atoms = false;
-  return check_term(Bytes(at, end), nullptr, local_atoms);
+// The end of a message that the process of that number has got.
+const std::byte* EventReader::message_end(const std::byte* at, std::uint32_t receiver) {
+  known_ = memo_.find(receiver, at, end_);
+  if (known_) return at + known_->bytes.size();
+  const std::byte* const end = checked(at);
+  if (end) known_ = memo_.add(receiver, Bytes(at, end));
+  return end;
 }
 
-// What nearly every event begins and ends with is told by its bytes.
-const std::byte* EventReader::element(unsigned index, const std::byte* at,
-                                      const std::byte* end) const {
+// Finds where the elements of an event begin, and its end. What nearly every event begins and ends with is told by its
+// bytes.
+const std::byte* EventReader::elements(const std::byte* at) {
   constexpr std::string_view kTraceTs = "\x77\x08trace_ts";  // SMALL_ATOM_UTF8_EXT
+  constexpr std::string_view kReceive = "\x77\x07receive", kTake = "\x68\x02\x77\x04take";
   constexpr std::size_t kPidRest = 12;
-  const auto left = static_cast<std::size_t>(end - at);
-  const auto begins = [at, left](const void* with, std::size_t size, std::size_t rest) {
-    return left >= size + rest && std::memcmp(at, with, size) == 0;
+  const auto begins = [&](const void* with, std::size_t size, std::size_t rest) {
+    return static_cast<std::size_t>(end_ - at) >= size + rest && std::memcmp(at, with, size) == 0;
   };
-  if (index == 0 && begins(kTraceTs.data(), kTraceTs.size(), 0)) return at + kTraceTs.size();
-  if (index == 1 && begins(own_pid_.data(), own_pid_.size(), kPidRest)) {
-    return at + own_pid_.size() + kPidRest;
+  unsigned i = 0;
+  std::uint32_t receiver = 0;
+  traced_ = begins(kTraceTs.data(), kTraceTs.size(), 0);
+  own_ = false;
+  known_ = nullptr;
+  if (traced_) {
+    elements_[i++] = at;
+    at += kTraceTs.size();
+    own_ = begins(own_pid_.data(), own_pid_.size(), kPidRest);
+    if (own_) {
+      elements_[i++] = at;
+      at += own_pid_.size() + kPidRest;
+      receiver = be32(at - kPidRest);
+      if (begins(kReceive.data(), kReceive.size(), 0)) {
+        elements_[i++] = at;
+        elements_[i++] = at += kReceive.size();
+        if (!(at = message_end(at, receiver))) return nullptr;
+      }
+    }
   }
-  if (left >= 11 && u8(at) == kSmallBig && u8(at + 1) == 8) return at + 11;
-  return checked(at, end);
-}
-
-const std::byte* EventReader::read(const std::byte* at, const std::byte* end, TraceRecord& out,
-                                   bool& fits) {
-  fits = false;
-  if (end - at < 2 || u8(at) != kSmallTuple || u8(at + 1) < kLeast || u8(at + 1) > kMost) {
-    return checked(at, end);
-  }
-  arity_ = u8(at + 1);
-  at += 2;
-  for (unsigned i = 0; i < arity_; ++i) {
+  for (; i < arity_; ++i) {
     elements_[i] = at;
-    at = element(i, at, end);
+    if (end_ - at >= 11 && u8(at) == kSmallBig && u8(at + 1) == 8) {
+      at += 11;
+    } else if (i == 4 && own_ && begins(kTake.data(), kTake.size(), 0)) {
+      at = message_end(at + kTake.size(), receiver);
+    } else {
+      at = checked(at);
+    }
     if (!at) return nullptr;
   }
+  return at;
+}
+
+const std::byte* EventReader::read(const std::byte* at, TraceRecord& out, bool& fits) {
+  fits = false;
+  if (end_ - at < 2 || u8(at) != kSmallTuple || u8(at + 1) < kLeast || u8(at + 1) > kMost) {
+    return checked(at);
+  }
+  arity_ = u8(at + 1);
+  if (!(at = elements(at + 2))) return nullptr;
   fits = event(out);
   return at;
 }
@@ -368,7 +437,7 @@ void read_etf(Bytes events, const DecodeContext& context, Delivery& deliver) {
   const std::byte* at = events.data();
   const std::byte* const end = at + events.size();
   if (events.empty() || u8(at++) != kVersionMagic) return deliver.unreadable();
-  EventReader reader(context);
+  EventReader reader(context, end);
   TraceRecord record;
   // The list's tail may be encoded as one more list.
   while (end - at >= 5 && u8(at) == kList) {
@@ -376,13 +445,13 @@ void read_etf(Bytes events, const DecodeContext& context, Delivery& deliver) {
     if (count == 0) return deliver.unreadable();  // check_term() accepts no such list
     for (at += 5; count > 0; --count) {
       bool fits = false;
-      at = reader.read(at, end, record, fits);
+      at = reader.read(at, record, fits);
       if (!at) return deliver.unreadable();
       fits ? deliver(record) : deliver.malformed();
     }
   }
   const std::byte* const tail = at;
-  if (!(at = checked(at, end)) || at != end) return deliver.unreadable();
+  if (!(at = reader.checked(at)) || at != end) return deliver.unreadable();
   if (u8(tail) == kString) return deliver.malformed(be16(tail + 1));  // bytes are no events
   if (u8(tail) != kNil) deliver.malformed();
 }

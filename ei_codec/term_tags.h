@@ -139,9 +139,10 @@ inline const std::byte* read_pid(const std::byte* at, const StringTable* strings
   return p + (tag == kNewPid ? 12 : 9);
 }
 
-// validate() for those who read many terms: the end of the term at the start of `bytes`; nullptr if it is none. Without
-// `strings` it may name no atom by number; with them, only what they hold, and `local_atoms` says whether it does.
-const std::byte* check_term(Bytes bytes, const BatchStrings* strings, bool& local_atoms);
+// The whole check, for those who read many terms and whose TermWalk did not know: the end of the term at the start of
+// `bytes`; nullptr if it is none. Without `strings` it may name no atom by number; with them, only what they hold, and
+// `local_atoms` is set if it does.
+const std::byte* check_rare_term(Bytes bytes, const BatchStrings* strings, bool& local_atoms);
 
 // Is that the text of an atom: UTF-8 of at most kMaxAtomChars characters?
 bool valid_atom(const std::byte* text, std::size_t size);

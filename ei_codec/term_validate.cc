@@ -4,50 +4,13 @@
 #include <cmath>
 #include <vector>
 
-#include "ei_codec/batch_strings.h"
-#include "ei_codec/term_tags.h"
+#include "ei_codec/term_walk.h"
 #include "fmt/format.h"
 
 namespace scope::codec {
 namespace {
 
 using namespace etf;
-
-std::uint64_t word(const std::byte* p) {
-  std::uint64_t v;
-  std::memcpy(&v, p, 8);
-  return v;
-}
-
-// Is every byte of [p, p + n) below 128? Overlapping words, because atoms are short and many.
-inline bool ascii(const std::byte* p, std::size_t n) {
-  constexpr std::uint64_t kHigh = 0x8080808080808080ULL;
-  std::uint64_t seen = 0;
-  if (n >= 8) {
-    seen = word(p) | word(p + n - 8);
-    for (std::size_t i = 8; i + 8 < n; i += 8) seen |= word(p + i);
-  } else if (n >= 4) {
-    std::uint32_t first, last;
-    std::memcpy(&first, p, 4);
-    std::memcpy(&last, p + n - 4, 4);
-    seen = first | last;
-  } else if (n > 0) {
-    seen = static_cast<std::uint64_t>(u8(p) | u8(p + n / 2) | u8(p + n - 1));
-  }
-  return (seen & kHigh) == 0;
-}
-
-// REQUIRES that it is not ascii().
-bool utf8_atom(const std::byte* p, std::size_t n) {
-  std::string_view text(chars(p), n);
-  std::size_t count = 0;
-  for (; !text.empty(); ++count) {
-    const CodePoint c = decode_utf8(text);
-    if (c.length == 0) return false;
-    text.remove_prefix(c.length);
-  }
-  return count <= kMaxAtomChars;
-}
 
 // An open container on the stack: how many terms it still awaits, and what is to be done after the last of them.
 constexpr std::uint64_t kListFrame = 1ULL << 63, kFunFrame = 1ULL << 62, kLeft = kFunFrame - 1;
@@ -380,121 +343,16 @@ bool Validator<Strings>::leaf() {
   }
 }
 
-// What nearly all terms need, in one loop that only counts the terms still awaited. Of the depth it knows that it is no more
-// than the number of containers, so beyond kMaxDepth of those it gives up. nullptr: run() must say.
-template <typename Strings>
-const std::byte* walk(const std::byte* at, const std::byte* const end, bool local_allowed,
-                      const Strings* strings, bool& local_atoms) {
-  const auto text_end = [end](const std::byte* text, std::size_t length) {
-    const bool good = static_cast<std::size_t>(end - text) >= length &&
-                      (ascii(text, length) || utf8_atom(text, length));
-    return good ? text + length : nullptr;
-  };
-  bool local = false;
-  const auto local_end = [&](const std::byte* p) -> const std::byte* {
-    if (!local_allowed || end - p < 5) return nullptr;
-    if (strings && !strings->atom(be32(p + 1))) return nullptr;
-    local = true;
-    return p + 5;
-  };
-  // An atom inside a pid, a port or a reference, and `after` bytes.
-  const auto node_end = [&](const std::byte* p, std::ptrdiff_t after) -> const std::byte* {
-    if (end - p < 2) return nullptr;
-    if (u8(p) == kLocalAtom) {
-      p = local_end(p);
-    } else {
-      p = u8(p) == kSmallAtomUtf8 ? text_end(p + 2, u8(p + 1)) : nullptr;
-    }
-    return p && end - p >= after ? p + after : nullptr;
-  };
-  const auto skip = [&](std::size_t head, std::size_t length) {
-    if (static_cast<std::size_t>(end - at) < head + length) return false;
-    at += head + length;
-    return true;
-  };
-  std::size_t pending = 1, containers = 0;
-  do {
-    --pending;
-    if (end - at < 2) {
-      if (at == end || u8(at) != kNil) return nullptr;
-      ++at;
-      continue;
-    }
-    switch (u8(at)) {
-      case kSmallInteger:
-        at += 2;
-        break;
-      case kNil:
-        ++at;
-        break;
-      case kSmallAtomUtf8:
-        at = text_end(at + 2, u8(at + 1));
-        if (!at) return nullptr;
-        break;
-      case kLocalAtom:
-        at = local_end(at);
-        if (!at) return nullptr;
-        break;
-      case kSmallTuple:
-        pending += u8(at + 1);
-        if (++containers > kMaxDepth) return nullptr;
-        at += 2;
-        break;
-      case kInteger:
-        if (!skip(5, 0)) return nullptr;
-        break;
-      case kSmallBig:
-        if (!skip(3, u8(at + 1))) return nullptr;
-        break;
-      case kBinary:
-        if (end - at < 5 || !skip(5, be32(at + 1))) return nullptr;
-        break;
-      case kString:
-        if (end - at < 3 || !skip(3, be16(at + 1))) return nullptr;
-        break;
-      case kList:
-      case kMap:
-      case kLargeTuple: {
-        if (end - at < 5) return nullptr;
-        const std::size_t count = be32(at + 1);
-        if (u8(at) == kList && count == 0) return nullptr;
-        pending += u8(at) == kMap ? 2 * count : u8(at) == kList ? count + 1 : count;
-        if (++containers > kMaxDepth) return nullptr;
-        at += 5;
-        break;
-      }
-      case kNewPid:
-      case kV4Port:
-        at = node_end(at + 1, 12);
-        if (!at) return nullptr;
-        break;
-      case kNewerReference: {
-        if (end - at < 3) return nullptr;
-        const std::size_t words = be16(at + 1);
-        if (words < 1 || words > 5) return nullptr;
-        at = node_end(at + 3, static_cast<std::ptrdiff_t>(4 + 4 * words));
-        if (!at) return nullptr;
-        break;
-      }
-      case kNewFloat:
-        if (end - at < 9 || (be64(at + 1) >> 52 & 0x7FF) == 0x7FF) return nullptr;
-        at += 9;
-        break;
-      default:
-        return nullptr;
-    }
-  } while (pending != 0);
-  local_atoms = local;
-  return at;
-}
-
 template <typename Strings>
 Result<std::size_t> check(Bytes bytes, const ValidateLimits& limits, const Strings* strings,
                           bool& local_atoms) {
+  const std::byte* const end = bytes.data() + bytes.size();
   if (bytes.size() <= limits.max_nodes) {  // else the terms must be counted
-    const std::byte* const end =
-        walk(bytes.data(), bytes.data() + bytes.size(), limits.local_atoms, strings, local_atoms);
-    if (end) return static_cast<std::size_t>(end - bytes.data());
+    TermWalk<Strings> walk(end, strings, limits.local_atoms);
+    if (const auto* stop = walk.end_of(bytes.data(), end)) {
+      local_atoms = walk.local_atoms;
+      return static_cast<std::size_t>(stop - bytes.data());
+    }
   }
   Validator<Strings> validator(bytes, limits, strings);
   auto length = validator.run();
@@ -503,6 +361,17 @@ Result<std::size_t> check(Bytes bytes, const ValidateLimits& limits, const Strin
 }
 
 }  // namespace
+
+bool etf::utf8_atom(const std::byte* p, std::size_t n) {
+  std::string_view text(chars(p), n);
+  std::size_t count = 0;
+  for (; !text.empty(); ++count) {
+    const CodePoint c = decode_utf8(text);
+    if (c.length == 0) return false;
+    text.remove_prefix(c.length);
+  }
+  return count <= kMaxAtomChars;
+}
 
 bool etf::valid_atom(const std::byte* text, std::size_t size) {
   return ascii(text, size) ? size <= kMaxAtomChars : utf8_atom(text, size);
@@ -513,16 +382,12 @@ Result<std::size_t> validate(Bytes bytes, const ValidateLimits& limits) {
   return check<StringTable>(bytes, limits, nullptr, used);
 }
 
-const std::byte* etf::check_term(Bytes bytes, const BatchStrings* strings, bool& local_atoms) {
-  const bool allowed = strings != nullptr;
-  const std::byte* const start = bytes.data();
-  if (const auto* end = walk(start, start + bytes.size(), allowed, strings, local_atoms))
-    return end;
-  const ValidateLimits limits{.local_atoms = allowed};
+const std::byte* etf::check_rare_term(Bytes bytes, const BatchStrings* strings, bool& local_atoms) {
+  const ValidateLimits limits{.local_atoms = strings != nullptr};
   Validator<BatchStrings> validator(bytes, limits, strings);
   const auto length = validator.run();
-  local_atoms = validator.saw_local_atoms();
-  return length ? start + *length : nullptr;
+  if (validator.saw_local_atoms()) local_atoms = true;
+  return length ? bytes.data() + *length : nullptr;
 }
 
 Result<TermView> view(Bytes bytes, const ValidateLimits& limits, const StringTable* strings) {
