@@ -4,9 +4,11 @@
 #include <array>
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <boost/unordered/unordered_flat_set.hpp>
+#include <utility>
 
 #include "ei_codec/term_tags.h"
 #include "store/block.h"
+#include "store/bytes.h"
 #include "store/unit_filter.h"
 
 namespace scope::store {
@@ -29,16 +31,45 @@ class TextBits {
   // A byte each while they are gathered: a store, where a bit would be a load, an or and a store for every byte.
   TextBits() : seen_(kTrigrams + 63) {}
 
+  // A payload of the stream of its kind. Rows come by process and time, so much of it was in the one before (a message
+  // that is fetched and then taken, a state and the next one): what both begin and end with is there already.
+  void add_next(Bytes bytes, Bytes& before) {
+    constexpr std::size_t kReach = 2;  // bytes of a trigram beside the one that differs
+    const Bytes last = std::exchange(before, bytes);
+    const std::size_t most = std::min(bytes.size(), last.size());
+    std::size_t front = 0, back = 0;
+    while (front + 8 <= most && same8(bytes.data() + front, last.data() + front)) front += 8;
+    if (front + 8 > most && bytes.size() == last.size() &&
+        std::equal(bytes.begin() + static_cast<std::ptrdiff_t>(front), bytes.end(),
+                   last.begin() + static_cast<std::ptrdiff_t>(front)))
+      return;
+    while (front + back + 8 <= most &&
+           same8(bytes.data() + bytes.size() - back - 8, last.data() + last.size() - back - 8))
+      back += 8;
+    front -= std::min(front, kReach);
+    back -= std::min(back, kReach);
+    add(bytes.subspan(front, bytes.size() - front - back));
+  }
+  // In steps, so that the cells of a step are computed side by side.
   void add(Bytes bytes) {
-    unsigned pair = 0, last = 0;
+    constexpr std::size_t kStep = 32;
+    std::uint8_t codes[kStep + 2] = {};  // two of the step before, then this one's
+    std::uint16_t cells[kStep];
     auto* seen = seen_.data();
-    for (const auto byte : bytes) {
-      const unsigned c = kCodes[std::to_integer<unsigned>(byte)];
-      seen[pair * kTextCodes + c] = 1;
-      pair = last * kTextCodes + c;
-      last = c;
+    while (!bytes.empty()) {
+      const std::size_t n = std::min(kStep, bytes.size());
+      for (std::size_t i = 0; i < n; ++i)
+        codes[i + 2] = kCodes[std::to_integer<unsigned>(bytes[i])];
+      for (std::size_t i = 0; i < kStep; ++i)
+        cells[i] = static_cast<std::uint16_t>((codes[i] * kTextCodes + codes[i + 1]) * kTextCodes +
+                                              codes[i + 2]);
+      for (std::size_t i = 0; i < n; ++i) seen[cells[i]] = 1;
+      codes[0] = codes[n];
+      codes[1] = codes[n + 1];
+      bytes = bytes.subspan(n);
     }
   }
+  static_assert(kTrigrams <= 1U << 16);
   // Atoms that the payload names by number: any place that looks like one counts.
   void add_named(Bytes payload, const codec::StringTable& strings) {
     const auto* at = payload.data();
@@ -61,6 +92,9 @@ class TextBits {
   }
 
  private:
+  static bool same8(const std::byte* a, const std::byte* b) {
+    return load<std::uint64_t>(a) == load<std::uint64_t>(b);
+  }
   std::vector<std::uint8_t> seen_;
   boost::unordered_flat_set<const char*> named_;
 };
@@ -182,6 +216,7 @@ bool BlockIndex::has_text(std::span<const std::uint32_t> trigrams) const {
 struct BlockIndexBuilder::Work {
   std::shared_ptr<BlockIndex> out = std::make_shared<BlockIndex>();
   TextBits text;
+  Bytes before[2];  // the payload before, of states and of others: the rows outlive the builder
   EdgeMap places;
   CellMap cells;
 };
@@ -201,7 +236,7 @@ void BlockIndexBuilder::add(const StoredRow& row, NameId mfa) {
   const auto second = static_cast<std::uint64_t>(second_of(r.time));
   ++work_->cells[{std::uint64_t{row.process.incarnation} << 32 | mfa,
                   second << 8 | static_cast<std::uint64_t>(r.type)}];
-  work_->text.add(r.payload);
+  work_->text.add_next(r.payload, work_->before[r.type == EventType::state_change ? 0 : 1]);
   if (r.strings != nullptr) work_->text.add_named(r.payload, *r.strings);
 }
 

@@ -13,8 +13,8 @@
 namespace scope::store {
 namespace {
 
-constexpr std::size_t kSealBytes = 8u << 20;  // of tail: bounds what large events keep in memory
-constexpr std::size_t kSealRowsMost = 65536;  // per commit: bounds a transaction's dirty pages
+constexpr std::uint64_t kSealBytes = 8u << 20;  // of tail: bounds what large events keep in memory
+constexpr std::size_t kSealRowsMost = 65536;    // per commit: bounds a transaction's dirty pages
 constexpr std::size_t kNameBytesMost = 16u << 20;  // of interned names: then a new partition begins
 constexpr std::size_t kCarryRows = 16384;          // per transaction of a roll
 
@@ -42,20 +42,23 @@ struct Writer::Group {
   std::vector<EncodedBlock> blocks;
 };
 
+// A small map (tests) must hold a few blocks.
+std::uint64_t Writer::seal_bytes() const {
+  return std::min<std::uint64_t>(kSealBytes, options_.map_bytes / 8);
+}
+
 std::vector<Writer::Group> Writer::plan_groups() {
   std::vector<Group> groups;
   std::size_t rows = 0, bytes = 0, begin = 0;
   std::size_t all_rows = 0, all_bytes = 0;
-  // A small map (tests) must hold a few blocks.
-  const auto seal_bytes = std::min<std::uint64_t>(kSealBytes, options_.map_bytes / 8);
   for (std::size_t i = 0; i < state_.tail.size(); ++i) {
     rows += state_.tail[i]->rows.size();
     bytes += state_.tail[i]->bytes();
-    if (rows < options_.block_rows && bytes < seal_bytes) continue;
+    if (rows < options_.block_rows && bytes < seal_bytes()) continue;
     groups.push_back({begin, i + 1, {}});
     all_rows += rows;
     all_bytes += bytes;
-    if (all_rows >= kSealRowsMost || all_bytes >= 2 * seal_bytes) break;
+    if (all_rows >= kSealRowsMost || all_bytes >= 2 * seal_bytes()) break;
     rows = bytes = 0;
     begin = i + 1;
   }

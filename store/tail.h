@@ -107,7 +107,7 @@ Result<std::shared_ptr<TailBatch>> decode_batch(const TailInput& input,
                                                 OrdinalMemory& ordinals);
 
 // What stands for a batch that could not be decoded: no rows, counted as malformed, and its number is used up, so that
-// its agent does not send it for ever.
+// its agent does not send it for ever. The writer tells of a gap beside it.
 std::shared_ptr<TailBatch> empty_batch(const TailInput& input);
 
 }  // namespace scope::store

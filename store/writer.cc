@@ -13,8 +13,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr std::size_t kCommitRows = 8192;
-constexpr std::size_t kCommitBytes = 512 * 1024;
+constexpr std::size_t kCommitBytes =
+    4u << 20;  // of messages; agents wait for what is not acknowledged
 constexpr auto kFastest = 40ms, kSlowest = 1000ms;
 constexpr double kSlowRate = 2000, kFastRate = 10000;  // rows per second
 constexpr auto kRetry = 1s;
@@ -60,20 +60,35 @@ Writer::Writer(const StoreOptions& options, StoreState state, ClusterClock clock
   thread_ = std::thread([this] { run(); });
 }
 
+// Cluster time less this is the node's raw time, by what the clock model knows last; nullopt: it was never measured.
+std::optional<std::int64_t> Writer::newest_offset(Incarnation n) const {
+  const auto clocks = state_.clocks.all();
+  const auto next = std::ranges::upper_bound(*clocks, n, {}, &ClockVersion::incarnation);
+  if (next == clocks->begin() || std::prev(next)->incarnation != n) return std::nullopt;
+  return std::prev(next)->offset_ns;
+}
+
+// A batch of which not even the header could be read: it says nothing of its times, so the gap is from the batch before
+// until now. In a batch of its own, so that a replay finds the same times. An agent of which nothing is known gets none.
+void Writer::tell_unreadable(Incarnation n) {
+  const auto before = state_.ordinals[n].earliest();
+  const auto offset = newest_offset(n);
+  if (!before && !offset) return;
+  const RawTime now = offset ? RawTime{clock_.now().ns - *offset} : *before;
+  if (auto gap =
+          gap_batch(n, "unreadable", before.value_or(now), std::max(now, before.value_or(now))))
+    handle(*gap);
+}
+
 // Gap rows for partitions that were found to be missing or unusable, of every agent that may have something in them. Their
 // times come from what the clock model knows last.
 void Writer::tell_lost() {
-  const auto clocks = state_.clocks.all();
   for (const auto& lost : state_.lost) {
     for (const auto& info : std::vector(state_.incarnations.all())) {
-      const auto newest =
-          std::ranges::upper_bound(*clocks, info.number, {}, &ClockVersion::incarnation);
-      if (info.agent_id == 0 || info.first_seen.ns > lost.closed_ns || newest == clocks->begin() ||
-          std::prev(newest)->incarnation != info.number)
-        continue;
-      const auto offset = std::prev(newest)->offset_ns;
-      auto batch = gap_batch(info.number, "partition_lost", {lost.made_ns - offset},
-                             {lost.closed_ns - offset});
+      const auto offset = newest_offset(info.number);
+      if (info.agent_id == 0 || info.first_seen.ns > lost.closed_ns || !offset) continue;
+      auto batch = gap_batch(info.number, "partition_lost", {lost.made_ns - *offset},
+                             {lost.closed_ns - *offset});
       if (batch) handle(*batch);
     }
   }
@@ -189,7 +204,8 @@ void Writer::handle(IncomingBatch& batch) {
                         batch.message};
   auto decoded =
       decode_batch(input, state_.manifest.hash_key, state_.incarnations, state_.ordinals[n]);
-  auto entry = decoded ? std::move(*decoded) : empty_batch(input);
+  const bool readable = decoded.has_value();
+  auto entry = readable ? std::move(*decoded) : empty_batch(input);
   ++state_.last_lsn;
   if (committed_ == state_.tail.size()) pending_since_ = Clock::now();
   tail_rows_ += entry->rows.size();
@@ -205,6 +221,7 @@ void Writer::handle(IncomingBatch& batch) {
   gauges_.tail_rows = tail_rows_;
   publisher_.push_tail(entry);
   state_.tail.push_back(std::move(entry));
+  if (!readable) tell_unreadable(n);
 }
 
 void Writer::handle(ClockVersion& version) {
@@ -241,7 +258,9 @@ std::chrono::nanoseconds Writer::commit_interval() const {
 }
 
 bool Writer::commit_due(Clock::time_point now) const {
-  if (commit_now_ || pending_rows_ >= kCommitRows || pending_bytes_ >= kCommitBytes) return true;
+  // A block's worth is sealed at once: what is written raw before is work done twice.
+  if (commit_now_ || tail_rows_ >= options_.block_rows || tail_bytes_ >= seal_bytes()) return true;
+  if (pending_bytes_ >= kCommitBytes) return true;
   const bool pending =
       committed_ < state_.tail.size() || state_.clocks.dirty() || state_.incarnations.dirty();
   return pending && now >= pending_since_ + commit_interval();

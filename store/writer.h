@@ -4,8 +4,8 @@
 //        groups. A commit is one transaction: raw batches to `hot`, the `agents` rows, and, when the tail holds a block's
 //        worth, that block with the deletion of its hot rows, always a prefix of what was unsealed. A batch that is sealed by the
 //        commit that first sees it is never written raw.
-// When   8,192 rows or 512 KB are pending; else 40 ms after the first one under load, up to 1 s when slow (a commit of a
-//        few events writes 30 KB).
+// When   The tail holds a block's worth, or 3 MB are pending; else 40 ms after the first one under load, up to 1 s when slow
+//        (a commit of a few events writes 30 KB).
 // Fails  A commit that fails is tried again each second; meanwhile nothing is taken from the queue. A full map is rolled.
 //        What was not committed is never acknowledged.
 // Thread push() and close(): any. All else: its own.
@@ -96,6 +96,7 @@ class Writer {
   std::chrono::nanoseconds commit_interval() const;
   void try_commit();
   Status commit();
+  std::uint64_t seal_bytes() const;
   std::vector<Group> plan_groups();
   Status write_hot(lmdb::Txn& txn, std::span<const std::shared_ptr<TailBatch>> batches,
                    const Databases& db) const;
@@ -106,7 +107,9 @@ class Writer {
   Status roll();
   Status fill_partition(const Partition& fresh, NameTable& names);
   bool roll_due() const;
+  std::optional<std::int64_t> newest_offset(Incarnation n) const;
   void tell_lost();
+  void tell_unreadable(Incarnation n);
   void keep_house();
   void drop_old();
   Status replace_manifest(Manifest manifest, bool unlink);

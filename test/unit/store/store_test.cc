@@ -228,13 +228,16 @@ TEST_F(StoreTest, WhatCannotBeReadIsCountedUsedUpAndAGap) {
     append(BatchMaker::incoming(n, 3, sound));
     broken(false, 4);
     broken(true, 5);
+    // No header, as the first; but now it is known what came before.
+    append(BatchMaker::incoming(n, 6, {b.bytes().begin(), b.bytes().end()}));
     flush();
-    const std::vector<std::string> want{"1 of 6 to 6", "? of 9 to 25", "? of 24 to 26"};
-    EXPECT_EQ(listener_.committed(n), 5U);
-    EXPECT_EQ(store_->stats().malformed, 4U);
+    const std::vector<std::string> want{"1 of 6 to 6", "? of 9 to 25", "? of 24 to 26",
+                                        "? of 25 to 25"};
+    EXPECT_EQ(listener_.committed(n), 6U);
+    EXPECT_EQ(store_->stats().malformed, 5U);
     EXPECT_EQ(gaps_of(*store_->snapshot(), "unreadable"), want);
     const auto rows = rows_of(*store_->snapshot());
-    EXPECT_EQ(rows.size(), 2U + 1 + 1 + 4);  // of both broken batches the first event was whole
+    EXPECT_EQ(rows.size(), 2U + 1 + 1 + 4 + 1);  // of both broken batches the first event was whole
     reopen();
     EXPECT_EQ(rows_of(*store_->snapshot()), rows);
     EXPECT_EQ(gaps_of(*store_->snapshot(), "unreadable"), want);
