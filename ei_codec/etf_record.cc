@@ -442,7 +442,7 @@ void read_etf(Bytes events, const DecodeContext& context, Delivery& deliver) {
   // The list's tail may be encoded as one more list.
   while (end - at >= 5 && u8(at) == kList) {
     std::uint32_t count = be32(at + 1);
-    if (count == 0) return deliver.unreadable();  // check_term() accepts no such list
+    if (count == 0) return deliver.unreadable();  // no check accepts such a list
     for (at += 5; count > 0; --count) {
       bool fits = false;
       at = reader.read(at, record, fits);
