@@ -334,12 +334,12 @@ Awaitable<void> Agents::configure(std::shared_ptr<AgentSession> session,
 }
 
 bool Agents::wants(const TraceSpec& spec, std::string_view node) const {
-  if (!spec.nodes.empty()) return std::ranges::find(spec.nodes, node) != spec.nodes.end();
-  // A trace of single pids concerns their nodes only.
-  bool only_pids = !spec.pids.empty() && spec.names.empty() && spec.modules.empty() &&
-                   spec.mfas.empty() && !spec.all;
-  return !only_pids ||
-         std::ranges::any_of(spec.pids, [&](const auto& p) { return p.node == node; });
+  if (!spec.nodes.empty() && std::ranges::find(spec.nodes, node) == spec.nodes.end()) return false;
+  // A trace of single processes concerns their nodes only; on others it would name nobody, which means everybody.
+  return spec.all || (spec.pids.empty() && spec.names.empty()) ||
+         std::ranges::any_of(spec.pids, [&](const auto& p) { return p.node == node; }) ||
+         std::ranges::any_of(spec.names,
+                             [&](const auto& n) { return n.node.empty() || n.node == node; });
 }
 
 Awaitable<void> Agents::went_live(std::shared_ptr<AgentSession> session) {
