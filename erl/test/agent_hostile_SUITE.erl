@@ -20,6 +20,8 @@ hostile(Config, Opts) ->
     {ok, Library} = file:read_file(filename:join(os:getenv("SCOPE_AGENT_EBIN"), "scope_tracer.so")),
     {T, D, Pid} = setup(Config, maps:merge(#{keep => false}, Opts#{agent => (maps:get(agent, Opts, #{}))#{library => Library}})),
     {hello, #{capture := native}} = d(D, wait, [Pid, fun({hello, _}) -> true end]),
+    %% What its own costs are is measured with events, too.
+    wait_until(fun() -> {ok, #{costs := Costs}} = d(D, control, [Pid, status]), is_map(Costs) end, 10000),
     {T, D, Pid}.
 
 %% --- what the producers do -------------------------------------------------------------------------------------------
