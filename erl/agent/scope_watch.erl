@@ -21,11 +21,13 @@ late_behaviours(S = #s{starts = Starts}) ->
         _ ->
             New = maps:map(fun(_, Start = #start{spec = Spec}) -> Start#start{behaviours = scope_ask:behaviours(Spec)} end,
                            Starts),
-            scope_flags:gap({behaviour_loaded, unknown, mono() - ?TICK * 2000000, mono()}, S),
-            case scope_flags:set_patterns(scope_flags:desired(New, S), S) of
-                {ok, _, S1} -> S1#s{starts = New};
-                {error, _} -> S#s{starts = New}
-            end
+            From = mono() - ?TICK * 2000000,
+            S1 = case scope_flags:set_patterns(scope_flags:desired(New, S), S) of
+                     {ok, _, Set} -> Set;
+                     {error, _} -> S
+                 end,
+            scope_flags:gap({behaviour_loaded, unknown, From, mono()}, S),     % up to when they stand
+            S1#s{starts = New}
     end.
 
 %% A name that has a new process is traced again. What it did before is missing: a gap since the look before.
