@@ -289,7 +289,7 @@ class AckFile final : public store::StoreListener {
   int fd_;
 };
 
-[[noreturn]] void run_until_killed(store::StoreOptions options, int fd) {
+[[noreturn]] void run_until_killed(const store::StoreOptions& options, int fd) {
   AckFile acks(fd);
   auto store = store::TraceStore::open(options, &acks);
   if (!store) std::_Exit(3);
