@@ -243,20 +243,25 @@ changes([]) -> [].
 
 %% Many that make more than the budget pays for, evenly: as many of them are traced as it does pay for, whole, and on.
 rate_is_held(Config) ->
-    {T, D, Pid} = budgeted(Config, #{cpu => 100, events => 4000}),
+    {T, D, Pid} = budgeted(Config, #{cpu => 100, events => 4000, up_ms => 1000}),
     Ps = rpc(T, fun() ->
                         [spawn(fun Loop() -> [scope_victim:work(I) || I <- [1, 2]], receive stop -> ok after 20 -> Loop() end end)
                          || _ <- lists:seq(1, 400)]
                 end),
     {ok, _} = start(D, Pid, a, (calls([{scope_victim, work, 1}]))#{force => true}),
     reaches(D, Pid, fewer, 5000),
-    wait_until(fun() ->
-                       {ok, #{ladder := #{rung := fewer, rung_ms := Ms}}} = d(D, control, [Pid, status]),
-                       Ms > 2500
-               end, 20000),
-    {ok, #{spent := #{events := PerSecond}, ladder := #{rate := Rate}}} = d(D, control, [Pid, status]),
+    %% The first fit may be far too small: it is fitted anew, up to at least half of what is aimed at, and then stays.
+    Settled = fun(#{rung := fewer, rung_ms := Ms}, Events) -> Ms > 2500 andalso Events > 1300 andalso Events =< 4400;
+                 (_, _) -> false
+              end,
+    Status = fun() ->
+                     {ok, #{spent := #{events := Events}, ladder := Ladder}} = d(D, control, [Pid, status]),
+                     {Ladder, Events}
+             end,
+    wait_until(fun() -> {Ladder, Events} = Status(), Settled(Ladder, Events) orelse {Ladder, Events} end, 40000),
+    {#{rate := Rate}, PerSecond} = Status(),
     log("~b/s of 4000 allowed, ~.3f of the processes", [PerSecond, Rate]),
-    true = PerSecond > 800 andalso PerSecond =< 4400 andalso Rate < 0.5,
+    true = Rate < 0.5,
     %% What is missing, and how many were left, is said from the first step on.
     ok = d(D, control, [Pid, {stop, a}]),
     ok = d(D, control, [Pid, flush]),

@@ -362,7 +362,7 @@ find(Name) ->
 %% --- waiting and saying ------------------------------------------------------------------------------------------------
 
 -spec wait_until(fun(() -> boolean())) -> ok.
-wait_until(Fun) -> wait_until(Fun, 10000).
+wait_until(Fun) -> wait_until(Fun, 20000).
 
 %% Polls every 5 ms: for what gives no event to wait for.
 -spec wait_until(fun(() -> boolean()), timeout()) -> ok.
