@@ -4,12 +4,11 @@
 #include <limits>
 #include <map>
 #include <set>
-#include <tuple>
 
 #include "analysis/completeness.h"
 #include "analysis/cursor.h"
 #include "analysis/event_scan.h"
-#include "analysis/flow_match.h"
+#include "analysis/row_stream.h"
 #include "analysis/state_history.h"
 
 namespace scope::analysis {
@@ -25,21 +24,24 @@ constexpr std::int64_t kBeforeNs = 1'000'000'000;
 constexpr std::int64_t kAfterNs = 5'000'000'000;
 constexpr std::size_t kMaxContextRows = 50'000;
 
-}  // namespace
-
-std::string_view name(Matched matched) {
-  switch (matched) {
-    case Matched::exact:
-      return "exact";
-    case Matched::unique:
-      return "unique";
-    case Matched::ambiguous:
-      return "ambiguous";
-    case Matched::unknown:
-      return "unknown";
+// What the matcher found: by send, and by fetch.
+struct Found : MatchSink {
+  struct Arrival {
+    Message message;
+    Matched how = Matched::unknown;
+    std::uint32_t candidates = 0;
+  };
+  void matched(const Message& send, const Message& arrival, Matched how,
+               std::uint32_t candidates) override {
+    by_send[send.id] = {arrival, how, candidates};
   }
-  return "unknown";
-}
+  void taken(const Message& fetch, const Message& take) override { by_fetch[fetch.id] = take; }
+
+  std::map<EventId, Arrival> by_send;
+  std::map<EventId, Message> by_fetch;
+};
+
+}  // namespace
 
 Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec_a,
                                  const ProcessSpec& spec_b, const Filter& filter) {
@@ -82,50 +84,45 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
   };
   auto page = scan(context, clock, sends);
 
-  // The same contents around them, at both.
-  std::map<EventId, Match> matches;
+  // The same contents around them, whoever sent them.
+  Found found;
   bool context_cut = false;
   std::uint64_t corrupt = page.corrupt_blocks;
   if (!page.hits.empty()) {
-    std::set<std::uint64_t> wanted;
+    ScanSpec around;
     auto [low, high] = std::minmax(page.hits.front().at.time, page.hits.back().at.time);
     for (const auto& hit : page.hits) {
-      if (hit.flags & TraceRecord::kHashed) wanted.insert(hit.match_hash);
+      if (hit.flags & TraceRecord::kHashed) around.match_hashes.push_back(hit.match_hash);
     }
-    ScanSpec around;
-    around.processes = sends.processes;
+    std::ranges::sort(around.match_hashes);
+    const auto twice = std::ranges::unique(around.match_hashes);
+    around.match_hashes.erase(twice.begin(), twice.end());
     around.types = sends.types | bit(EventType::message_fetch) | bit(EventType::message_take);
     around.since = ClusterTime{low.ns - kBeforeNs};
     around.until = ClusterTime{high.ns + kAfterNs};
-    around.order = Order::oldest_first;
-    around.limit = kMaxContextRows;
-    around.accept = [&](const store::StoredRow& row, Hit& hit) {
-      const auto& r = row.record;
-      if (!r.has(TraceRecord::kHashed) || !wanted.contains(r.match_hash)) return false;
-      if (r.type == EventType::message_send) return means(row, hit.at.time) != Means::no;
-      return !r.has(TraceRecord::kSystem) && !r.has(TraceRecord::kTimeoutNotMessage);
-    };
-    const auto found = scan(context, clock, around);
-    context_cut = found.resume.has_value();
-    corrupt += found.corrupt_blocks;
-    std::map<std::tuple<std::uint64_t, bool>, Content> contents;  // by content and direction
-    const bool self = out.a == out.b;
-    for (const auto& hit : found.hits) {
-      const bool at_a = out.a.holds(hit.id.process);
-      if (hit.type == EventType::message_send) {
-        contents[{hit.match_hash, at_a}].sends.push_back(hit);
-      } else {
-        auto& content = contents[{hit.match_hash, self || !at_a}];
-        (hit.type == EventType::message_fetch ? content.fetches : content.takes).push_back(hit);
+    around.upper = walk.upper;
+    around.payload = true;
+    RowStream rows(context, clock, around);
+    Receivers receivers(context, clock);
+    MessageMatcher matcher(found);
+    std::size_t seen = 0;
+    for (RowStream::Item item; !around.match_hashes.empty() && rows.next(item);) {
+      if (++seen > kMaxContextRows) {
+        context_cut = true;
+        break;
       }
+      matcher.add(receivers.message(*item.row, item.at));
     }
-    for (const auto& [key, content] : contents) match(content, matches);
+    matcher.finish();
+    context_cut |= rows.cut();
+    corrupt += rows.corrupt_blocks();
   }
 
   std::erase_if(page.hits, [&](const Hit& hit) {
-    const auto m = matches.find(hit.id);
-    const bool arrived = m != matches.end() && (m->second.fetch || m->second.take);
-    return perhaps.contains(hit.id) && !arrived;
+    if (!perhaps.contains(hit.id)) return false;
+    const auto m = found.by_send.find(hit.id);
+    const auto& peer = out.a.holds(hit.id.process) ? out.b : out.a;
+    return m == found.by_send.end() || !peer.holds(m->second.message.id.process);
   });
   auto loaded = load(context, page.hits, kMaxAnswerBytes);
   std::optional<Position> resume = page.resume;
@@ -139,26 +136,35 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
     FlowMessage message;
     message.a_to_b = out.a.holds(event.row.process);
     message.send = event;
-    Hit sent;
-    sent.at = event.at;
-    sent.id = event.row.id();
-    const auto found = matches.find(sent.id);
-    if (found != matches.end() && (found->second.fetch || found->second.take)) {
-      const Match& m = found->second;
-      if (m.fetch) {
-        message.fetch = FlowPoint{m.fetch->at, m.fetch->id};
-        message.latency_ns = elapsed(sent, *m.fetch);
-        message.error_ns = slack(sent, *m.fetch);
+    const auto sent = event.row.id();
+    const auto point = [&](const Message& m) {
+      const auto error = slack(event.at, sent, m.at, m.id);
+      message.error_ns = error;
+      return FlowPoint{m.at, m.id};
+    };
+    const auto took = [&](const Message& m) {
+      return sent.process.incarnation == m.id.process.incarnation ? m.id.time.ns - sent.time.ns
+                                                                  : m.at.time.ns - event.at.time.ns;
+    };
+    const auto match = found.by_send.find(sent);
+    if (match != found.by_send.end()) {
+      const auto& arrival = match->second.message;
+      std::optional<Message> take;
+      if (arrival.type == EventType::message_fetch) {
+        message.fetch = point(arrival);
+        message.latency_ns = took(arrival);
+        const auto taking = found.by_fetch.find(arrival.id);
+        if (taking != found.by_fetch.end()) take = taking->second;
+      } else {
+        take = arrival;
       }
-      if (m.take) {
-        message.take = FlowPoint{m.take->at, m.take->id};
-        message.queue_ns = elapsed(sent, *m.take);
-        message.error_ns = slack(sent, *m.take);
+      if (take) {
+        message.take = point(*take);
+        message.queue_ns = took(*take);
       }
-      message.candidates = m.candidates;
-      const bool sure =
-          m.candidates == 1 && !context_cut && !event.row.record.has(TraceRecord::kHashBounded);
-      message.matched = sure ? Matched::unique : Matched::ambiguous;
+      message.candidates = match->second.candidates;
+      message.matched = context_cut && match->second.how == Matched::unique ? Matched::ambiguous
+                                                                            : match->second.how;
     }
     out.messages.push_back(std::move(message));
   }

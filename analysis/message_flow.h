@@ -1,23 +1,16 @@
 // The messages between two processes, both ways: each send with its fetch and its taking (model.md: a message has three
-// times). Matched by receiver, content (match hash) and order within the window asked for. Thread: pure.
+// times). Matched by message_match.h within a window around the page; all who sent the same to either are looked at. Thread: pure.
 #pragma once
 
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "analysis/message_match.h"
 #include "analysis/query.h"
 #include "analysis/resolve.h"
 
 namespace scope::analysis {
-
-enum class Matched : std::uint8_t {
-  exact,      // an identity in the message proves it (not in this version)
-  unique,     // one send and one fetch of that content were in question
-  ambiguous,  // several were, or the content was compared only in part; paired in order
-  unknown,    // no fetch or taking of that content was recorded at the receiver
-};
-std::string_view name(Matched matched);
 
 struct FlowPoint {
   Corrected at;

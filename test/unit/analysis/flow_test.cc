@@ -57,13 +57,13 @@ TEST_F(FlowTest, ACallAndItsReplyThroughAnAlias) {
   ASSERT_EQ(got.messages.size(), 2u);
   const auto& call = got.messages[0];
   EXPECT_TRUE(call.a_to_b);
-  EXPECT_EQ(call.matched, Matched::unique);
+  EXPECT_EQ(call.matched, Matched::exact) << "by its reference";
   EXPECT_EQ(call.latency_ns, 3 * kMs);
   EXPECT_EQ(call.queue_ns, 8 * kMs);
   EXPECT_EQ(call.error_ns, 400'000);
   const auto& answer = got.messages[1];
   EXPECT_FALSE(answer.a_to_b);
-  EXPECT_EQ(answer.matched, Matched::unique);
+  EXPECT_EQ(answer.matched, Matched::exact) << "by the reference it answers";
   EXPECT_EQ(answer.latency_ns, 2 * kMs);
   EXPECT_FALSE(answer.take || answer.queue_ns);
   EXPECT_TRUE(got.completeness.complete());

@@ -1,0 +1,139 @@
+// MessageMatcher: which fetch or taking belongs to which send (model.md, A message has three times; Matching content).
+//
+// How    1. By identity: a request's or reply's reference and the same content: `exact`.
+//        2. By content: sends to a receiver and its arrivals of the same match hash are cut into clusters where as many
+//           arrived as were sent and the next send is certainly later. One send and one arrival are `unique`.
+//        3. In larger clusters the order that the VM keeps for each pair of processes helps: a send lies between its
+//           sender's neighbouring sends to that receiver whose arrivals are known, and so does its arrival. What that
+//           separates is `unique` again; the rest is paired in order and `ambiguous`, with its number of candidates.
+//        Sends whose receiver is not known (an alias, a name without a recorded owner) look among the arrivals of that
+//        VM which nothing else claims. A hash whose walk was bounded never makes more than `ambiguous`.
+//        Messages that no process sent (timers, 'DOWN', 'EXIT', ports) are counted and not looked for.
+//        Takings are paired with fetches of the same process in order. A taking without a fetch is an arrival itself.
+// Streaming  Rows come in order of corrected time; advance() says up to when all have come. Clusters are settled
+//        `settle_ns` after their last row, sends wait for `window_ns`. Both, and `max_open`, bound the memory; what they
+//        push out before it was matched is counted (`fell_out`). finish() settles what is left.
+// Not here  Priority messages of OTP 28, which overtake: their anchors contradict each other and are then not used.
+// Life   The sink outlives the matcher. Thread: one.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <queue>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "analysis/message.h"
+
+namespace scope::analysis {
+
+enum class Matched : std::uint8_t {
+  exact,      // an identity in the message proves it
+  unique,     // one send and one arrival of that content were in question
+  ambiguous,  // several were, or the content was compared only in part; paired in order
+  unknown,    // no fetch or taking of that content was recorded at the receiver
+};
+std::string_view name(Matched matched);
+
+// How far apart two corrected times may really be: 0 on one clock, kUnknownError where either was never measured.
+std::int64_t slack(const Corrected& a, const EventId& of_a, const Corrected& b,
+                   const EventId& of_b);
+
+class MatchSink {
+ public:
+  virtual ~MatchSink() = default;
+  // `arrival` is a fetch, or a taking where no fetch was recorded. Candidates: the sends or arrivals in question,
+  // whichever are more.
+  virtual void matched(const Message& send, const Message& arrival, Matched how,
+                       std::uint32_t candidates) = 0;
+  virtual void taken(const Message& fetch, const Message& take) = 0;
+};
+
+struct MatchLimits {
+  std::int64_t window_ns = 60'000'000'000;  // how long after its sending a message may arrive
+  std::int64_t settle_ns = 200'000'000;     // how long after a cluster's last row it is settled
+  std::size_t max_open = 500'000;           // rows waiting for their other end
+};
+
+struct MatchStats {
+  std::uint64_t sends = 0, arrivals = 0, exact = 0, unique = 0, ambiguous = 0;
+  std::uint64_t unmatched_sends = 0, unmatched_arrivals = 0;
+  std::uint64_t system = 0;    // arrivals that no process sent
+  std::uint64_t unhashed = 0;  // neither hash nor identity: cannot be matched
+  std::uint64_t fell_out = 0;  // of the window or of max_open, before they were matched
+};
+
+class MessageMatcher {
+ public:
+  explicit MessageMatcher(MatchSink& sink, MatchLimits limits = {});
+
+  // REQUIRES not older than the message before; a send, fetch or take.
+  void add(const Message& message);
+  void advance(ClusterTime watermark);
+  void finish();
+
+  const MatchStats& stats() const { return stats_; }
+
+ private:
+  using Key = std::array<std::uint64_t, 2>;
+  struct KeyHash {
+    std::size_t operator()(const Key& k) const { return static_cast<std::size_t>(k[0] ^ k[1]); }
+  };
+  struct Bucket {
+    std::vector<Message> sends, arrivals;  // by time
+    bool identity = false;
+    bool whole_vm = false;  // sends to some process of a VM
+    bool queued = false;
+    std::int64_t newest = 0;
+  };
+  using Buckets = std::unordered_map<Key, Bucket, KeyHash>;
+  struct Cluster {
+    std::vector<Message> sends, arrivals;
+    bool whole_vm = false;
+  };
+  struct Position {  // in a process's own order
+    std::int64_t raw = 0;
+    std::uint32_t ordinal = 0;
+    auto operator<=>(const Position&) const = default;
+  };
+  struct Due {
+    std::int64_t at = 0;
+    Key key{};
+    bool operator>(const Due& other) const { return at > other.at; }
+  };
+
+  static Key key_of(const Message& message, const ProcessId& receiver, bool identity);
+  static Position position(const Message& m) { return {m.id.time.ns, m.id.ordinal}; }
+  void put(const Key& key, const Message& message, bool identity, bool whole_vm);
+  void take(const Message& message);
+  void settle(Bucket& bucket, std::int64_t now, bool last);
+  void settle_identity(Bucket& bucket, bool last);
+  void close(Cluster cluster, std::int64_t now);
+  void narrow(const Cluster& cluster);
+  void emit(const Message& send, const Message& arrival, Matched how, std::uint32_t candidates);
+  void orphan(const Message& arrival, bool of_whole_vm);
+  void lost(const Message& send);
+  void queue(const Key& key, Bucket& bucket, std::int64_t at);
+  void run_due(std::int64_t now, bool last);
+  void forget_old(std::int64_t now);
+
+  MatchSink& sink_;
+  const MatchLimits limits_;
+  MatchStats stats_;
+  std::int64_t watermark_;
+  Buckets buckets_;
+  std::size_t open_ = 0;  // rows in buckets
+  std::priority_queue<Due, std::vector<Due>, std::greater<>> due_;
+  std::deque<std::pair<std::int64_t, Cluster>> deferred_;  // for narrow(), by time
+
+  // Fetches whose taking may come, and in which order they were added.
+  std::unordered_map<Key, std::deque<Message>, KeyHash> fetched_;
+  std::deque<std::pair<Key, EventId>> fetched_order_;
+  // Where the arrivals of a pair's sends are known, by the sends' order.
+  std::unordered_map<Key, std::map<Position, Position>, KeyHash> anchors_;
+  std::deque<std::pair<Key, Position>> anchor_order_;
+};
+
+}  // namespace scope::analysis

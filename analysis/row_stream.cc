@@ -1,0 +1,86 @@
+#include "analysis/row_stream.h"
+
+#include <algorithm>
+#include <tuple>
+
+namespace scope::analysis {
+namespace {
+
+ScanSpec oldest_first(ScanSpec spec) {
+  spec.order = Order::oldest_first;
+  return spec;
+}
+
+}  // namespace
+
+RowStream::RowStream(const Context& context, const ClockModel& clock, ScanSpec spec)
+    : context_(context),
+      clock_(clock),
+      spec_(oldest_first(std::move(spec))),
+      plan_(make_plan(context, clock, spec_)),
+      filter_(row_filter(context, clock, spec_)) {}
+
+bool RowStream::later(const Open& a, const Open& b) const {
+  const auto& x = a.order[a.next];
+  const auto& y = b.order[b.next];
+  if (x.time != y.time) return x.time > y.time;
+  return a.rows.rows[x.row].id() > b.rows.rows[y.row].id();
+}
+
+// All units that may hold a row at or before the oldest that is open.
+void RowStream::open_units() {
+  const auto order = [this](const auto& a, const auto& b) { return later(*a, *b); };
+  while (next_unit_ < plan_.units.size() && !cut_) {
+    const auto& candidate = plan_.units[next_unit_];
+    if (!open_.empty()) {
+      const auto& top = *open_.front();
+      if (top.order[top.next].time < candidate.oldest) return;
+    }
+    if (next_unit_ > 0 && context_.budget.spent()) {
+      cut_ = true;
+      return;
+    }
+    ++next_unit_;
+    auto rows = context_.view->read(context_.view->units()[candidate.unit], filter_);
+    if (!rows) {
+      ++corrupt_;
+      continue;
+    }
+    auto open = std::make_unique<Open>();
+    open->rows = *std::move(rows);
+    open->unit = candidate.unit;
+    for (std::uint32_t i = 0; i < open->rows.rows.size(); ++i) {
+      const auto& row = open->rows.rows[i];
+      const auto at = clock_.cluster(row.process.incarnation, row.record.time).time;
+      if ((spec_.since && at < *spec_.since) || (spec_.until && at > *spec_.until)) continue;
+      open->order.push_back({at.ns, i});
+    }
+    if (open->order.empty()) continue;
+    // Rows of a unit are sorted by id: a stable sort by time leaves equal times in that order.
+    std::ranges::stable_sort(open->order, {}, &Place::time);
+    open_.push_back(std::move(open));
+    std::ranges::push_heap(open_, order);
+  }
+}
+
+bool RowStream::next(Item& out) {
+  const auto order = [this](const auto& a, const auto& b) { return later(*a, *b); };
+  if (given_ && given_->next < given_->order.size()) {
+    open_.push_back(std::move(given_));
+    std::ranges::push_heap(open_, order);
+  }
+  given_.reset();
+  open_units();
+  // Where it was cut, an unread unit may hold rows older than those still open.
+  if (open_.empty() || cut_) return false;
+  std::ranges::pop_heap(open_, order);
+  given_ = std::move(open_.back());
+  open_.pop_back();
+  const auto& place = given_->order[given_->next++];
+  const auto& row = given_->rows.rows[place.row];
+  out = {&row, clock_.cluster(row.process.incarnation, row.record.time), given_->unit,
+         given_->rows.owner};
+  return true;
+}
+
+}  // namespace scope::analysis
