@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
+#include <set>
 
 #include "analysis/completeness.h"
 #include "analysis/event_scan.h"
@@ -82,60 +84,150 @@ std::string_view name(Certainty certainty) {
   return "unknown";
 }
 
-Newest newest_of(const Context& context, const ClockModel& clock, const Process& process,
-                 std::uint32_t types, ClusterTime until) {
-  Newest out;
-  // The units of these incarnations, newest first; each is asked for its newest row only.
+namespace {
+
+// The newest state of a process at or before a time.
+struct Newest {
+  std::optional<Event> event;
+  Owners owners;
+  std::uint64_t corrupt_blocks = 0;
+  bool cut = false;
+  bool dropped = false;  // where it stood is not in the store any more
+};
+
+class NewestState {
+ public:
+  NewestState(const Context& context, const ClockModel& clock, const Process& process,
+              ClusterTime until)
+      : context_(context), view_(*context.view), clock_(clock), process_(process) {
+    const auto units = view_.units();
+    for (const auto& id : process.ids) {
+      const RawTime raw_until = clock.raw(id.incarnation, until).time;
+      for (std::uint32_t i = 0; i < units.size(); ++i) {
+        if ((units[i].types & kStates) == 0) continue;
+        for (const auto& range : units[i].ranges) {
+          if (range.incarnation != id.incarnation || range.oldest > raw_until) continue;
+          places_.push_back({clock.cluster(id.incarnation, range.newest).time, i, id, raw_until});
+        }
+      }
+    }
+    std::ranges::sort(places_, std::greater{},
+                      [](const Place& p) { return std::tuple(p.newest, p.unit); });
+  }
+
+  // Units from the newest on, each asked for its newest state only. Nearly always the first few answer; else the indexes
+  // say where to go on.
+  Newest find() {
+    std::size_t read = 0;
+    for (const auto& place : places_) {
+      const auto& unit = view_.units()[place.unit];
+      if (out_.event && place.newest < out_.event->at.time) break;
+      if (read >= kReadFirst && !may_hold(place)) continue;
+      if (!out_.event && passed_over(place, unit)) continue;
+      if (read++ > 0 && context_.budget.spent()) {
+        out_.cut = true;
+        break;
+      }
+      look(place, unit);
+    }
+    if (!out_.event && !out_.cut) out_.dropped = was_dropped();
+    return std::move(out_);
+  }
+
+ private:
+  static constexpr std::uint32_t kStates = bit(EventType::state_change);
+  static constexpr std::size_t kReadFirst = 16;
   struct Place {
     ClusterTime newest;
     std::uint32_t unit;
     ProcessId process;
     RawTime until;
   };
-  std::vector<Place> places;
-  const auto units = context.view->units();
-  for (const auto& id : process.ids) {
-    const RawTime raw_until = clock.raw(id.incarnation, until).time;
-    for (std::uint32_t i = 0; i < units.size(); ++i) {
-      if ((units[i].types & types) == 0) continue;
-      for (const auto& range : units[i].ranges) {
-        if (range.incarnation != id.incarnation || range.oldest > raw_until) continue;
-        places.push_back({clock.cluster(id.incarnation, range.newest).time, i, id, raw_until});
-      }
+
+  bool may_hold(const Place& place) {
+    if (!candidates_) {
+      store::Selection selection;
+      selection.rows.processes = process_.ids;
+      selection.rows.types = kStates;
+      candidates_ = view_.candidates(selection).units;
     }
+    return std::ranges::binary_search(*candidates_, place.unit);
   }
-  std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
-    return std::tie(a.newest, a.unit) > std::tie(b.newest, b.unit);
-  });
-  bool first = true;
-  for (const auto& place : places) {
-    if (out.event && place.newest < out.event->at.time) break;
-    if (!std::exchange(first, false) && context.budget.spent()) {
-      out.cut = true;
-      break;
+
+  // This unit stands before the partition that was read last, and the process's last state before that one elsewhere.
+  bool passed_over(const Place& place, const store::Unit& unit) {
+    if (unit.tail) return false;
+    auto& lowest = lowest_[place.process];
+    if (lowest == 0 || unit.partition == lowest) {
+      lowest = unit.partition;
+      return false;
     }
+    if (unit.partition > lowest) return false;
+    auto& from = passed_[place.process];
+    if (from.partition == 0 || unit.partition < from.partition) {
+      const auto before = view_.state_before(lowest, place.process);
+      if (!before || !*before) {
+        lowest = unit.partition;
+        return false;
+      }
+      from = **before;
+    }
+    if (unit.partition > from.partition) return true;
+    if (unit.partition == from.partition && unit.block > from.block) return true;
+    lowest = unit.partition;
+    return false;
+  }
+
+  // A partition that is there knows of a state in one that is not.
+  bool was_dropped() const {
+    std::set<std::uint32_t> there;
+    for (const auto& unit : view_.units()) {
+      if (!unit.tail) there.insert(unit.partition);
+    }
+    for (const auto& id : process_.ids) {
+      if (const auto it = passed_.find(id);
+          it != passed_.end() && it->second.partition != 0 && !there.contains(it->second.partition))
+        return true;
+      if (there.empty()) continue;
+      const auto before = view_.state_before(*there.begin(), id);
+      if (before && *before) return true;
+    }
+    return false;
+  }
+
+  void look(const Place& place, const store::Unit& unit) {
     store::RowFilter filter;
     filter.processes = {&place.process, 1};
-    filter.types = types;
+    filter.types = kStates;
     filter.until = place.until;
     filter.newest_only = true;
-    const auto rows = context.view->read(units[place.unit], filter);
+    const auto rows = view_.read(unit, filter);
     if (!rows) {
-      ++out.corrupt_blocks;
-      continue;
+      ++out_.corrupt_blocks;
+      return;
     }
     for (const auto& row : rows->rows) {
-      const auto at = clock.cluster(row.process.incarnation, row.record.time);
-      if (out.event && std::tie(at.time, row.record.ordinal) <=
-                           std::tie(out.event->at.time, out.event->row.record.ordinal)) {
+      const auto at = clock_.cluster(row.process.incarnation, row.record.time);
+      if (out_.event && std::tie(at.time, row.record.ordinal) <=
+                            std::tie(out_.event->at.time, out_.event->row.record.ordinal))
         continue;
-      }
-      out.event = Event{row, at, {}};
-      out.owners.assign(1, rows->owner);
+      out_.event = Event{row, at, {}};
+      out_.owners.assign(1, rows->owner);
     }
   }
-  return out;
-}
+
+  const Context& context_;
+  const store::View& view_;
+  const ClockModel& clock_;
+  const Process& process_;
+  std::vector<Place> places_;
+  std::optional<std::vector<std::uint32_t>> candidates_;
+  std::map<ProcessId, std::uint32_t> lowest_;      // the oldest partition that was looked into
+  std::map<ProcessId, store::StatePlace> passed_;  // where the state before it stands
+  Newest out_;
+};
+
+}  // namespace
 
 Result<StateAt> state_at(const Context& context, const ProcessSpec& spec, const TimeSpec& time) {
   StateAt out;
@@ -159,13 +251,19 @@ Result<StateAt> state_at(const Context& context, const ProcessSpec& spec, const 
                             age(out.asked.ns - life.exited->time.ns), life.exited->time.ns),
                 "time", std::to_string(out.asked.ns));
   }
-  auto found = newest_of(context, clock, out.process, bit(EventType::state_change), out.asked);
+  auto found = NewestState(context, clock, out.process, out.asked).find();
   if (!found.event) {
     if (found.cut) return fail(Code::deadline, "the deadline passed before a state was found");
     if (life.spawned && life.spawned->time > out.asked) {
       return fail(Code::not_recorded,
                   fmt::format("the process was spawned only later, at {}", life.spawned->time.ns),
                   "time", std::to_string(out.asked.ns));
+    }
+    if (found.dropped) {
+      return fail(Code::not_recorded,
+                  "a state of that process was recorded, and is no longer in the store: retention "
+                  "dropped it, or it was archived (`scope store attach` shows an archive)",
+                  "pid", who);
     }
     bool seen = !!life.spawned || !!life.exited;
     if (!seen) {

@@ -48,14 +48,4 @@ Result<StateAt> state_at(const Context& context, const ProcessSpec& process, con
 // A caller's own clock may be ahead of the cluster's: up to here a time is taken as now.
 inline constexpr std::int64_t kFutureSlackNs = 1'000'000'000;
 
-// The newest hit of `types` of this process at or before `until`, with its payload. Empty: none.
-struct Newest {
-  std::optional<Event> event;
-  Owners owners;
-  std::uint64_t corrupt_blocks = 0;
-  bool cut = false;
-};
-Newest newest_of(const Context& context, const ClockModel& clock, const Process& process,
-                 std::uint32_t types, ClusterTime until);
-
 }  // namespace scope::analysis

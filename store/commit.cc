@@ -6,6 +6,7 @@
 #include <ranges>
 
 #include "store/key_format.h"
+#include "store/last_states.h"
 #include "store/lives.h"
 #include "store/segment.h"
 #include "store/writer.h"
@@ -306,6 +307,28 @@ Status Writer::fill_partition(const Partition& fresh, NameTable& names) {
     RETURN_IF_ERROR(txn.commit());
     names.mark_stored();
   } while (!at.empty());
+  return carry_states(fresh);
+}
+
+// Without them the states are searched for: damage in the old partition is no obstacle.
+Status Writer::carry_states(const Partition& fresh) {
+  const auto look = [&]() -> Result<std::vector<CarriedState>> {
+    ASSIGN_OR_RETURN(const auto old, state_.active->read());
+    return states_to_carry(*state_.active, old, open_, state_.last_block, state_.incarnations,
+                           *state_.names, *counters_);
+  };
+  const auto states = look();
+  if (!states) {
+    spdlog::warn("store: where last states stand in partition {} is not known: {}",
+                 state_.active->number(), to_string(states.error()));
+    return {};
+  }
+  for (std::size_t i = 0; i < states->size(); i += kCarryRows) {
+    ASSIGN_OR_RETURN(auto txn, lmdb::Txn::begin(fresh.env(), true));
+    RETURN_IF_ERROR(put_states(
+        txn, fresh.db(), std::span(*states).subspan(i, std::min(kCarryRows, states->size() - i))));
+    RETURN_IF_ERROR(txn.commit());
+  }
   return {};
 }
 

@@ -18,6 +18,8 @@ void Incarnations::add(IncarnationInfo info) {
   names_.push_back(name);
   numbers_.emplace(std::tuple(name, info.creation, info.agent_id), info.number);
   homes_.emplace(std::tuple(name, info.creation), info.home);
+  auto& newest = newest_home_[name];
+  newest = std::max(newest, info.home);
   if (info.agent_id == 0) ++heard_of_;
   entries_.push_back(std::move(info));
 }

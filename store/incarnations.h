@@ -56,6 +56,8 @@ class Incarnations {
     return entries_[n - 1];
   }  // REQUIRES exists(n)
   std::string_view node(Incarnation n) const { return names_[n - 1]; }  // REQUIRES exists(n)
+  // A later VM of that node was heard of. REQUIRES exists(home).
+  bool vm_replaced(Incarnation home) const { return newest_home_.at(names_[home - 1]) != home; }
   void set_committed(Incarnation n, std::uint64_t seq);
   void set_complete(Incarnation n,
                     RawTime until);  // never goes back; stored with the next set_committed
@@ -71,6 +73,7 @@ class Incarnations {
   std::vector<std::string_view> names_;
   std::map<std::tuple<std::string_view, std::uint32_t, std::uint64_t>, Incarnation> numbers_;
   std::map<std::tuple<std::string_view, std::uint32_t>, Incarnation> homes_;
+  std::map<std::string_view, Incarnation> newest_home_;  // of each node
   std::set<Incarnation> dirty_;
   std::size_t heard_of_ = 0;
   std::uint64_t refused_ = 0;

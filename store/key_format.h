@@ -17,7 +17,7 @@
 //   lives   'p' Home:4 Id:4 Serial:4 Incarnation:4           lives.h: a life
 //           'o' Home:4 Id:4 Serial:4 Incarnation:4 Atom:4 From:8     lives.h: a spell, by its owner
 //           'n' Home:4 Atom:4 From:8 Incarnation:4 Id:4 Serial:4     the same spell, by its name
-//           's' Home:4 Id:4 Serial:4 Incarnation:4           lives.h: where an older partition holds its last state
+//           's' Home:4 Id:4 Serial:4 Incarnation:4           last_states.h: where an older partition holds its last state
 //
 //   hot_value = version:1 (1) incarnation:4 seq:8 received:8 (cluster ns) xxh3:8 (of the term) term
 //   meta      = version:1 (1) last_lsn:8 cluster_ns:8 (when it was written)

@@ -364,11 +364,6 @@ Result<std::vector<std::byte>> carry_lives(const lmdb::Txn& old_txn, const Datab
                                            NameSource& old_names, Bytes from_key, std::size_t limit,
                                            lmdb::Txn& txn, const Databases& db, NameTable& names,
                                            const Incarnations& incarnations) {
-  std::map<std::string_view, Incarnation> newest_home;  // of each node
-  for (const auto& info : incarnations.all()) {
-    auto& home = newest_home[info.node];
-    home = std::max(home, info.home);
-  }
   ASSIGN_OR_RETURN(auto cursor, lmdb::Cursor::open(old_txn, old_db.lives));
   ByteWriter out;
   Result<bool> found = from_key.empty() ? cursor.first() : cursor.seek(from_key);
@@ -379,7 +374,7 @@ Result<std::vector<std::byte>> carry_lives(const lmdb::Txn& old_txn, const Datab
     KeyReader key(cursor.key());
     const char kind = static_cast<char>(key.u8());
     const auto home = key.u32();
-    if (!incarnations.exists(home) || newest_home[incarnations.info(home).node] != home) continue;
+    if (!incarnations.exists(home) || incarnations.vm_replaced(home)) continue;
     if (kind == 'p') {
       ProcessId process;
       process.id = key.u32();

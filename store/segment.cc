@@ -7,6 +7,7 @@
 #include <bit>
 #include <map>
 
+#include "store/block.h"
 #include "store/bytes.h"
 
 namespace scope::store {
@@ -285,57 +286,107 @@ Result<SegmentValue> SegmentValue::open(Bytes value, bool checked) {
   return SegmentValue{load<std::uint64_t>(value.data() + kHashFrom), value.subspan(kBodyFrom)};
 }
 
-Result<std::uint64_t> blocks_of_processes(const SegmentValue& value, const RowFilter& filter) {
-  ByteReader in(value.body);
-  const std::size_t incarnations = in.u32(), processes = in.u32(), sets = in.u32(),
-                    set_bytes = in.u32();
-  const unsigned serial_width = in.u8(), set_width = in.u8();
-  if (!in.ok() || serial_width > 4 || set_width > 4 ||
-      in.left() !=
-          incarnations * 8 + processes * (4 + serial_width + set_width) + sets * 4 + set_bytes)
-    return damaged();
-  const auto* whose = in.raw(incarnations * 8).data();
-  const auto* ids = in.raw(processes * 4).data();
-  const auto* serials = in.raw(processes * serial_width).data();
-  const auto* numbers = in.raw(processes * set_width).data();
-  const auto* starts = in.raw(sets * 4).data();
-  const Bytes all_sets = in.rest();
-  const auto classes = classes_of(filter.types);
+namespace {
 
+// The body of 'p', its lengths checked.
+struct ProcessTable {
+  std::size_t incarnations = 0, processes = 0, sets = 0;
+  unsigned serial_width = 0, set_width = 0;
+  const std::byte *whose = nullptr, *ids = nullptr, *serials = nullptr, *numbers = nullptr,
+                  *starts = nullptr;
+  Bytes all_sets;
+
+  static Result<ProcessTable> open(Bytes body) {
+    ByteReader in(body);
+    ProcessTable t;
+    t.incarnations = in.u32();
+    t.processes = in.u32();
+    t.sets = in.u32();
+    const std::size_t set_bytes = in.u32();
+    t.serial_width = in.u8();
+    t.set_width = in.u8();
+    if (!in.ok() || t.serial_width > 4 || t.set_width > 4 ||
+        in.left() != t.incarnations * 8 + t.processes * (4 + t.serial_width + t.set_width) +
+                         t.sets * 4 + set_bytes)
+      return damaged();
+    t.whose = in.raw(t.incarnations * 8).data();
+    t.ids = in.raw(t.processes * 4).data();
+    t.serials = in.raw(t.processes * t.serial_width).data();
+    t.numbers = in.raw(t.processes * t.set_width).data();
+    t.starts = in.raw(t.sets * 4).data();
+    t.all_sets = in.rest();
+    return t;
+  }
+  Incarnation incarnation(std::size_t i) const { return get(whose, i * 2, 4); }
+  // The places of its processes; false: damaged.
+  bool range(std::size_t i, std::size_t& begin, std::size_t& end) const {
+    begin = get(whose, i * 2 + 1, 4);
+    end = i + 1 < incarnations ? get(whose, i * 2 + 3, 4) : processes;
+    return begin <= end && end <= processes;
+  }
+  std::pair<std::uint32_t, std::uint32_t> process(std::size_t at) const {
+    return {get(ids, at, 4), get(serials, at, serial_width)};
+  }
+  // The blocks that hold events of one of the classes.
+  Result<std::uint64_t> blocks(std::size_t at, unsigned classes) const {
+    const auto set = get(numbers, at, set_width);
+    if (set >= sets || get(starts, set, 4) > all_sets.size()) return damaged();
+    ByteReader one(all_sets.subspan(get(starts, set, 4)));
+    const auto has = one.u8();
+    std::uint64_t out = 0;
+    for (unsigned c = 0; c < 8; ++c) {
+      if ((has >> c & 1) == 0) continue;
+      const auto bits = one.u64();
+      if ((classes >> c & 1) != 0) out |= bits;
+    }
+    if (!one.ok()) return damaged();
+    return out;
+  }
+};
+
+}  // namespace
+
+Result<std::uint64_t> blocks_of_processes(const SegmentValue& value, const RowFilter& filter) {
+  ASSIGN_OR_RETURN(const auto table, ProcessTable::open(value.body));
+  const auto classes = classes_of(filter.types);
   std::uint64_t out = 0;
-  for (std::size_t i = 0; i < incarnations; ++i) {
-    const auto number = get(whose, i * 2, 4);
-    const std::size_t begin = get(whose, i * 2 + 1, 4),
-                      end = i + 1 < incarnations ? get(whose, i * 2 + 3, 4) : processes;
-    if (begin > end || end > processes) return damaged();
-    const auto wanted =
-        std::ranges::equal_range(filter.processes, number, {}, &ProcessId::incarnation);
+  for (std::size_t i = 0; i < table.incarnations; ++i) {
+    std::size_t begin = 0, end = 0;
+    if (!table.range(i, begin, end)) return damaged();
+    const auto wanted = std::ranges::equal_range(filter.processes, table.incarnation(i), {},
+                                                 &ProcessId::incarnation);
     for (const auto& p : wanted) {
+      const auto id = std::pair(p.id, p.serial);
       std::size_t low = begin, high = end;
       while (low < high) {
         const auto middle = (low + high) / 2;
-        if (std::pair(get(ids, middle, 4), get(serials, middle, serial_width)) <
-            std::pair(p.id, p.serial)) {
+        if (table.process(middle) < id) {
           low = middle + 1;
         } else {
           high = middle;
         }
       }
-      if (low == end || get(ids, low, 4) != p.id || get(serials, low, serial_width) != p.serial)
-        continue;
-      const auto set = get(numbers, low, set_width);
-      if (set >= sets || get(starts, set, 4) > all_sets.size()) return damaged();
-      ByteReader one(all_sets.subspan(get(starts, set, 4)));
-      const auto has = one.u8();
-      for (unsigned c = 0; c < 8; ++c) {
-        if ((has >> c & 1) == 0) continue;
-        const auto blocks = one.u64();
-        if ((classes >> c & 1) != 0) out |= blocks;
-      }
-      if (!one.ok()) return damaged();
+      if (low == end || table.process(low) != id) continue;
+      ASSIGN_OR_RETURN(const auto blocks, table.blocks(low, classes));
+      out |= blocks;
     }
   }
   return out;
+}
+
+Status visit_states(const SegmentValue& value, const StateVisitor& visitor) {
+  ASSIGN_OR_RETURN(const auto table, ProcessTable::open(value.body));
+  const auto classes = class_of(codec::EventType::state_change);
+  for (std::size_t i = 0; i < table.incarnations; ++i) {
+    std::size_t begin = 0, end = 0;
+    if (!table.range(i, begin, end)) return damaged();
+    for (auto at = begin; at < end; ++at) {
+      ASSIGN_OR_RETURN(const auto blocks, table.blocks(at, classes));
+      const auto [id, serial] = table.process(at);
+      visitor({table.incarnation(i), id, serial}, blocks);
+    }
+  }
+  return {};
 }
 
 Result<std::uint64_t> blocks_of_mfas(const SegmentValue& value, std::span<const NameId> ascending) {

@@ -44,6 +44,9 @@ struct SegmentValue {
 
 // Which of the covered blocks can hold a row that matches; a bit each.
 Result<std::uint64_t> blocks_of_processes(const SegmentValue& value, const RowFilter& filter);
+// All processes, and which blocks hold a state of each.
+using StateVisitor = std::function<void(const ProcessId&, std::uint64_t blocks)>;
+Status visit_states(const SegmentValue& value, const StateVisitor& visitor);
 Result<std::uint64_t> blocks_of_mfas(const SegmentValue& value, std::span<const NameId> ascending);
 Result<std::uint64_t> blocks_of_hashes(const SegmentValue& value,
                                        std::span<const std::uint64_t> hashes);

@@ -127,6 +127,10 @@ Status edges_of_rows(const View& view, const Unit& unit, std::span<const Process
 
 std::optional<RawTime> View::complete_until(Incarnation) const { return std::nullopt; }
 
+Result<std::optional<StatePlace>> View::state_before(std::uint32_t, const ProcessId&) const {
+  return std::nullopt;
+}
+
 Candidates View::candidates(const Selection& selection) const {
   return by_statistics(units(), selection);
 }

@@ -187,6 +187,11 @@ struct RollupInfo {
   std::uint32_t read = 0;  // units of which rows were read because no rollup was stored
 };
 
+// A block, whether it is still there or not.
+struct StatePlace {
+  std::uint32_t partition = 0, block = 0;
+};
+
 class View {
  public:
   virtual ~View() = default;
@@ -209,6 +214,10 @@ class View {
   // Edges out of `senders` (ascending; empty: all); cells are not cut at times: one that lies only partly in a range of
   // the caller's must be recounted from the sender's rows.
   virtual Result<RollupInfo> edges(std::span<const ProcessId> senders, const EdgeSink& sink) const;
+
+  // Where the last state of this process stands that was sealed before that partition began. nullopt: not known; look for it.
+  virtual Result<std::optional<StatePlace>> state_before(std::uint32_t partition,
+                                                         const ProcessId& process) const;
 
   // The rows of `unit` that match. Errors: corrupt (the block is named; callers count it as a gap), closed.
   virtual Result<Rows> read(const Unit& unit, const RowFilter& filter) const = 0;

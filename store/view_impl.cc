@@ -6,6 +6,7 @@
 
 #include "store/block.h"
 #include "store/key_format.h"
+#include "store/last_states.h"
 #include "store/lives.h"
 #include "store/view_index.h"
 
@@ -41,6 +42,8 @@ class ViewImpl final : public View {
                            const EdgeSink& sink) const override {
     return sum_edges(*this, p_, senders, sink);
   }
+  Result<std::optional<StatePlace>> state_before(std::uint32_t partition,
+                                                 const ProcessId& process) const override;
   Result<std::vector<Life>> lives(ProcessId process,
                                   std::shared_ptr<const void>& owner) const override;
   Result<std::vector<NameSpell>> name_spells(std::string_view node, std::string_view name,
@@ -167,6 +170,16 @@ void merge(Life& into, const Life& from) {
   if (from.exited) into.exited = into.exited ? std::max(*into.exited, *from.exited) : *from.exited;
   if (!into.initial_call) into.initial_call = from.initial_call;
   if (!into.parent) into.parent = from.parent;
+}
+
+Result<std::optional<StatePlace>> ViewImpl::state_before(std::uint32_t partition,
+                                                         const ProcessId& process) const {
+  const auto h = home(process.incarnation);
+  const auto& all = p_.sealed->partitions;
+  const auto it = std::ranges::lower_bound(all, partition, {}, &Partition::number);
+  if (h == kNoIncarnation || it == all.end() || (*it)->number() != partition) return std::nullopt;
+  ASSIGN_OR_RETURN(const auto here, (*it)->read());
+  return read_state_before(here, h, process);
 }
 
 Result<std::vector<Life>> ViewImpl::lives(ProcessId process,

@@ -106,6 +106,7 @@ class Writer {
   void end_segment();
   Status roll();
   Status fill_partition(const Partition& fresh, NameTable& names);
+  Status carry_states(const Partition& fresh);
   bool roll_due() const;
   std::optional<std::int64_t> newest_offset(Incarnation n) const;
   void tell_lost();

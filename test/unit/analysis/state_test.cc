@@ -1,6 +1,9 @@
 // State at a time and its history, over a real store.
 #include <gtest/gtest.h>
 
+#include <random>
+#include <thread>
+
 #include "analysis/state_at.h"
 #include "analysis/state_history.h"
 #include "ei_codec/term_print.h"
@@ -229,6 +232,104 @@ TEST_F(StateTest, HistoryTakesOnlyARange) {
   const auto error = state_history(world.context(1), test::spec(p), filter).error();
   EXPECT_EQ(error.code, Code::bad_value);
   EXPECT_EQ(error.field, "module");
+}
+
+// A process that is quiet while others fill partitions: where its last state stands is carried from each to the next.
+class RolledStateTest : public testing::Test {
+ protected:
+  World world{[](store::StoreOptions& options) {
+    options.block_rows = 100;
+    options.partition_bytes = 300'000;
+    options.retain_bytes = retain;
+  }};
+  test::Node& node = world.node("a@h", 1);
+  PidParts quiet = node.own(5), gone = node.own(6);
+  std::int64_t at = 10;
+  std::mt19937 random{7};
+
+  // At least a block of others' states.
+  void fill_batch() {
+    for (int i = 0; i < 100; ++i) {
+      std::string text(200, ' ');
+      for (auto& c : text) c = static_cast<char>(random() % 256);
+      node.state(node.own(100 + static_cast<std::uint32_t>(random() % 20)), test::binary_term(text),
+                 at += 10);
+    }
+    world.append(node);
+    ASSERT_TRUE(world.store->flush(10'000));
+  }
+  // Until there are as many partitions, of which the oldest is at least `oldest`.
+  void fill(std::uint64_t partitions, std::uint32_t oldest) {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (world.store->stats().partitions < partitions ||
+           world.store->snapshot()->units().front().partition < oldest) {
+      ASSERT_LT(std::chrono::steady_clock::now(), until);
+      fill_batch();
+      // Retention looks each second: as many as are wanted are enough to be looked at.
+      if (world.store->stats().partitions > partitions + 2)
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+  }
+  Result<StateAt> state_of(const PidParts& pid) {
+    return state_at(world.context(at + 1'000'000), test::spec(pid), Now{});
+  }
+  std::optional<store::StatePlace> before(std::uint32_t partition, std::uint32_t id) {
+    const auto place = world.store->snapshot()->state_before(partition, {node.incarnation, id, 0});
+    EXPECT_TRUE(place.has_value());
+    return *place;
+  }
+  inline static std::uint64_t retain = 0;
+};
+
+TEST_F(RolledStateTest, IsFoundWhereItStandsHoweverManyPartitionsCameSince) {
+  for (int i = 0; i <= 3; ++i) {  // four blocks
+    node.state(quiet, int_term(i), at += 10);
+    node.state(gone, int_term(7), at += 10);
+    fill_batch();
+  }
+  fill(2, 0);
+  node.exit(gone, test::atom_term("normal"), at += 10);
+  world.append(node);
+  fill(5, 0);
+  const auto newest = world.context(at).view->units().back();
+  const auto last = newest.tail ? world.store->stats().partitions : newest.partition;
+  for (std::uint32_t n = 2; n <= last; ++n) {
+    const auto place = before(n, 5);
+    ASSERT_TRUE(place) << n;
+    EXPECT_EQ(place->partition, 1U) << n;
+    EXPECT_EQ(place->block, 4U) << n;
+  }
+  EXPECT_FALSE(before(1, 5));
+  EXPECT_TRUE(before(2, 6));
+  EXPECT_FALSE(before(static_cast<std::uint32_t>(last), 6)) << "it had exited";
+  const auto busy = before(static_cast<std::uint32_t>(last), 100);
+  ASSERT_TRUE(busy);
+  EXPECT_EQ(busy->partition, last - 1);
+  const auto got = state_of(quiet);
+  ASSERT_TRUE(got) << to_string(got.error());
+  EXPECT_EQ(shown(got->state), "3");
+  node.state(quiet, int_term(4), at += 10);
+  world.append(node);
+  EXPECT_EQ(shown(state_of(quiet)->state), "4");
+}
+
+class DroppedStateTest : public RolledStateTest {
+ protected:
+  static void SetUpTestSuite() { retain = 700'000; }
+  static void TearDownTestSuite() { retain = 0; }
+};
+
+TEST_F(DroppedStateTest, IsSaidToHaveBeenThere) {
+  node.state(quiet, int_term(1), at += 10);
+  world.append(node);
+  fill(2, 3);
+  const auto error = state_of(quiet).error();
+  EXPECT_EQ(error.code, Code::not_recorded);
+  EXPECT_NE(error.message.find("retention"), std::string::npos) << error.message;
+  EXPECT_EQ(state_of(gone).error().code, Code::no_such_process);
+  node.state(quiet, int_term(2), at += 10);
+  world.append(node);
+  EXPECT_EQ(shown(state_of(quiet)->state), "2");
 }
 
 }  // namespace
