@@ -69,15 +69,19 @@ std::optional<std::int64_t> Writer::newest_offset(Incarnation n) const {
 }
 
 // A batch of which not even the header could be read: it says nothing of its times, so the gap is from the batch before
-// until now. In a batch of its own, so that a replay finds the same times. An agent of which nothing is known gets none.
-void Writer::tell_unreadable(Incarnation n) {
+// (else from when the agent was first heard of) until it came. In a batch of its own, so that a replay finds the same
+// times. Without a clock there is no time to tell: then it waits for the first one.
+void Writer::tell_unreadable(Incarnation n, ClusterTime received) {
   const auto before = state_.ordinals[n].earliest();
   const auto offset = newest_offset(n);
-  if (!before && !offset) return;
-  const RawTime now = offset ? RawTime{clock_.now().ns - *offset} : *before;
-  if (auto gap =
-          gap_batch(n, "unreadable", before.value_or(now), std::max(now, before.value_or(now))))
-    handle(*gap);
+  if (!before && !offset) {
+    unreadable_[n] = received;
+    return;
+  }
+  const RawTime until = offset ? RawTime{received.ns - *offset} : *before;
+  const RawTime from =
+      before ? *before : RawTime{state_.incarnations.info(n).first_seen.ns - *offset};
+  if (auto gap = gap_batch(n, "unreadable", from, std::max(from, until))) handle(*gap);
 }
 
 // Gap rows for partitions that were found to be missing or unusable, of every agent that may have something in them. Their
@@ -221,7 +225,7 @@ void Writer::handle(IncomingBatch& batch) {
   gauges_.tail_rows = tail_rows_;
   publisher_.push_tail(entry);
   state_.tail.push_back(std::move(entry));
-  if (!readable) tell_unreadable(n);
+  if (!readable) tell_unreadable(n, clock_.now());
 }
 
 void Writer::handle(ClockVersion& version) {
@@ -229,6 +233,8 @@ void Writer::handle(ClockVersion& version) {
   if (committed_ == state_.tail.size() && !state_.clocks.dirty()) pending_since_ = Clock::now();
   state_.clocks.add(version);
   publisher_.set_clocks(state_.clocks);
+  if (const auto waits = unreadable_.extract(version.incarnation))
+    tell_unreadable(waits.key(), waits.mapped());
 }
 
 void Writer::handle(Cut& cut) {

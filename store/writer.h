@@ -110,7 +110,7 @@ class Writer {
   bool roll_due() const;
   std::optional<std::int64_t> newest_offset(Incarnation n) const;
   void tell_lost();
-  void tell_unreadable(Incarnation n);
+  void tell_unreadable(Incarnation n, ClusterTime received);
   void keep_house();
   void drop_old();
   Status replace_manifest(Manifest manifest, bool unlink);
@@ -128,8 +128,10 @@ class Writer {
 
   std::map<Incarnation, std::uint64_t> received_;      // last sequence number taken
   std::map<Incarnation, std::uint64_t> out_of_order_;  // told once per break
-  OpenSegment open_;                                   // as published
-  bool save_manifest_ = false;                         // after the next commit
+  // When the last one came that could not be read, of agents whose clock is not known yet.
+  std::map<Incarnation, ClusterTime> unreadable_;
+  OpenSegment open_;            // as published
+  bool save_manifest_ = false;  // after the next commit
   std::size_t committed_ = 0;
   std::size_t tail_rows_ = 0, tail_bytes_ = 0, pending_rows_ = 0, pending_bytes_ = 0;
   Clock::time_point pending_since_, retry_at_, house_at_, rate_since_;

@@ -1,4 +1,6 @@
 // The store through its face: what goes in comes out, from the tail, from blocks, after a restart.
+#include <cinttypes>
+#include <cstdio>
 #include <random>
 #include <set>
 #include <thread>
@@ -241,6 +243,34 @@ TEST_F(StoreTest, WhatCannotBeReadIsCountedUsedUpAndAGap) {
     reopen();
     EXPECT_EQ(rows_of(*store_->snapshot()), rows);
     EXPECT_EQ(gaps_of(*store_->snapshot(), "unreadable"), want);
+  }
+}
+
+TEST_F(StoreTest, WhatCannotBeReadBeforeAClockIsKnownIsAGapWhenItIs) {
+  open();
+  BatchMaker m("shop@host", 3, 77);
+  const auto n = incarnation(m);
+  TermBuilder b;
+  b.tuple(2).atom("batch").integer(1);
+  append(BatchMaker::incoming(n, 1, {b.bytes().begin(), b.bytes().end()}));
+  flush();
+  EXPECT_TRUE(gaps_of(*store_->snapshot(), "unreadable").empty());
+  const auto heard_of = store_->snapshot()->incarnations()[n - 1].first_seen.ns;
+  const auto until = store_->now().ns;
+  for (const std::uint32_t version : {1U, 2U}) {  // told once
+    store::ClockVersion clock;
+    clock.incarnation = n;
+    clock.version = version;
+    clock.offset_ns = heard_of;
+    ASSERT_TRUE(store_->add_clock(clock));
+    flush();
+    const auto gaps = gaps_of(*store_->snapshot(), "unreadable");
+    ASSERT_EQ(gaps.size(), 1U);
+    std::int64_t from = -1, to = -1;
+    ASSERT_EQ(std::sscanf(gaps[0].c_str(), "? of %" SCNd64 " to %" SCNd64, &from, &to), 2);
+    EXPECT_EQ(from, 0);  // when it was first heard of
+    EXPECT_GE(to, from);
+    EXPECT_LE(to, until - heard_of);
   }
 }
 
