@@ -64,6 +64,7 @@ struct PendingCall {
 struct Attempt {
   explicit Attempt(boost::asio::io_context& io) : event(io) {}
   std::shared_ptr<TcpStream> stream;
+  bool reached = false;  // somebody listens there
   bool yielded = false;  // the peer's own attempt goes first: wait for that one
   Event event;
   std::optional<Status> result;

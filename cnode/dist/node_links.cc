@@ -206,7 +206,9 @@ Awaitable<void> Node::Impl::run_attempt(Self self, std::string node,
                                              "attempt did not finish",
                                              node));
   }
-  if (!status && !attempt->result) self->count_failed_handshake(status.error());
+  // Where nobody listens there is no handshake that could fail.
+  if (!status && !attempt->result && (attempt->reached || attempt->yielded))
+    self->count_failed_handshake(status.error());
   auto it = self->attempts_.find(node);
   if (it != self->attempts_.end() && it->second == attempt) self->finish_attempt(node, status);
 }
@@ -232,6 +234,7 @@ Awaitable<Status> Node::Impl::attempt_link(Self self, std::string node,
     co_return fail(reached.error().code, fmt::format("{} is registered, but cannot be reached: {}",
                                                      node, reached.error().message));
   }
+  attempt->reached = true;
   auto peer = co_await handshake_connect(stream, self->handshake_self(), node);
   if (!peer) {
     stream->close();
