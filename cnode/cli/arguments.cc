@@ -67,7 +67,8 @@ Result<std::string> parse_atom(std::string_view text) {
   if (s.size() >= 2 && (s.front() == '\'' || s.front() == '"') && s.back() == s.front()) {
     atom = s.substr(1, s.size() - 2);
   } else {
-    if (!elixir && !s.empty() && is_upper(s.front())) atom = "Elixir.";
+    const bool whole = s == "Elixir" || s.starts_with("Elixir.");
+    if (!elixir && !whole && !s.empty() && is_upper(s.front())) atom = "Elixir.";
     atom += s;
   }
   if (atom.empty()) return bad("name", "an empty name", text);

@@ -28,9 +28,9 @@ std::string span(const TermView& map, std::string_view key) {
 }
 
 std::string key_cell(const TermView& key, std::string_view name, const Screen& screen) {
-  if (name == "time") return when(key, "time", "");
   const auto value = get(key, name);
   if (!value) return "";
+  if (name == "time") return when(key, "time", "");
   if (name == "mfa") return screen.mfa(*value);
   if (name == "edge" && value->arity() == 2u) {
     return screen.term(value->element(0)) + " -> " + screen.term(value->element(1));

@@ -115,6 +115,18 @@ TEST_F(Answers, CompletenessInWords) {
   EXPECT_FALSE(completeness(view(nothing)).empty());
 }
 
+TEST_F(Answers, StatsShowTheKeysThatGroupsHave) {
+  TermBuilder b;
+  b.map(1).atom("groups").list(1).map(2);
+  b.atom("key").map(1);
+  mfa(b);
+  b.atom("measures").map(2).atom("count").integer(7).atom("rate").real(3.5);
+  b.nil();
+  const auto text = render_stats(view(b), screen_);
+  EXPECT_EQ(text.find("time"), text.npos) << text;
+  EXPECT_NE(text.find("take/2"), text.npos) << text;
+}
+
 TEST_F(Answers, Errors) {
   TermBuilder b;
   b.tuple(2).atom("error").tuple(2).atom("unknown_key").map(3);

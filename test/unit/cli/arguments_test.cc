@@ -38,6 +38,7 @@ TEST(Process, Names) {
   EXPECT_EQ(process("'Shop'"), "'Shop'");
   EXPECT_EQ(process("stock@a@h"), "{stock,a@h}");
   EXPECT_EQ(process("Shop.Stock@a@h"), "{'Elixir.Shop.Stock',a@h}");
+  EXPECT_EQ(process("Elixir.Shop.Stock@a@h"), "{'Elixir.Shop.Stock',a@h}");
   EXPECT_EQ(process("{stock, a@h}"), "{stock,a@h}");
   EXPECT_EQ(process("{:stock, :\"a@h\"}"), "{stock,a@h}");
   EXPECT_EQ(process("stock", "a@h"), "{stock,a@h}");
