@@ -2,14 +2,16 @@
 -module(faults_SUITE).
 -export([all/0, timeout/1]).
 -export([daemon_killed_within_the_hold/1, daemon_killed_beyond_the_hold/1, grace_over_removes_everything/1,
-         traced_node_killed/1, node_restarted_keeps_incarnations_apart/1, agent_killed/1, two_daemons/1,
+         traced_node_killed/1, node_restarted_keeps_incarnations_apart/1, agent_killed/1,
+         agent_of_another_version_is_replaced/1, two_daemons/1,
          wrong_cookie/1, disabled_node_is_left_alone/1, other_tools_pattern_is_refused/1, other_tools_monitor_is_kept/1, dbg_stop_clear/1,
          many_schedulers/1, big_dist_buffer/1, short_ticktime/1, disk_full/1, restart_knows_its_traces/1]).
 -import(scope_test, [start_node/2, start_node/3, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2, kill/1]).
 -import(scope_daemon, [call/3, ask/3, await_live/3, await_nodes/3, all_events/4, lost/1]).
 
 all() -> [daemon_killed_within_the_hold, daemon_killed_beyond_the_hold, grace_over_removes_everything,
-          traced_node_killed, node_restarted_keeps_incarnations_apart, agent_killed, two_daemons, wrong_cookie,
+          traced_node_killed, node_restarted_keeps_incarnations_apart, agent_killed, agent_of_another_version_is_replaced, two_daemons,
+          wrong_cookie,
           disabled_node_is_left_alone, other_tools_pattern_is_refused, other_tools_monitor_is_kept, dbg_stop_clear,
           many_schedulers,
           big_dist_buffer, short_ticktime, disk_full, restart_knows_its_traces].
@@ -135,6 +137,39 @@ agent_killed(Config) ->
     wait_until(fun() -> rpc(A, erlang, trace_info, [Pid, flags]) =:= {flags, []} end, 5000),
     %% The panic button: the node is left clean, and a fresh agent comes by itself.
     await_live(A, D, [A]).
+
+%% What an older build's daemon left there is asked for all that it holds, and goes; then ours comes.
+agent_of_another_version_is_replaced(Config) ->
+    A = start_node(Config, a),
+    {ok, Pid} = rpc(A, scope_counter, start, [c1]),
+    Beams = filelib:wildcard(filename:join(os:getenv("SCOPE_AGENT_EBIN"), "scope_*.beam")),
+    _ = [begin
+             {ok, Code} = file:read_file(File),
+             Module = list_to_atom(filename:basename(File, ".beam")),
+             {module, Module} = rpc(A, code, load_binary, [Module, File, Code])
+         end || File <- Beams],
+    Old = rpc(A, fun() -> older_daemons_agent(Pid) end),
+    20 = rpc(A, scope_counter, pump, [Pid, 1, 20, 1000]),
+    D = scope_daemon:start(Config, [A]),
+    await_fetched(A, D, Pid, 20),
+    await_live(A, D, [A]),
+    assert_eq(lists:seq(1, 20), element(1, fetched(A, D, Pid))),
+    wait_until(fun() -> rpc(A, fun() -> not is_process_alive(Old) andalso is_pid(whereis(scope_agent)) end) end, 10000),
+    %% Ours traces, and counts from one.
+    _ = start_trace(A, D, #{pids => [Pid], events => [message_fetch], for => 60000}),
+    30 = rpc(A, scope_counter, pump, [Pid, 21, 30, 1000]),
+    await_fetched(A, D, Pid, 30),
+    assert_eq(lists:seq(1, 30), element(1, fetched(A, D, Pid))).
+
+%% On the node: an agent that traces Pid, whose daemon never resumed it and is gone.
+older_daemons_agent(Pid) ->
+    {Daemon, Mon} = spawn_monitor(fun() ->
+        ok = scope_agent:start(self(), #{version => <<"older">>}),
+        Agent = receive {hello, #{agent := Who, version := <<"older">>}} -> Who end,
+        Agent ! {control, 1, {start, 1, #{pids => [Pid], events => [fetches]}}},
+        receive {control_reply, 1, {ok, _}} -> exit({agent, Agent}) end
+    end),
+    receive {'DOWN', Mon, process, Daemon, {agent, Agent}} -> Agent end.
 
 two_daemons(Config) ->
     {A, D, _} = recorded(Config, #{}, #{}),

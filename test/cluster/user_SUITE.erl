@@ -2,12 +2,12 @@
 %% all with the real daemon.
 -module(user_SUITE).
 -export([all/0, timeout/1, init/1]).
--export([own_cluster/1, comfort_in_erlang/1, comfort_in_elixir/1, command_line/1]).
+-export([own_cluster/1, own_cluster_of_long_names/1, comfort_in_erlang/1, comfort_in_elixir/1, command_line/1]).
 -import(scope_test, [start_node/2, start_node/3, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [ask/3, await_live/3]).
 
 -spec all() -> [atom()].
-all() -> [own_cluster, command_line, comfort_in_erlang, comfort_in_elixir].
+all() -> [own_cluster, own_cluster_of_long_names, command_line, comfort_in_erlang, comfort_in_elixir].
 
 -spec timeout(atom()) -> pos_integer().
 timeout(_) -> 120000.
@@ -32,17 +32,23 @@ init(Config = #{tmp := Tmp, cookie := Cookie}) ->
 %% README, "In a cluster of your own": the script finds the other node by itself, tells what it learns, and Ctrl-C leaves
 %% nothing behind.
 -spec own_cluster(scope_test:config()) -> ok.
-own_cluster(Config = #{tmp := Tmp, cookie_file := File}) ->
-    A = start_node(Config, a),
-    B = start_node(Config, b),
+own_cluster(Config) -> own_cluster(Config, "localhost", #{}, []).
+
+-spec own_cluster_of_long_names(scope_test:config()) -> ok.
+own_cluster_of_long_names(Config) -> own_cluster(Config, "127.0.0.1", #{longnames => true}, ["--longnames"]).
+
+own_cluster(Config = #{tmp := Tmp, cookie_file := File}, Host, NodeOpts, RunArgs) ->
+    Named = fun(N) -> scope_test:unique_name(N, Host) end,
+    A = start_node(Config, Named(a), NodeOpts),
+    B = start_node(Config, Named(b), NodeOpts),
     true = rpc(A, net_kernel, connect_node, [node_of(B)]),
     {ok, _} = rpc(A, scope_counter, start, [c1]),
-    Name = atom_to_list(scope_test:unique_name(scope)),
-    Db = filename:join(Tmp, "own.db"),
+    Name = atom_to_list(Named(scope)),
+    Db = filename:join(Tmp, Name ++ ".db"),
     Script = filename:join([os:getenv("SCOPE_ROOT"), "scripts", "run"]),
     Run = scope_test:start_program(Config, Script,
                                    ["--no-build", "--name", Name, "--cookie-file", File, "--db", Db, "--profile", "deep_dive_dev",
-                                    "--node", atom_to_list(node_of(A))],
+                                    "--node", atom_to_list(node_of(A)) | RunArgs],
                                    [{"SCOPE_BUILD", filename:absname(os:getenv("SCOPE_BUILD"))}]),
     _ = scope_test:await_line(Run, "iex> (GenServer.call.*" ++ Name ++ ".*)", 30000),
     Nodes = lists:sort([hd(scope_test:await_line(Run, "node +(\\S+), OTP \\d+: (?:tracing|connected)", 30000)) || _ <- [1, 2]]),
