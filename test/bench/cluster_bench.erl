@@ -1,10 +1,10 @@
 %% Benchmarks over real nodes and the real daemon (release build): `ingest` and `end_to_end` of the design's list. Run by
 %% the scripts of the same names beside this file; prints {"figures": ...} as a line of its own. Options by environment:
-%% BENCH_QUICK, BENCH_RATE (events a second and node), BENCH_SECONDS.
+%% BENCH_QUICK, BENCH_RATE and BENCH_NATIVE_RATE (events a second and node, by tracer), BENCH_SECONDS.
 -module(cluster_bench).
 -export([all/0, timeout/1, ingest/1, end_to_end/1]).
--export([workers/1, go/2, work/1, beat/1, made/0, probe/1]).
--import(scope_test, [start_node/2, rpc/4, rpc/5, wait_until/2]).
+-export([workers/1, spawners/1, go/2, pause/1, work/1, beat/1, made/0, probe/1]).
+-import(scope_test, [start_node/2, start_node/3, rpc/4, rpc/5, wait_until/2]).
 -import(scope_daemon, [ask/3, await_live/3]).
 
 all() -> [].
@@ -14,23 +14,47 @@ timeout(_) -> 300000.
 
 work(K) -> K.
 
-%% N processes that wait for go/2, then call work/1 at Rate a second altogether until stopped; each counts its calls.
-workers(N) ->
-    [spawn(fun() -> receive {go, C, I, R} -> loop(C, I, R, erlang:monotonic_time(microsecond), 0) end end)
-     || _ <- lists:seq(1, N)].
+-define(WORKERS, 32).       % on each node; each counts its calls
 
-go(Workers, Rate) ->
-    N = length(Workers),
+workers(N) -> parked(N, fun(K) -> ?MODULE:work(K) end).
+
+%% Each tenth event by a process that lives no longer.
+spawners(N) ->
+    parked(N, fun(K) when K rem 10 =:= 0 -> spawn(fun() -> [?MODULE:work(K - J) || J <- lists:seq(0, 9)] end);
+                 (_) -> ok
+              end).
+
+%% N processes that wait for go/2, then call the fun at Rate a second altogether until pause/1; numbers go on.
+parked(N, Fun) ->
     Counters = counters:new(N, []),
     persistent_term:put(?MODULE, Counters),
-    [P ! {go, Counters, I, Rate / N} || {P, I} <- lists:zip(Workers, lists:seq(1, N))],
+    [spawn(fun() -> parked(Counters, I, 0, Fun) end) || I <- lists:seq(1, N)].
+
+parked(Counters, I, From, Fun) ->
+    receive {go, Rate} -> loop(Counters, I, Rate, erlang:monotonic_time(microsecond), From, From, Fun) end.
+
+go(Workers, Rate) ->
+    [P ! {go, Rate / length(Workers)} || P <- Workers],
     ok.
 
-loop(Counters, I, Rate, Begun, Done) ->
-    Due = trunc((erlang:monotonic_time(microsecond) - Begun) * Rate / 1000000),
-    [?MODULE:work(K) || K <- lists:seq(Done + 1, Due)],
+pause(Workers) ->
+    Refs = [begin Ref = make_ref(), P ! {pause, self(), Ref}, Ref end || P <- Workers],
+    [receive {paused, Ref} -> ok end || Ref <- Refs],
+    ok.
+
+loop(Counters, I, Rate, Begun, From, Done, Fun) ->
+    Due = From + trunc((erlang:monotonic_time(microsecond) - Begun) * Rate / 1000000),
+    calls(Done + 1, Due, Fun),
     counters:add(Counters, I, Due - Done),
-    receive stop -> ok after 10 -> loop(Counters, I, Rate, Begun, Due) end.
+    receive
+        {pause, Asker, Ref} ->
+            Asker ! {paused, Ref},
+            parked(Counters, I, Due, Fun)
+    after 10 -> loop(Counters, I, Rate, Begun, From, Due, Fun)
+    end.
+
+calls(K, Due, _) when K > Due -> ok;
+calls(K, Due, Fun) -> Fun(K), calls(K + 1, Due, Fun).
 
 made() ->
     Counters = persistent_term:get(?MODULE),
@@ -45,46 +69,91 @@ probe(Name) ->
 
 %% --- ingest ----------------------------------------------------------------------------------------------------------
 
+%% Each tracer with nodes and a daemon of its own; then events of processes that hardly live.
 ingest(Config) ->
-    Seconds = env("BENCH_SECONDS", case os:getenv("BENCH_QUICK") of false -> 20; _ -> 8 end),
-    Rate = env("BENCH_RATE", 55000),
-    Nodes = [A, _] = [start_node(Config, N) || N <- [a, b]],
-    D = scope_daemon:start(Config, Nodes),
-    await_live(A, D, Nodes),
+    Seconds = env("BENCH_SECONDS", case os:getenv("BENCH_QUICK") of false -> 20; _ -> 6 end),
+    Rates = [{erlang, env("BENCH_RATE", 55000)}, {native, env("BENCH_NATIVE_RATE", 260000)}],
+    Figures = [{Named, V} || {Tracer, Rate} <- Rates, {K, V} <- maps:to_list(ingest(Config, Tracer, Rate, Seconds)),
+                             Named <- [case Tracer of erlang -> K; native -> list_to_atom("native_" ++ atom_to_list(K)) end]],
+    print(maps:from_list([{rss_churn_mb, churn(Config, 55000, Seconds)} | Figures]),
+          maps:from_list([{nodes, 2}, {seconds, Seconds}, {scheduler_busy_wait, "none"},
+                          {agent_cpu, "what tracing adds to the nodes' CPU beside the same load untraced, the tracees' share too"},
+                          {daemon_cpu, "while nobody asks"}
+                          | [{list_to_atom("asked_per_s_" ++ atom_to_list(T)), 2 * R} || {T, R} <- Rates]]),
+          #{}).
+
+ingest(Config, Tracer, Rate, Seconds) ->
+    {Nodes = [A, _], D} = cluster(Config, Tracer),
     rpc(A, ?MODULE, probe, [probe]),
     %% Parked until the trace is on, so that every call is traced.
-    Gates = [rpc(N, ?MODULE, workers, [8]) || N <- Nodes],
+    Gates = [rpc(N, ?MODULE, workers, [?WORKERS]) || N <- Nodes],
+    Quiet = fun() -> receive after Seconds * 500 -> ok end end,
+    {_, Untraced, Alone} = load(Nodes, Gates, Rate, Quiet),
     #{id := _} = ask(A, D, {start, #{pids => [rpc(A, erlang, whereis, [probe]) | lists:append(Gates)],
                                      mfas => [{?MODULE, work, 1}, {?MODULE, beat, 1}], events => [function_entry], for => 120000}}),
     Before = stored(A, D),
-    Cpu0 = cpu_us(D),
+    Cpu0 = cpu_us([D]),
+    {_, Traced, Beside} = load(Nodes, Gates, Rate, Quiet),
+    Cpu1 = cpu_us([D]),
     T0 = erlang:monotonic_time(millisecond),
-    [rpc(N, ?MODULE, go, [G, Rate]) || {N, G} <- lists:zip(Nodes, Gates)],
-    %% Meanwhile: how soon is an event seen by a question?
-    Delays = [begin receive after 40 -> ok end, probe_once(A, D, X) end || X <- lists:seq(1, Seconds * 15)],
-    left(T0 + Seconds * 1000),
+    Middle = stored(A, D),
+    %% How soon is an event seen by a question?
+    {Delays, More, _} = load(Nodes, Gates, Rate, fun() ->
+        Probed = [begin receive after 40 -> ok end, probe_once(A, D, X) end || X <- lists:seq(1, Seconds * 15)],
+        left(T0 + Seconds * 1000),
+        Probed
+    end),
     Rss = rss_anon(D),
-    [[rpc(N, erlang, send, [P, stop]) || P <- G] || {N, G} <- lists:zip(Nodes, Gates)],
-    [wait_until(fun() -> not lists:any(fun(P) -> rpc(N, erlang, is_process_alive, [P]) end, G) end, 5000)
-     || {N, G} <- lists:zip(Nodes, Gates)],
-    Made = lists:sum([rpc(N, ?MODULE, made, []) || N <- Nodes]) + length(Delays),
+    Made = Traced + More + length(Delays),
     catch wait_until(fun() -> stored(A, D) - Before >= Made end, 15000),
     T1 = erlang:monotonic_time(millisecond),
     Stored = stored(A, D) - Before,
-    Cpu1 = cpu_us(D),
     %% Nothing lost and nothing twice, of one worker, by its own numbers.
     [Sample | _] = hd(Gates),
     {Events, _} = scope_daemon:all_events(A, D, #{pid => Sample, type => function_entry}, oldest_first),
     Ks = [K || #{args := [K]} <- Events],
     Unique = length(lists:usort(Ks)),
-    print(#{events_per_s => Stored * 1000 / (T1 - T0), made_per_s => Made * 1000 / (T1 - T0),
-            lost => max(0, Made - Stored), duplicated => length(Ks) - Unique,
-            holes_in_sample => lists:max([0 | Ks]) - Unique,
-            daemon_cpu_us_per_event => (Cpu1 - Cpu0) / max(1, Stored), daemon_rss_anon_mb => Rss / 1024,
-            queryable_after_ms_p50 => percentile(Delays, 50), queryable_after_ms_p99 => percentile(Delays, 99)},
-          #{nodes => 2, tracer => "erlang", seconds => Seconds, asked_events_per_s => 2 * Rate},
-          #{agent_cpu_us_per_event => "the Erlang tracer's share is not told apart from the node's; see erl/README.md",
-            rss_churn_mb => "measured with the store's bench on churning processes"}).
+    [scope_test:kill(H) || H <- [D | Nodes]],
+    #{events_per_s => (Stored - (Middle - Before)) * 1000 / (T1 - T0), made_per_s => More * 1000 / (T1 - T0),
+      lost => max(0, Made - Stored), duplicated => length(Ks) - Unique,
+      holes_in_sample => case Ks of [] -> 0; _ -> lists:max(Ks) - lists:min(Ks) + 1 - Unique end,
+      agent_cpu_us_per_event => Beside / Traced - Alone / Untraced,
+      daemon_cpu_us_per_event => (Cpu1 - Cpu0) / Traced, daemon_rss_anon_mb => Rss / 1024,
+      queryable_after_ms_p50 => percentile(Delays, 50), queryable_after_ms_p99 => percentile(Delays, 99)}.
+
+%% The most of the daemon's memory while each tenth event comes from a new process, everybody traced.
+churn(Config, Rate, Seconds) ->
+    {Nodes = [A, _], D} = cluster(Config, native),
+    Gates = [rpc(N, ?MODULE, spawners, [?WORKERS]) || N <- Nodes],
+    #{id := _} = ask(A, D, {start, #{mfas => [{?MODULE, work, 1}], events => [function_entry, lifecycle], args => true, for => 120000}}),
+    Before = stored(A, D),
+    {Most, Made, _} = load(Nodes, Gates, Rate, fun() ->
+        lists:max([begin receive after 200 -> ok end, rss_anon(D) end || _ <- lists:seq(1, Seconds * 5)])
+    end),
+    wait_until(fun() -> stored(A, D) - Before >= Made end, 15000),
+    Last = rss_anon(D),
+    [scope_test:kill(H) || H <- [D | Nodes]],
+    max(Most, Last) / 1024.
+
+%% The nodes' schedulers do not spin: what they spin would be told as somebody's work.
+cluster(Config, Tracer) ->
+    Nodes = [A, _] = [start_node(Config, N, #{args => ["+sbwt", "none", "+sbwtdcpu", "none", "+sbwtdio", "none"]}) || N <- [a, b]],
+    D = scope_daemon:start(Config, Nodes, #{args => ["--capture", atom_to_list(Tracer)]}),
+    await_live(A, D, Nodes),
+    [Tracer] = lists:usort([Capture || #{capture := Capture} <- maps:values(maps:get(nodes, ask(A, D, status)))]),
+    {Nodes, D}.
+
+%% Runs the workers while Fun runs: what it gave, calls made, the nodes' CPU time until what is traced has been sent.
+load(Nodes, Gates, Rate, Fun) ->
+    Before = made(Nodes),
+    Cpu = cpu_us(Nodes),
+    [rpc(N, ?MODULE, go, [G, Rate]) || {N, G} <- lists:zip(Nodes, Gates)],
+    Result = Fun(),
+    [rpc(N, ?MODULE, pause, [G]) || {N, G} <- lists:zip(Nodes, Gates)],
+    receive after 100 -> ok end,
+    {Result, made(Nodes) - Before, cpu_us(Nodes) - Cpu}.
+
+made(Nodes) -> lists:sum([rpc(N, ?MODULE, made, []) || N <- Nodes]).
 
 %% Milliseconds from before the call to the answer that shows it.
 probe_once(A, D, X) ->
@@ -139,12 +208,14 @@ percentile(List, P) ->
     Sorted = lists:sort(List),
     lists:nth(max(1, ceil(length(Sorted) * P / 100)), Sorted) * 1.0.
 
-%% User and system time of the daemon, all threads, in microseconds.
-cpu_us(#{os_pid := Pid}) ->
-    {ok, Bin} = file:read_file("/proc/" ++ integer_to_list(Pid) ++ "/stat"),
-    [_, Rest] = string:split(Bin, ")", trailing),
-    Fields = string:lexemes(Rest, " "),
-    (binary_to_integer(lists:nth(12, Fields)) + binary_to_integer(lists:nth(13, Fields))) * 10000.
+%% User and system time of these programs, all threads, in microseconds.
+cpu_us(Handles) ->
+    lists:sum([begin
+                   {ok, Bin} = file:read_file("/proc/" ++ integer_to_list(Pid) ++ "/stat"),
+                   [_, Rest] = string:split(Bin, ")", trailing),
+                   Fields = string:lexemes(Rest, " "),
+                   (binary_to_integer(lists:nth(12, Fields)) + binary_to_integer(lists:nth(13, Fields))) * 10000
+               end || #{os_pid := Pid} <- Handles]).
 
 rss_anon(#{os_pid := Pid}) ->
     {ok, Bin} = file:read_file("/proc/" ++ integer_to_list(Pid) ++ "/status"),
