@@ -20,7 +20,7 @@
             events = [] :: [tuple()],                          % what the agent's own processes have to tell
             cut :: integer(), drained :: integer(),
             rest = doze :: busy | collect | doze | sleep,     % what it waits for
-            dry = 0 :: integer(),                             % the bucket's last time of dryness that was seen
+            dry = 0 :: integer(),                             % the bucket's last time of dryness that was seen, by the library's clock
             gaps = [] :: list(), patterns = [] :: list(),
             caps = #{} :: map(), etf_caps = scope_cut:caps(#{}) :: scope_cut:caps(), key = none :: scope_cut:key(),
             rules = none :: none | scope_redact:rules(),
@@ -136,11 +136,12 @@ look(S = #s{drained = Drained, rest = Rest, events = Events, ctx = Ctx}) ->
 
 %% The bucket is dry: events are turned away, and tracees lose their flags as they run. All others do now; the guard then
 %% puts back what the next rung allows.
-dry(Dry, S = #s{dry = Dry}) -> S;
 dry(0, S) -> S;
-dry(Dry, S = #s{ctx = #{guard := Guard}}) ->
+dry({Dry, _}, S = #s{dry = Dry}) -> S;
+dry({Dry, Ago}, S = #s{ctx = #{guard := Guard}}) ->
+    At = mono() - Ago,
     scope_trace:all_off(self()),
-    Guard ! {dry, any, Dry, Dry, mono()},
+    Guard ! {dry, any, At, At, mono()},
     S#s{dry = Dry}.
 
 drain(0, S) -> S;

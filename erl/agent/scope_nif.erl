@@ -169,7 +169,7 @@ setup(_) -> erlang:nif_error(not_loaded).
 drain() -> erlang:nif_error(not_loaded).
 %% {Bytes that wait, how full the fullest ring is in 1/256, events that were dropped or rejected and not yet told of, raw
 %% time when the budget's bucket was found dry or 0}
--spec pending() -> {non_neg_integer(), non_neg_integer(), non_neg_integer(), integer()}.
+-spec pending() -> {non_neg_integer(), non_neg_integer(), non_neg_integer(), 0 | {integer(), integer()}}.
 pending() -> erlang:nif_error(not_loaded).
 -spec counters() -> #{pushed | dropped | rejected | bytes | ring_bytes | rings | held => non_neg_integer()}.
 counters() -> #{pushed => 0, dropped => 0, rejected => 0, bytes => 0, ring_bytes => 0, rings => 0, held => 0}.

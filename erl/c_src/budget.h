@@ -16,7 +16,7 @@ inline constexpr std::int64_t kBurst = 200'000'000, kShare = 10'000'000;
 
 struct Bucket {
   std::atomic<bool> limited;
-  std::atomic<std::int64_t> paid, dry;  // dry: raw time, or 0
+  std::atomic<std::int64_t> paid, dry;  // dry: when, or 0
   std::atomic<std::uint32_t> args, kind[16], byte_256, small, rejected;
 };
 extern Bucket bucket;

@@ -31,6 +31,11 @@ struct Scratch {
 Scratch* scratch = nullptr;
 std::int64_t cut_before = INT64_MIN;
 std::int64_t pass_before = 0;
+VmClock vm_clock;
+std::int64_t cut_told = INT64_MIN;  // the last cut, in the VM's time
+
+// Of what is not before the last cut.
+std::int64_t told(std::int64_t t) { return std::max(vm_clock.vm(t), cut_told); }
 
 void see(std::uint32_t id) {
   for (std::size_t i = (id * 2654435761u) >> 17;; i = (i + 1) & (kSeen - 1)) {
@@ -231,9 +236,9 @@ ERL_NIF_TERM gaps(ErlNifEnv* env, unsigned rings) {
     until = std::max(until, now());
   }
   if (n == 0) return enif_make_list(env, 0);
-  return enif_make_list1(
-      env, enif_make_tuple4(env, a.ring_full, enif_make_uint64(env, n), enif_make_int64(env, from),
-                            enif_make_int64(env, until)));
+  return enif_make_list1(env, enif_make_tuple4(env, a.ring_full, enif_make_uint64(env, n),
+                                               enif_make_int64(env, vm_clock.vm(from)),
+                                               enif_make_int64(env, vm_clock.vm(until))));
 }
 
 // What was rejected since the last time: {N, From, Until} | none.
@@ -246,8 +251,9 @@ ERL_NIF_TERM rejects(ErlNifEnv* env, unsigned rings, std::int64_t t) {
     ring.rejected_told.store(now_rejected, std::memory_order_relaxed);
   }
   if (rejected == 0) return a.none;
-  return enif_make_tuple3(env, enif_make_uint64(env, rejected), enif_make_int64(env, pass_before),
-                          enif_make_int64(env, t));
+  return enif_make_tuple3(env, enif_make_uint64(env, rejected),
+                          enif_make_int64(env, vm_clock.vm(pass_before)),
+                          enif_make_int64(env, vm_clock.vm(t)));
 }
 
 }  // namespace
@@ -256,6 +262,7 @@ bool drain_setup() {
   void* p = mmap(nullptr, sizeof(Scratch), PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   scratch = p == MAP_FAILED ? nullptr : static_cast<Scratch*>(p);
+  vm_clock.begin();
   cut_before = pass_before = now();
   return scratch != nullptr;
 }
@@ -282,6 +289,7 @@ ERL_NIF_TERM drain(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
       scratch->active[n_active++] = &ring;
   }
   cut = std::max(cut, cut_before);
+  vm_clock.look();
 
   if (++scratch->generation == 0) ++scratch->generation;
   scratch->atoms = 0;
@@ -324,12 +332,14 @@ ERL_NIF_TERM drain(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
       const std::uint64_t padded = (head.size + 7u) & ~7ull;
       const auto* at = reinterpret_cast<const std::byte*>(&head);
       if (family(env, at, head, family_list, n_family)) {
-        std::memcpy(scratch->out + used, at, padded);
-        see_record(scratch->out + used, head);
+        std::byte* const copy = scratch->out + used;
+        std::memcpy(copy, at, padded);
+        last = told(head.time);
+        std::memcpy(copy + offsetof(RecordHead, time), &last, sizeof last);
+        see_record(copy, head);
         ++of[kind_of(head)];
         used += padded;
-        if (n++ == 0) first = head.time;
-        last = head.time;
+        if (n++ == 0) first = last;
       }
       tail += padded;
     }
@@ -337,6 +347,7 @@ ERL_NIF_TERM drain(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
     if (tail == ring.until) active[best] = active[--n_active];
   }
   cut_before = std::max(cut, cut_before);
+  cut_told = told(cut_before);
   const ERL_NIF_TERM gap_list = gaps(env, rings);
   const ERL_NIF_TERM rejected = rejects(env, rings, t);
   pass_before = t;
@@ -349,7 +360,7 @@ ERL_NIF_TERM drain(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   ERL_NIF_TERM fields[11] = {enif_make_uint64(env, n),
                              enif_make_int64(env, first),
                              enif_make_int64(env, last),
-                             enif_make_int64(env, cut_before),
+                             enif_make_int64(env, cut_told),
                              gap_list,
                              strings(env),
                              records,
@@ -365,10 +376,11 @@ ERL_NIF_TERM drain(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
 }
 
 // Bytes that wait in the rings; the part of the fullest that is full, in 1/256; what was lost and not yet told; when
-// the budget's bucket was found dry, or 0.
+// the budget's bucket was found dry, {our time, ns ago}, or 0.
 ERL_NIF_TERM pending(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   const unsigned rings = std::min(g.claimed.load(), g.rings);
   std::uint64_t sum = 0, most = 0, lost = 0;
+  const std::int64_t dry = dry_since();
   for (unsigned i = 0; i < rings; ++i) {
     const Ring& ring = *g.ring(i);
     const std::uint64_t held =
@@ -381,7 +393,9 @@ ERL_NIF_TERM pending(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   return enif_make_tuple4(
       env, enif_make_uint64(env, sum),
       enif_make_uint64(env, most * 256 / std::max<std::size_t>(1, g.ring_bytes)),
-      enif_make_uint64(env, lost), enif_make_int64(env, dry_since()));
+      enif_make_uint64(env, lost),
+      dry ? enif_make_tuple2(env, enif_make_int64(env, dry), enif_make_int64(env, now() - dry))
+          : enif_make_int64(env, 0));
 }
 
 ERL_NIF_TERM counters(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "erl/c_src/clock.h"
 #include "erl/c_src/redact.h"
 #include "erl/c_src/ring.h"
 
@@ -99,8 +100,6 @@ struct Atoms {
       none, any, plain;
 };
 extern Atoms a;
-
-inline std::int64_t now() { return enif_monotonic_time(ERL_NIF_NSEC); }
 
 // trace.cc
 ERL_NIF_TERM enabled(ErlNifEnv*, int, const ERL_NIF_TERM[]);

@@ -4,6 +4,7 @@
 -export([main/0, work/1, sink/1]).
 -export([init/1, handle_call/3, handle_cast/2]).
 
+-define(STAMPED, [arity, monotonic_timestamp]).      % what a tracer that is a library does not ask for
 -define(GEN, [{{gen_server, loop, 7}, {state, [3]}}]).
 
 main() ->
@@ -129,10 +130,10 @@ trace(process, P, Flags, Patterns) ->
             T ! {stop, self()},
             receive {stopped, T} -> ok end
     end;
-trace(floor, P, Flags, Patterns) -> on(P, [{tracer, capture_floor, none} | Flags], Patterns);
+trace(floor, P, Flags, Patterns) -> on(P, [{tracer, capture_floor, none} | Flags -- ?STAMPED], Patterns);
 trace(nif, P, Flags, Patterns) ->
     ok = scope_nif:set_roles([{M, F, A, R, Path} || {{M, F, A}, {R, Path}} <- Patterns]),
-    Off = on(P, [{tracer, scope_nif, scope} | Flags -- [arity, monotonic_timestamp]], Patterns),
+    Off = on(P, [{tracer, scope_nif, scope} | Flags -- ?STAMPED], Patterns),
     fun() ->
             Off(),
             scope_tracer ! {flush, self(), flushed},
