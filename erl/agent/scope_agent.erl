@@ -94,7 +94,7 @@
 
 -define(VSN, 1).
 -define(TICK, 100).
--define(IDLE_TICK, 250).     % while nothing is held
+-define(IDLE_TICK, 500).     % while nothing is held
 -define(DEFAULTS, #{lease_ms => 5000, grace_ms => 60000, hold_bytes => 16 bsl 20, window => 4 bsl 20,
                     deadman_ms => 2000, hold_full_ms => 5000, caps => #{}, budget => none}).
 
@@ -191,7 +191,7 @@ handle({NodeUpDown, Node, _Info}, S) when NodeUpDown =:= nodeup; NodeUpDown =:= 
     S;
 handle(tick, S) ->
     Idle = scope_hold:is_empty(S#s.hold) andalso S#s.leaving =:= no,
-    _ = erlang:send_after(case Idle of true -> ?IDLE_TICK; false -> ?TICK end, self(), tick),
+    _ = erlang:send_after(scope_beat:next(case Idle of true -> ?IDLE_TICK; false -> ?TICK end), self(), tick),
     scope_beat:beat(session, S#s.ctx),
     tick(S);
 handle(_, S) -> S.

@@ -2,7 +2,7 @@
 %% that a suspended or stuck process is noticed and nobody waits for it.
 -module(scope_beat).
 
--export([new/0, beat/2, silent_ms/2, sent/2, received/2, under_way/1, flushed/2, last_flush/1,
+-export([new/0, beat/2, silent_ms/2, next/1, sent/2, received/2, under_way/1, flushed/2, last_flush/1,
          captured/2, captured/1, discarded/2, discarded/1, kinds/0, counted/3, totals/1,
          held/3, held/1, full/1]).
 
@@ -30,6 +30,11 @@ beat(Who, #{beats := Ref}) -> atomics:put(Ref, index(Who), now_ms()).
 
 -spec silent_ms(who(), ctx()) -> integer().
 silent_ms(Who, #{beats := Ref}) -> now_ms() - atomics:get(Ref, index(Who)).
+
+%% Ms to the next multiple of so many: who waits for that wakes up together with the others, and a node that has nothing
+%% to do is woken once for all of us.
+-spec next(pos_integer()) -> pos_integer().
+next(Ms) -> Ms - ((now_ms() rem Ms) + Ms) rem Ms.
 
 %% Bytes of batches that the tracer gave to the session and that the session has not yet taken in.
 -spec sent(non_neg_integer(), ctx()) -> ok.

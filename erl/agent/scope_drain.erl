@@ -11,7 +11,7 @@
 -define(BATCH_NS, 10000000).
 -define(BUSY_MS, 2).
 -define(BATCH_MS, 10).
--define(SLEEP_MS, 250).                % then it looks anyway: how far it has come is of use, too
+-define(SLEEP_MS, 500).                % then it looks anyway: how far it has come is of use, too
 -define(ROUNDS, 64).                   % batches in one go; then others are listened to
 -define(LEND_MS, 1000).
 -define(MAX_UNDER_WAY, 4 bsl 20).      % bytes that the session has not taken in
@@ -49,7 +49,7 @@ loop(S = #s{rest = Rest}) ->
                      busy -> {1, ?BUSY_MS};
                      collect -> {1, ?BATCH_MS};
                      doze -> {2, ?BATCH_MS};        % an event of this moment may not have woken us
-                     sleep -> {2, ?SLEEP_MS}
+                     sleep -> {2, scope_beat:next(?SLEEP_MS)}
                  end,
     scope_nif:drainer(Wake),
     receive

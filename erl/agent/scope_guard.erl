@@ -2,7 +2,8 @@
 %%
 %% What is set is always computed from the starts that live, so stopping one leaves the others as they were. The
 %% supervisor is told of each pattern before it is set, and can take it away if we cannot.
-%% Every 100 ms names are looked up again, every 250 ms limits checked, where there are any; every second the patterns and a sample of the processes
+%% Every 100 ms names are looked up again and counts checked, where there are any, every 250 ms the rest; every 500 ms while
+%% nothing comes. A time limit is checked when it ends; every second the patterns and a sample of the processes
 %% are: what another tool took away is set again once, with a gap, and then given up. A reloaded module is armed again.
 -module(scope_guard).
 
@@ -69,18 +70,26 @@ handle({job_late, Ref}, S = #s{job = {Ref, Pid, _, _, _}}) ->
 handle({'DOWN', Mon, process, _, _}, S = #s{job = {_, _, Mon, Job, _}}) -> scope_ask:counted(Job, unknown, scope_ask:job_done(S));
 handle({'DOWN', _, process, _, _}, S) -> finish(S);         % session or supervisor
 handle(tick, S) ->
-    _ = erlang:send_after(tick_ms(S#s.starts), self(), tick),
+    Captured = scope_beat:captured(S#s.ctx),
+    _ = erlang:send_after(tick_ms(S#s.starts, Captured =:= S#s.seen), self(), tick),
     scope_beat:beat(guard, S#s.ctx),
-    tick(S);
+    tick(S#s{seen = Captured});
 handle(_, S) -> S.
 
 %% A process that only waits costs a node least if it seldom wakes up.
-tick_ms(Starts) when map_size(Starts) =:= 0 -> ?IDLE_TICK;
-tick_ms(Starts) ->
-    case lists:all(fun(#start{spec = #{names := N}, count = C}) -> N =:= [] andalso C =:= infinity end, maps:values(Starts)) of
-        true -> ?SLOW_TICK;
-        false -> ?TICK
-    end.
+tick_ms(Starts, Quiet) ->
+    All = maps:values(Starts),
+    Ms = case lists:all(fun(#start{spec = #{names := N}, count = C}) -> N =:= [] andalso C =:= infinity end, All) of
+             false -> ?TICK;
+             true when All =:= [] -> ?IDLE_TICK;
+             true ->
+                 case Quiet andalso not lists:any(fun(#start{behaviours = B}) -> lists:keymember(absent, 2, B) end, All) of
+                     true -> ?IDLE_TICK;
+                     false -> ?SLOW_TICK
+                 end
+         end,
+    Left = [Until - now_ms() || #start{until = Until} <- All, is_integer(Until)],
+    lists:min([scope_beat:next(Ms) | [max(1, L) || L <- Left]]).
 
 %% Kept for a tracer that comes later.
 configure(Map0, S = #s{settings = Before, tracer = Tracer}) ->

@@ -4,6 +4,7 @@
                 count = infinity :: integer() | infinity}).
 -record(s, {ctx :: map(), tracer :: pid(),
             starts = #{} :: #{term() => #start{}},
+            seen = 0 :: integer(),              % what was captured, at the last tick
             idle :: integer(),                  % raw time since when nothing is traced, while there are no starts
             patterns = scope_patterns:new() :: scope_patterns:patterns(),
             checked :: integer(), checked_raw :: integer(), lost = none :: none | integer(),

@@ -74,25 +74,30 @@ breaker(Second, Limits, S = #spent{busy = Busy0}) ->
 %% Per cent of the machine's or the container's memory that can still be had; infinity (an atom is larger than any
 %% number) where nothing tells.
 available() ->
-    Total = field("/proc/meminfo", <<"MemTotal:">>),
-    Left = field("/proc/meminfo", <<"MemAvailable:">>),
-    Max = whole("/sys/fs/cgroup/memory.max"),
-    Used = whole("/sys/fs/cgroup/memory.current"),
-    min(share(Left, Total), case is_integer(Max) andalso is_integer(Used) of true -> share(Max - Used, Max); false -> infinity end).
+    min(case read("/proc/meminfo") of
+            {ok, Info} -> share(field(Info, <<"MemAvailable:">>), field(Info, <<"MemTotal:">>));
+            _ -> infinity
+        end,
+        case whole("/sys/fs/cgroup/memory.max") of
+            none -> infinity;
+            Max ->
+                case whole("/sys/fs/cgroup/memory.current") of none -> infinity; Used -> share(Max - Used, Max) end
+        end).
 
 share(Part, Whole) when is_integer(Part), is_integer(Whole), Whole > 0 -> 100 * Part / Whole;
 share(_, _) -> infinity.
 
 whole(File) ->
-    try {ok, Bin} = prim_file:read_file(File), binary_to_integer(string:trim(Bin)) catch _:_ -> none end.
+    try {ok, Bin} = read(File), binary_to_integer(string:trim(Bin)) catch _:_ -> none end.
 
-field(File, Name) ->
+field(Info, Name) ->
     try
-        {ok, Bin} = prim_file:read_file(File),
-        [_, Rest] = binary:split(Bin, Name),
+        [_, Rest] = binary:split(Info, Name),
         [Number | _] = string:lexemes(Rest, " \n"),
         binary_to_integer(Number)
     catch _:_ -> none
     end.
+
+read(File) -> prim_file:read_file(File).
 
 mono() -> erlang:monotonic_time(nanosecond).

@@ -62,7 +62,7 @@ loop(S) ->
             {Who, Mons} = maps:take(Mon, S#s.mons),
             down(Who, Reason, S#s{mons = Mons});
         tick ->
-            _ = erlang:send_after(?TICK, self(), tick),
+            _ = erlang:send_after(scope_beat:next(?TICK), self(), tick),
             scope_beat:beat(sup, S#s.ctx),
             _ = scope_nif:lease(?LEASE_MS),
             tick(S);
