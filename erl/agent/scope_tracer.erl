@@ -3,7 +3,8 @@
 %% Its queue is on its heap and its heap is limited, so the VM kills it before it can hurt the node; its death clears
 %% the flags of all tracees. After each batch it looks at its queue and memory: past the limits it switches the flags
 %% off, discards and counts what is queued, and tells the guard, who switches them on again.
-%% Batches go as binaries: they are shared, not copied, and their bytes can be counted exactly.
+%% Batches go as binaries: they are shared, not copied, and their bytes can be counted exactly. Calls of which only the
+%% arity is wanted are written as they come: term_to_binary of a batch of them costs more than all else that we do.
 -module(scope_tracer).
 
 -export([start/0, init/0]).
@@ -21,7 +22,8 @@
 
 -record(s, {ctx :: map(),
             session :: pid(),
-            events = [] :: [tuple()], n = 0 :: non_neg_integer(), bytes = 0 :: non_neg_integer(),
+            calls = <<>> :: binary(), called = 0 :: non_neg_integer(),   % those that came first, as their external format
+            events = [] :: [tuple()], n = 0 :: non_neg_integer(), bytes = 0 :: non_neg_integer(),    % n: with the calls
             first = 0 :: integer(), last = 0 :: integer(),     % raw times of the events held
             cut :: integer(),                                  % what was traced before is not in the queue any more
             marked :: integer(), marker = false :: boolean(),
@@ -34,6 +36,10 @@
             bucket = none :: scope_budget:bucket(),
             sample = all :: all | {float(), #{pid() => true}},  % the share of processes that is kept, and those kept anyway
             native :: boolean()}).                             % native time unit is the nanosecond
+
+%% Calls that are being written: what the last one began with, and what others of this batch did; times.
+-record(c, {pid :: pid(), mfa :: mfa(), start :: binary(), known = #{} :: #{{pid(), mfa()} => binary()},
+            first :: integer(), least :: integer()}).
 
 -spec start() -> {pid(), reference()}.
 start() ->
@@ -63,6 +69,8 @@ loop(S, Timeout) ->
     after Timeout -> flush(S)
     end.
 
+traced({trace_ts, Pid, call, Mfa, At} = Trace, S = #s{sample = all, native = true, n = 0}) ->
+    calls(Trace, #c{pid = Pid, mfa = Mfa, start = start(Pid, Mfa), first = At, least = At}, At, <<>>, 0, S);
 traced(Trace, S = #s{sample = all}) -> kept(Trace, S);
 traced(Trace, S = #s{sample = {Rate, Anyway}, children = Children}) ->
     Pid = element(2, Trace),
@@ -72,6 +80,56 @@ traced(Trace, S = #s{sample = {Rate, Anyway}, children = Children}) ->
             scope_trace:flags_off(Pid, [all], self()),
             loop(S, wait(S))
     end.
+
+calls({trace_ts, Pid, call, Mfa, At}, C = #c{pid = Pid, mfa = Mfa, start = Start, first = First, least = Least}, Most0, Bin0, N, S)
+  when At >= Least ->
+    Most = max(At, Most0),
+    Bin = case At < 0 of
+              true -> <<Bin0/binary, Start/binary, 110, 8, 1, (-At):64/little>>;
+              false -> <<Bin0/binary, Start/binary, 110, 8, 0, At:64/little>>
+          end,
+    case N + 1 >= ?MAX_EVENTS orelse byte_size(Bin) >= ?MAX_BYTES orelse At - First > ?MAX_MS * 1000000 of
+        true -> flush(called(C, Most, Bin, N + 1, S));
+        false ->
+            receive
+                Next -> calls(Next, C, Most, Bin, N + 1, S)
+            after ?MAX_MS -> flush(called(C, Most, Bin, N + 1, S))
+            end
+    end;
+%% Another process or function, or a time that is earlier than all.
+calls(Trace = {trace_ts, Pid, call, Mfa, At}, C = #c{known = Known, least = Least}, Most, Bin, N, S) ->
+    {Start, Known1} = case Known of
+                          #{{Pid, Mfa} := Found} -> {Found, Known};
+                          _ ->
+                              New = start(Pid, Mfa),
+                              {New, Known#{{Pid, Mfa} => New}}
+                      end,
+    calls(Trace, C#c{pid = Pid, mfa = Mfa, start = Start, known = Known1, least = min(At, Least)}, Most, Bin, N, S);
+calls(Other, C, Most, Bin, N, S0) ->
+    S = called(C, Most, Bin, N, S0),
+    case element(1, Other) of
+        trace_ts -> traced(Other, S);
+        _ -> other(Other, S)
+    end.
+
+called(#c{least = Least}, Most, Bin, N, S) ->
+    S#s{calls = Bin, called = N, n = N, bytes = byte_size(Bin), first = Least, last = Most}.
+
+%% A call's external format up to its time.
+start(Pid, Mfa) ->
+    Call = term_to_binary({trace_ts, Pid, call, Mfa, 0}),
+    binary:part(Call, 1, byte_size(Call) - 3).      % without the version, and without <<97, 0>>
+
+%% The list of all that is held, as term_to_binary makes it.
+external(#s{called = 0, events = Events}) -> term_to_binary(lists:reverse(Events), [{minor_version, 2}]);
+external(#s{calls = Calls, n = N, events = Events}) ->
+    Rest = case Events of
+               [] -> <<106>>;
+               _ ->
+                   <<131, 108, _:32, Items/binary>> = term_to_binary(lists:reverse(Events), [{minor_version, 2}]),
+                   Items
+           end,
+    <<131, 108, N:32, Calls/binary, Rest/binary>>.
 
 kept(Trace, S) ->
     case needed(Trace, S) of
@@ -161,17 +219,20 @@ ship(S = #s{n = 0, gaps = [], ctx = Ctx}) ->
     scope_beat:beat(tracer, Ctx),
     scope_beat:flushed(S#s.cut, Ctx),
     mark(mono(), S);
-ship(S0 = #s{events = Events, n = N, gaps = Gaps, ctx = Ctx, session = Session}) ->
+ship(S0 = #s{events = Events, called = Called, n = N, gaps = Gaps, ctx = Ctx, session = Session}) ->
     scope_beat:beat(tracer, Ctx),
     Now = mono(),
     {First, Last} = case N of 0 -> {Now, Now}; _ -> {S0#s.first, S0#s.last} end,
-    Bin = term_to_binary(lists:reverse(Events), [{minor_version, 2}]),
+    Bin = external(S0),
     Bytes = byte_size(Bin),
-    Counts = scope_budget:count(Events),
+    Counts = case scope_budget:count(Events) of
+                 Counted when Called =:= 0 -> Counted;
+                 Counted -> Counted#{calls => maps:get(calls, Counted, 0) + Called}
+             end,
     scope_beat:counted(Counts, Bytes, Ctx),
     S = spend(Counts, Bytes, First, Now, S0),
     scope_beat:captured(N, Ctx),
-    Empty = mark(Now, S#s{events = [], n = 0, bytes = 0}),
+    Empty = mark(Now, S#s{calls = <<>>, called = 0, events = [], n = 0, bytes = 0}),
     case scope_beat:under_way(Ctx) + Bytes > ?MAX_UNDER_WAY of
         true ->
             scope_beat:discarded(N, Ctx),
@@ -202,8 +263,7 @@ mark(Now, S = #s{marker = false, marked = Marked}) when Now - Marked > ?MARK_NS 
 mark(_, S) -> S.
 
 after_batch(S) ->
-    {_, Queue} = process_info(self(), message_queue_len),
-    {_, Memory} = process_info(self(), memory),
+    [{_, Queue}, {_, Memory}] = process_info(self(), [message_queue_len, memory]),
     case Queue > ?MAX_QUEUE orelse Memory > ?MAX_MEMORY of
         true -> overloaded(S);
         false -> loop(S, wait(S))

@@ -8,7 +8,7 @@
 
 all() ->
     [union_and_stop, union_of_patterns, limit_ms, limit_count, children, children_stop, new_processes, all_processes,
-     left_out, messages, exceptions, cut_terms, users_own_mark, baseline, name_moves, order_is_kept, many_processes,
+     left_out, messages, exceptions, cut_terms, users_own_mark, baseline, name_moves, order_is_kept, calls_among_messages, many_processes,
      throughput].
 
 timeout(_) -> 60000.
@@ -249,6 +249,39 @@ order_is_kept(Config) ->
     {_, _, {Last, _}, _, LastCut, _} = lists:last(Batches),
     log("the cut is ~b ms behind", [(Last - LastCut) div 1000000]),
     true = Last - LastCut < 1000000000.
+
+%% Calls by their arity alone, of several processes and functions, some with sends between them: each process's events are
+%% what it did and in that order, and none is said twice or is outside its batch's times.
+calls_among_messages(Config) ->
+    {T, D, Pid} = setup(Config),
+    Ps = [rpc(T, erlang, spawn, [fun() -> receive go -> among(I, 300) end, receive stop -> ok end end]) || I <- [1, 2, 3]],
+    {ok, _} = d(D, control, [Pid, {start, a, #{mfas => [{scope_victim, F, 1} || F <- [work, twice]], pids => Ps,
+                                               events => [calls, sends]}}]),
+    [P ! go || P <- Ps],
+    Done = fun(Es) -> length([E || E <- Es, element(3, E) =:= send]) =:= 300 end,
+    wait_until(fun() -> d(D, control, [Pid, flush]), Done(d(D, events, [Pid])) end, 20000),
+    Batches = d(D, batches, [Pid]),
+    Events = [E || {_, _, _, _, _, Es} <- Batches, E <- Es, element(1, E) =:= trace_ts],
+    Did = fun(I) ->
+                  lists:append([[{work, 1}, {twice, 1}, {twice, 1}] ++ [{sent, N} || N rem 3 =:= I - 1] || N <- lists:seq(300, 1, -1)])
+          end,
+    [begin
+         Of = [case E of
+                   {trace_ts, _, call, {scope_victim, F, A}, _} -> {F, A};
+                   {trace_ts, _, send, {sent, N}, _, _} -> {sent, N}
+               end || E <- Events, element(2, E) =:= P],
+         assert_eq(Did(I), Of),
+         Times = [element(tuple_size(E), E) || E <- Events, element(2, E) =:= P],
+         assert_eq(lists:sort(Times), Times)
+     end || {P, I} <- lists:zip(Ps, [1, 2, 3])],
+    assert_eq([], d(D, gaps, [Pid]) -- [G || G <- d(D, gaps, [Pid]), element(1, G) =:= not_traced]).
+
+among(_, 0) -> ok;
+among(I, N) ->
+    _ = scope_victim:work(N),
+    _ = scope_victim:twice(N),
+    _ = N rem 3 =:= I - 1 andalso (self() ! {sent, N}),
+    among(I, N - 1).
 
 %% 50,000 processes are flagged in chunks; nobody on the node waits long for it.
 many_processes(Config) ->
