@@ -185,7 +185,7 @@ watch(_) -> ok.
 drainer(_) -> ok.
 -spec active() -> boolean().
 active() -> binary_to_term(<<131, 119, 5, "false">>).      % so that dialyzer does not believe it for ever
--spec calibrated() -> [refs | aliases | bigs | funs].
+-spec calibrated() -> [refs | aliases | bigs | cells | funs].
 calibrated() -> [].
 %% Processes are traced whose hash is below so many 65536ths.
 -spec set_sample(0..65536) -> ok.

@@ -264,7 +264,7 @@ void Encoder::list(ERL_NIF_TERM term, int depth) {
   // Cells first: ETF wants their number.
   ERL_NIF_TERM head, rest = term;
   unsigned n = 0;
-  for (; n < kItems && enif_get_list_cell(env_, rest, &head, &rest); ++n) {
+  for (; n < kItems && list_cell(env_, rest, head, rest); ++n) {
   }
   // n items, then `rest`: nil, an improper tail, or what is left out.
   unsigned keep = n;
@@ -281,7 +281,7 @@ void Encoder::list(ERL_NIF_TERM term, int depth) {
   put32(keep);
   rest = term;
   for (unsigned i = 0; i < keep; ++i) {
-    enif_get_list_cell(env_, rest, &head, &rest);
+    (void)list_cell(env_, rest, head, rest);
     hidden >> i & 1 ? hide(head) : walk(head, depth);
   }
   if (all) return walk(rest, depth);

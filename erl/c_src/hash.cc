@@ -114,7 +114,7 @@ class Walk {
 
   End list(SipHash& out, ERL_NIF_TERM t) {
     ERL_NIF_TERM head, tail;
-    while (enif_get_list_cell(env_, t, &head, &tail)) {
+    while (list_cell(env_, t, head, tail)) {
       tag(out, 'l');
       if (const End e = term(out, head); e != End::whole) return e;
       if (!is_cons(tail)) return term(out, tail);

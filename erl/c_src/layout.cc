@@ -319,6 +319,18 @@ void funs(ErlNifEnv* env, ERL_NIF_TERM samples) {
   }
 }
 
+// By the cells that the samples themselves stand in.
+bool cells(ErlNifEnv* env, ERL_NIF_TERM samples) {
+  ERL_NIF_TERM list, head, tail, cell[2];
+  if (!enif_get_map_value(env, samples, enif_make_atom(env, "others"), &list) || is_nil(list))
+    return false;
+  for (; enif_get_list_cell(env, list, &head, &tail); list = tail) {
+    if (!safe_read(boxed(list), cell, sizeof cell) || cell[0] != head || cell[1] != tail)
+      return false;
+  }
+  return is_nil(list);
+}
+
 }  // namespace
 
 const char* calibrate(ErlNifEnv* env, ERL_NIF_TERM samples) {
@@ -328,6 +340,7 @@ const char* calibrate(ErlNifEnv* env, ERL_NIF_TERM samples) {
   layout.alias = references(env, samples, "aliases");
   bigs(env, samples);
   funs(env, samples);
+  layout.cells = cells(env, samples);
   return nullptr;
 }
 

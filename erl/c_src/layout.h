@@ -43,6 +43,7 @@ struct Layout {
   unsigned external_at = 0;  // an external fun: the word there, masked, is this
   std::uint64_t external_mask = 0, external_bits = 0;
   bool funs = false;
+  bool cells = false;  // a list's cell is its head and its tail, where the term points
 };
 extern Layout layout;
 
@@ -70,7 +71,7 @@ inline std::uint64_t port_id(ERL_NIF_TERM t) {
   return layout.port_slot.undo(t >> 4 & ((1ull << layout.port_bits) - 1));
 }
 
-// REQUIRES is_boxed(t)
+// REQUIRES is_boxed(t), or is_cons(t) and layout.cells
 inline const std::byte* boxed(ERL_NIF_TERM t) {
   return reinterpret_cast<const std::byte*>(t & ~ERL_NIF_TERM{7});
 }
@@ -79,6 +80,15 @@ T load(const std::byte* at) {
   T value;
   std::memcpy(&value, at, sizeof value);
   return value;
+}
+
+// As enif_get_list_cell, which costs a call for each element.
+inline bool list_cell(ErlNifEnv* env, ERL_NIF_TERM list, ERL_NIF_TERM& head, ERL_NIF_TERM& tail) {
+  if (!layout.cells) return enif_get_list_cell(env, list, &head, &tail);
+  if (!is_cons(list)) return false;
+  head = load<ERL_NIF_TERM>(boxed(list));
+  tail = load<ERL_NIF_TERM>(boxed(list) + sizeof head);
+  return true;
 }
 
 // The kind of a local reference; nullptr: another node's, or of a kind that is not known.

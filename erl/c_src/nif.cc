@@ -310,13 +310,14 @@ ERL_NIF_TERM active(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   return enif_make_atom(env, g.ready.load() ? "true" : "false");
 }
 
-// layout() -> what calibration found, for the tests: [refs | aliases | bigs | funs]
+// layout() -> what calibration found, for the tests: [refs | aliases | bigs | cells | funs]
 ERL_NIF_TERM found(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   ERL_NIF_TERM list = enif_make_list(env, 0);
   const auto add_if = [&](bool there, const char* what) {
     if (there) list = enif_make_list_cell(env, enif_make_atom(env, what), list);
   };
   add_if(layout.funs, "funs");
+  add_if(layout.cells, "cells");
   add_if(layout.big_tag[0] != 0, "bigs");
   add_if(layout.alias.count != 0, "aliases");
   add_if(layout.reference.count != 0, "refs");

@@ -181,7 +181,7 @@ bool Rules::is_key(ErlNifEnv* env, ERL_NIF_TERM term) const {
   unsigned char text[kKeyBytes];
   std::size_t n = 0;
   ERL_NIF_TERM head;
-  while (n < kKeyBytes && enif_get_list_cell(env, term, &head, &term)) {
+  while (n < kKeyBytes && list_cell(env, term, head, term)) {
     if (!is_small(head) || small_value(head) < 1 || small_value(head) > 0x10FFFF) return false;
     text[n++] = static_cast<unsigned char>(std::min<std::int64_t>(small_value(head), 0xFF));
   }

@@ -77,7 +77,7 @@ bool at_path(ErlNifEnv* env, const RoleRow& row, ERL_NIF_TERM term, ERL_NIF_TERM
     }
     ERL_NIF_TERM head, rest = term;
     for (unsigned n = 0; n < row.path[i]; ++n) {
-      if (!enif_get_list_cell(env, rest, &head, &rest)) return false;
+      if (!list_cell(env, rest, head, rest)) return false;
     }
     term = head;
   }
@@ -97,7 +97,7 @@ struct Event {
 std::uint8_t length_of(ErlNifEnv* env, ERL_NIF_TERM list) {
   ERL_NIF_TERM head;
   unsigned n = 0;
-  while (n < 255 && enif_get_list_cell(env, list, &head, &list)) ++n;
+  while (n < 255 && list_cell(env, list, head, list)) ++n;
   return static_cast<std::uint8_t>(n);
 }
 

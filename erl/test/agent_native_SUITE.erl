@@ -29,7 +29,7 @@ native(Config, Opts) ->
 %% Every word of the VM's that the library would read itself was found; and the file is gone.
 calibrated(Config) ->
     {T, _, _} = native(Config),
-    assert_eq([aliases, bigs, funs, refs], lists:sort(rpc(T, scope_nif, calibrated, []))),
+    assert_eq([aliases, bigs, cells, funs, refs], lists:sort(rpc(T, scope_nif, calibrated, []))),
     Os = rpc(T, os, getpid, []),
     assert_eq([], [F || Dir <- ["/tmp", "/var/tmp", "/dev/shm"], F <- rpc(T, filelib, wildcard, [Dir ++ "/scope-" ++ Os ++ "-*"])]).
 
@@ -337,7 +337,7 @@ all_suspended(Config) ->
 other_limits(Config) ->
     [begin
          {T, _, _} = native(Config, #{target => #{args => Args}}),
-         assert_eq([aliases, bigs, funs, refs], lists:sort(rpc(T, scope_nif, calibrated, [])))
+         assert_eq([aliases, bigs, cells, funs, refs], lists:sort(rpc(T, scope_nif, calibrated, [])))
      end || Args <- [["+P", "2000", "+Q", "2000"], ["+P", "8000000", "+Q", "1000000"]]].
 
 %% What cannot be loaded is said, and the Erlang tracer does the work.
