@@ -257,7 +257,7 @@ calls_among_messages(Config) ->
     Ps = [rpc(T, erlang, spawn, [fun() -> receive go -> among(I, 300) end, receive stop -> ok end end]) || I <- [1, 2, 3]],
     {ok, _} = d(D, control, [Pid, {start, a, #{mfas => [{scope_victim, F, 1} || F <- [work, twice]], pids => Ps,
                                                events => [calls, sends]}}]),
-    [P ! go || P <- Ps],
+    [rpc(T, erlang, send, [P, go]) || P <- Ps],
     Done = fun(Es) -> length([E || E <- Es, element(3, E) =:= send]) =:= 300 end,
     wait_until(fun() -> d(D, control, [Pid, flush]), Done(d(D, events, [Pid])) end, 20000),
     Batches = d(D, batches, [Pid]),
