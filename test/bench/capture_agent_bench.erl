@@ -27,6 +27,8 @@ load(Dir) ->
 native(Quick) ->
     Bare = busy(case Quick of true -> 3000; false -> 15000 end),
     {Daemon, Agent} = attach(native, #{budget => #{}}),
+    receive after 1000 -> ok end,
+    Attached = busy(case Quick of true -> 3000; false -> 15000 end),
     {ok, _} = ask(Daemon, {start, quiet, spec(#{})}),
     receive after 1000 -> ok end,
     Idle = busy(case Quick of true -> 3000; false -> 15000 end),
@@ -34,7 +36,7 @@ native(Quick) ->
     Budget = budget(Daemon, case Quick of true -> 5; false -> 15 end),
     Stall = stall(Daemon),
     ok = leave(Daemon, Agent),
-    maps:merge(Budget, Stall#{agent_idle_cpu_percent => max(0.0, Idle - Bare), node_idle_cpu_percent => Bare,
+    maps:merge(Budget, Stall#{agent_idle_cpu_percent => max(0.0, Idle - Bare), agent_untraced_cpu_percent => max(0.0, Attached - Bare), node_idle_cpu_percent => Bare,
                               stalled_daemon_rss_over_bound => stalled(case Quick of true -> 2000; false -> 5000 end)}).
 
 spec(More) -> maps:merge(#{mfas => [{?MODULE, hammered, 1}], events => [calls], args => true, force => true}, More).

@@ -46,7 +46,8 @@ measure(Config0, Load, Json) ->
     _ = Side(none, " --messages 4000 --rate 1000"),               % the brokers' first second is another one
     Pairs = fun(N, Trace, Args) -> [{Side(none, Args), Side(Trace, Args)} || _ <- lists:seq(1, N)] end,
     Paced = Pairs(5, #{profile => balanced}, " --messages 2500 --rate 500"),
-    Unpaced = Pairs(9, #{modules => ?WIDE, events => [calls], force => true}, " --messages 12000 --rate 1000000"),
+    io:format("paced ~0p~n", [Paced]),
+    Unpaced = Pairs(9, #{modules => ?WIDE, events => [function_entry], force => true}, " --messages 12000 --rate 1000000"),
     _ = scope_daemon:stop(D),
     Ratios = fun(Key, Of) -> lists:sort([map_get(Key, B) / map_get(Key, A) || {A, B} <- Of]) end,
     Kept = Ratios(rate, Unpaced),
@@ -59,7 +60,7 @@ measure(Config0, Load, Json) ->
                 rabbitmq_unpaced_rate_kept_low => lists:nth(2, Kept), rabbitmq_unpaced_rate_kept_high => lists:nth(8, Kept),
                 rabbitmq_unpaced_cpu_ratio => median(Ratios(cpu, Unpaced)),
                 rabbitmq_unpaced_messages_per_s => median([map_get(rate, A) || {A, _} <- Unpaced])},
-    io:format("pairs ~0p~n~0p~n", [Paced, Unpaced]),
+    io:format("unpaced ~0p~n", [Unpaced]),
     [io:format("~s ~.4f~n", [K, V * 1.0]) || {K, V} <- maps:to_list(Figures)].
 
 %% The ladder may have ended it.
