@@ -9,7 +9,7 @@
 
 all() ->
     [calibrated, same_as_erlang, golden_hashes, every_call_counted, dry_bucket_ends_it, sampled_whole, big_terms,
-     idle_costs_little, cycles_under_load, all_killed, all_suspended, other_limits, broken_library,
+     times_are_the_vms, idle_costs_little, cycles_under_load, all_killed, all_suspended, other_limits, broken_library,
      foreign_library, no_library].
 
 timeout(_) -> 60000.
@@ -237,6 +237,29 @@ big_terms(Config) ->
     [{'$scope_cut', Bytes, Bounded, none} | _] = [A || {trace_ts, _, call, _, {args, A}, _} <- d(D, events, [Pid])],
     log("~.2f us a call", [Us]),
     true = Us < 50 andalso Bytes > 1 bsl 20 andalso erlang:external_size(Bounded) < 600.
+
+%% Tracees are timed by another clock than the VM's: what comes lies between what the tracee reads of the VM's before and after,
+%% after a long sleep of the drainer and in the midst of many.
+times_are_the_vms(Config) ->
+    {T, D, Pid} = native(Config),
+    {ok, _} = d(D, control, [Pid, {start, a, #{mfas => [{?MODULE, counted, 1}], events => [calls], args => true}}]),
+    Mono = fun() -> erlang:monotonic_time(nanosecond) end,
+    Read = rpc(T, fun() ->
+                          [begin
+                               receive after case I rem 10 of 0 -> 300; _ -> 0 end -> ok end,
+                               Before = Mono(),
+                               _ = ?MODULE:counted({read, I}),
+                               _ = [?MODULE:counted(none) || _ <- lists:seq(1, 200)],
+                               {I, Before, Mono()}
+                           end || I <- lists:seq(1, 50)]
+                  end),
+    ok = d(D, control, [Pid, flush]),
+    Times = fun() -> [{I, At} || {trace_ts, _, call, _, {args, [{read, I}]}, At} <- d(D, events, [Pid])] end,
+    wait_until(fun() -> length(Times()) =:= 50 end, 10000),
+    %% The two clocks are never read at exactly one time; a busy machine may stop us in between.
+    Outside = [max(Before - At, At - After) || {{I, Before, After}, {I, At}} <- lists:zip(Read, Times())],
+    log("~b us outside at most", [lists:max(Outside) div 1000]),
+    assert_eq([], [O || O <- Outside, O > 50000000]).
 
 idle_costs_little(Config) ->
     {T, D, Pid} = native(Config),
