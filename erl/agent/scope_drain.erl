@@ -1,15 +1,14 @@
 %% The native tracer's process: empties the rings and gives batches to the session. Understands what scope_tracer does,
 %% and is registered under its name.
 %%
-%% While many events come it looks every 2 ms, and ships when a batch's worth waits, or after 10 ms. When none come it
-%% sleeps, and the first one wakes it. Nothing is lost if it is killed: what the rings hold waits for the next one.
+%% While events come it ships every 10 ms, and at once when a quarter of a ring is full: the tracee wakes it. When none come
+%% it sleeps, and the first one wakes it. Nothing is lost if it is killed: what the rings hold waits for the next one.
 -module(scope_drain).
 
 -export([start/0, init/0]).
 
 -define(BATCH, 49152).
 -define(BATCH_NS, 10000000).
--define(BUSY_MS, 2).
 -define(BATCH_MS, 10).
 -define(SLEEP_MS, 500).                % then it looks anyway: how far it has come is of use, too
 -define(ROUNDS, 64).                   % batches in one go; then others are listened to
@@ -19,7 +18,7 @@
 -record(s, {ctx :: map(), session :: pid(),
             events = [] :: [tuple()],                          % what the agent's own processes have to tell
             cut :: integer(), drained :: integer(),
-            rest = doze :: busy | collect | doze | sleep,     % what it waits for
+            rest = doze :: collect | doze | sleep,     % what it waits for
             dry = 0 :: integer(),                             % the bucket's last time of dryness that was seen, by the library's clock
             gaps = [] :: list(), patterns = [] :: list(),
             caps = #{} :: map(), etf_caps = scope_cut:caps(#{}) :: scope_cut:caps(), key = none :: scope_cut:key(),
@@ -46,7 +45,6 @@ init() ->
 
 loop(S = #s{rest = Rest}) ->
     {Wake, Ms} = case Rest of
-                     busy -> {1, ?BUSY_MS};
                      collect -> {1, ?BATCH_MS};
                      doze -> {2, ?BATCH_MS};        % an event of this moment may not have woken us
                      sleep -> {2, scope_beat:next(?SLEEP_MS)}
@@ -126,7 +124,6 @@ look(S = #s{drained = Drained, rest = Rest, events = Events, ctx = Ctx}) ->
     case Bytes >= ?BATCH orelse Fullest >= 64 orelse Now - Drained >= ?BATCH_NS of
         true ->
             drain(?ROUNDS, S1#s{drained = Now, rest = if
-                                                          Bytes >= ?BATCH div 4 -> busy;
                                                           Some -> collect;
                                                           Rest =:= doze; Rest =:= sleep -> sleep;
                                                           true -> doze

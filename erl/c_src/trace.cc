@@ -45,6 +45,13 @@ void wake_drainer(ErlNifEnv* env) {
   if (g.wake.exchange(0) != 0) (void)enif_send(env, &g.drainer, nullptr, a.wake);
 }
 
+// What was seen of the tail may be long ago: who wakes the drainer for that wakes it at every event.
+bool quarter_full(Ring& ring, std::uint64_t head) {
+  if (head - ring.tail_seen <= g.ring_bytes / 4) return false;
+  ring.tail_seen = ring.tail.load(std::memory_order_acquire);
+  return head - ring.tail_seen > g.ring_bytes / 4;
+}
+
 const RoleRow* find(const RoleTable& table, std::uint32_t module, std::uint32_t function,
                     unsigned arity) {
   for (std::size_t i = slot_of(module, function, arity);; i = (i + 1) & (kRoleSlots - 1)) {
@@ -345,7 +352,7 @@ ERL_NIF_TERM trace(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
     ring->head.store(head + padded, std::memory_order_release);
     const unsigned wake = g.wake.load(std::memory_order_relaxed);
     if (pay_event(*ring, e.kind, e.has_payload, size, t) || wake == 2 ||
-        (wake == 1 && head + padded - ring->tail_seen > g.ring_bytes / 4)) {
+        (wake == 1 && quarter_full(*ring, head + padded))) {
       wake_drainer(env);
     }
   }
