@@ -9,7 +9,7 @@
 
 all() ->
     [calibrated, same_as_erlang, golden_hashes, every_call_counted, dry_bucket_ends_it, sampled_whole, big_terms,
-     times_are_the_vms, idle_costs_little, cycles_under_load, all_killed, all_suspended, other_limits, broken_library,
+     times_are_the_vms, wakes_are_few, idle_costs_little, cycles_under_load, all_killed, all_suspended, other_limits, broken_library,
      foreign_library, no_library].
 
 timeout(_) -> 60000.
@@ -260,6 +260,31 @@ times_are_the_vms(Config) ->
     Outside = [max(Before - At, At - After) || {{I, Before, After}, {I, At}} <- lists:zip(Read, Times())],
     log("~b us outside at most", [lists:max(Outside) div 1000]),
     assert_eq([], [O || O <- Outside, O > 50000000]).
+
+%% A tracee wakes the drainer when a quarter of its ring is full, not at each event after it once was.
+wakes_are_few(Config) ->
+    {T, D, Pid} = native(Config),
+    {ok, _} = d(D, control, [Pid, {start, a, #{mfas => [{?MODULE, counted, 1}], events => [calls]}}]),
+    Wakes = rpc(T, fun() ->
+                           #{ring_bytes := Ring} = scope_nif:counters(),
+                           _ = [?MODULE:counted(X) || X <- lists:seq(1, Ring div 100)],       % of at least 32 bytes
+                           receive after 50 -> ok end,
+                           Counter = spawn(fun() -> wakes(0) end),
+                           1 = erlang:trace(whereis(scope_tracer), true, ['receive', {tracer, Counter}]),
+                           _ = [begin ?MODULE:counted(X), receive after 1 -> ok end end || X <- lists:seq(1, 300)],
+                           1 = erlang:trace(whereis(scope_tracer), false, [all, {tracer, Counter}]),
+                           Counter ! {told, self()},
+                           receive {wakes, N} -> N end
+                   end),
+    log("~b wakes by 300 calls", [Wakes]),
+    true = Wakes < 150.                 % a machine that stops us for long lets the drainer fall asleep
+
+wakes(N) ->
+    receive
+        {trace, _, 'receive', scope_wake} -> wakes(N + 1);
+        {told, To} -> To ! {wakes, N};
+        _ -> wakes(N)
+    end.
 
 idle_costs_little(Config) ->
     {T, D, Pid} = native(Config),
