@@ -1,31 +1,40 @@
 // A block: about 16k rows of all nodes as columns; immutable; one value of `blk`.
 //
 //   block       = header head body                                       everything little-endian
-//   header      = magic:4 "SBLK" version:2 (2) flags:2 head_xxh3:8 (of the bytes from `first` to the end of head, the flags
+//   header      = magic:4 "SBLK" version:2 (3) flags:2 head_xxh3:8 (of the bytes from `first` to the end of head, the flags
 //                 its seed)
 //                 first:8 last:8 (LSNs) rows:4 types:4 head_end:4 end:4 processes:4 incarnations:4 nodes:4 frames:4
 //                 serial_width:1 row_width:1 state_chunks:4 other_chunks:4 state_bytes:4 other_bytes:4
-//   head        = incarnation* node* directory frame* chunk* (of states, then of other payloads)
+//                 id_width:1 messages:4 message_chunks:4 message_bytes:4 message_table: piece
+//   head        = incarnation* node* directory frame* chunk* (of the streams: states, others, messages)
 //   incarnation = number:4 first_process:4 rows:4 node:4 oldest:8 newest:8       ascending; the base of its times is `oldest`
 //   node        = incarnation:4 (its home; 0: not numbered) creation:4 atom:4
-//   directory   = id:4* serial:serial_width* first_row:row_width* classes:1*     a column each, by process ascending:
+//   directory   = id:id_width* serial:serial_width* first_row:row_width* classes:1*     a column each, by process ascending:
 //                 searched in place. `classes`: which classes of events the process has here (class_of)
-//   frame       = kinds times rest state_at:4 other_at:4 (where its payloads begin in the streams); 2,048 rows each
+//   frame       = kinds times rest state_at:4 other_at:4 (where its payloads begin in the streams) first_message:4;
+//                 2,048 rows each
+//   message_table = zstd: columns match hash, bytes (in the stream of messages); each message once, though it is sent,
+//                 fetched and taken
 //   kinds, times, rest, chunk = piece: offset:4 bytes:4 raw:4 xxh3:4 (low half, of the stored bytes)
 //   kinds       zstd: columns type, flags, mfa, ordinal
 //   times       plain: a varint per row: of a process's first row here, and of a frame's first: time - oldest;
 //               else time - the row's before
-//   rest        zstd: columns payload bytes, peer kind, peer node (0: the event's own, or none of a name; else 1 + index),
+//   rest        zstd: columns payload bytes (what the row has in the streams of states and of others), peer kind, peer node (0: the event's own, or none of a name; else 1 + index),
 //               peer id (a pid's or port's; a name's atom; an alias's place in `aliases`), peer serial, original bytes,
-//               match hash (of the rows with kHashed); aliases: (count:1 id:4*)*
+//               message (of the rows with kHashed); aliases: (count:1 id:4*)*
+//   message     which message of the table gives the row its hash, times 2; odd: but its payload is the row's own.
+//               0: the next that no row had before (first_message is the frame's first); 1: that of the row with kHashed
+//               before it in the frame; else its place + 2
 //   column      = width:1 plane*    of width bytes per value, one plane for each byte, the lowest first; width 0: all 0
 //   chunk       zstd, 32 KB of a stream each but the last
 //   flags       1: payloads may name atoms by number (term_view.h, kTagLocalAtom); the number is the partition's NameId
-// Version 1 is read, too: it has no flags, hence no numbered atoms.
+// Versions 1 and 2 are read, too. Their headers end with other_bytes, their frames with other_at; ids have 4 bytes, and
+// `message` is the match hash itself; the payloads of messages are among the others. Version 1 has no flags, hence no
+// numbered atoms.
 //
 // Rows are sorted by (process, time, ordinal). What is stored was observed; inferences live elsewhere.
 // Rejected: one compressed directory (a process is found without decompressing anything: state_at), dictionaries
-// (1.6 bytes/event, later), bodies shared between rows (2.1).
+// (1.6 bytes/event, later), messages in the stream of others (whoever asks for a receiver would unpack its senders' chunks).
 //
 // Reading checks every piece's hash and every length against its end: a damaged block is `corrupt`, never a crash.
 #pragma once

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <numeric>
+#include <utility>
 
 #include "ei_codec/local_atoms.h"
 #include "store/block.h"
@@ -34,6 +35,10 @@ void put_at(std::vector<std::byte>& bytes, std::size_t at, const T& value) {
   std::memcpy(bytes.data() + at, &value, sizeof(T));
 }
 
+std::uint32_t hash_of(Bytes bytes) {
+  return static_cast<std::uint32_t>(XXH3_64bits(bytes.data(), bytes.size()));
+}
+
 unsigned width_for(std::uint64_t most) {
   return most == 0 ? 0 : most < 1U << 8 ? 1 : most < 1U << 16 ? 2 : 4;
 }
@@ -54,9 +59,23 @@ struct BlockEncoder::Work {
   std::vector<NodeEntry> nodes;
   boost::unordered_flat_map<std::pair<const char*, std::uint32_t>, std::uint32_t> node_numbers;
   std::vector<IncarnationEntry> incarnations;
-  std::vector<std::uint64_t> columns[kRestColumns];
+  std::vector<std::uint64_t> kinds[kKindColumns], rest[kRestColumns];
+  ByteWriter times, aliases;
+  std::uint64_t alias_count = 0;
   ByteWriter raw, body;
-  std::vector<std::byte> streams[2], packed;  // states, other payloads
+  std::vector<std::byte> streams[kStreams], packed;
+  // A message as it was met first, and where in its stream it is.
+  struct Message {
+    const TraceRecord* first;
+    std::size_t at;
+  };
+  std::vector<Message> messages;
+  std::uint32_t last_message = 0;  // of the frame's row with kHashed before
+  struct HashHash {                // match hashes are random already
+    using is_avalanching = void;
+    std::size_t operator()(std::uint64_t hash) const { return hash; }
+  };
+  boost::unordered_flat_map<std::uint64_t, std::uint32_t, HashHash> message_places;
   // The numbers that the batches of these rows have for their atoms, as this partition's.
   boost::unordered_flat_map<std::pair<const codec::StringTable*, std::uint32_t>, NameId> atoms;
   bool local_atoms = false;
@@ -64,7 +83,10 @@ struct BlockEncoder::Work {
   void sort_rows(std::span<const StoredRow* const> rows);
   std::uint32_t node_index(std::string_view node, std::uint32_t creation, BlockNames& names);
   void list_incarnations(BlockNames& names);
-  void add_payload(const TraceRecord& record, BlockNames& names);
+  std::size_t add_payload(const TraceRecord& record, Stream to, BlockNames& names);
+  bool add_message(const TraceRecord& record, BlockNames& names);
+  void add_peer(std::size_t i, const StoredRow& row, std::uint32_t own_node, BlockNames& names);
+  Piece add_message_table();
   Piece add_piece(Bytes bytes, bool compress);
   FrameEntry encode_frame(std::size_t begin, std::size_t end, BlockNames& names,
                           BlockIndexBuilder& index);
@@ -148,108 +170,155 @@ Piece BlockEncoder::Work::add_piece(Bytes bytes, bool compress) {
     bytes = Bytes(packed).first(size);
   }
   piece.bytes = static_cast<std::uint32_t>(bytes.size());
-  piece.xxh3 = static_cast<std::uint32_t>(XXH3_64bits(bytes.data(), bytes.size()));
+  piece.xxh3 = hash_of(bytes);
   body.raw(bytes);
   return piece;
 }
 
-void BlockEncoder::Work::add_payload(const TraceRecord& record, BlockNames& names) {
-  auto& stream = streams[record.type == codec::EventType::state_change ? 0 : 1];
+// Where in the stream it begins.
+std::size_t BlockEncoder::Work::add_payload(const TraceRecord& record, Stream to,
+                                            BlockNames& names) {
+  auto& stream = streams[to];
   const auto at = stream.size();
   stream.insert(stream.end(), record.payload.begin(), record.payload.end());
-  if (!record.strings || record.payload.empty()) return;
+  if (!record.strings || record.payload.empty()) return at;
   local_atoms = true;
   codec::renumber_local_atoms(stream.data() + at, [&](std::uint32_t number) {
     const auto [it, fresh] = atoms.try_emplace({record.strings, number}, 0U);
     if (fresh) it->second = names.atom(record.strings->atom(number).value_or(std::string_view{}));
     return it->second;
   });
+  return at;
 }
 
+// Adds to kMessage. Does the row say nothing that its message did not say before?
+bool BlockEncoder::Work::add_message(const TraceRecord& record, BlockNames& names) {
+  const auto [it, fresh] =
+      message_places.try_emplace(record.match_hash, static_cast<std::uint32_t>(messages.size()));
+  const auto place = it->second;
+  const bool repeated = place == std::exchange(last_message, place);
+  auto& column = rest[kMessage].emplace_back();
+  if (fresh) {
+    messages.push_back({&record, add_payload(record, kMessages, names)});
+    column = kNextMessage * 2;
+    return false;
+  }
+  column = (repeated ? std::uint64_t{kSameMessage} : place + std::uint64_t{kPlaceFrom}) * 2;
+  const auto& known = messages[place];
+  if (record.payload.size() == known.first->payload.size()) {
+    if (record.strings == known.first->strings &&
+        std::ranges::equal(record.payload, known.first->payload))
+      return true;
+    // Another batch's numbers for the same atoms: compared as the partition has them.
+    const auto own = streams[kMessages].size();
+    add_payload(record, kMessages, names);
+    const auto* const all = streams[kMessages].data();
+    const bool equal = std::memcmp(all + own, all + known.at, record.payload.size()) == 0;
+    streams[kMessages].resize(own);
+    if (equal) return true;
+  }
+  column |= 1;
+  return false;
+}
+
+void BlockEncoder::Work::add_peer(std::size_t i, const StoredRow& row, std::uint32_t own_node,
+                                  BlockNames& names) {
+  const auto& peer = row.record.peer;
+  const bool named = peer.kind == Peer::Kind::name || peer.kind == Peer::Kind::remote_name;
+  if (!peer.node.empty()) {
+    const auto node = node_index(peer.node, peer.creation, names);
+    rest[kPeerNode][i] = node == own_node && !named ? 0 : node + 1;
+  }
+  switch (peer.kind) {
+    case Peer::Kind::pid:
+    case Peer::Kind::port:
+      rest[kPeerId][i] = peer.id;
+      rest[kPeerSerial][i] = peer.serial;
+      break;
+    case Peer::Kind::name:
+    case Peer::Kind::remote_name:
+      rest[kPeerId][i] = names.atom(peer.name);
+      break;
+    case Peer::Kind::alias: {
+      rest[kPeerId][i] = alias_count++;
+      const auto count = std::min(peer.alias.count, 5U);
+      aliases.u8(count);
+      for (std::uint32_t k = 0; k < count; ++k) aliases.u32(peer.alias.ids[k]);
+      break;
+    }
+    case Peer::Kind::none:
+      break;
+  }
+}
+
+// Everything of a row at once, while it is in the cache.
 FrameEntry BlockEncoder::Work::encode_frame(std::size_t begin, std::size_t end, BlockNames& names,
                                             BlockIndexBuilder& index) {
   FrameEntry frame;
-  frame.state_at = static_cast<std::uint32_t>(streams[0].size());
-  frame.other_at = static_cast<std::uint32_t>(streams[1].size());
+  frame.state_at = static_cast<std::uint32_t>(streams[kStates].size());
+  frame.other_at = static_cast<std::uint32_t>(streams[kOthers].size());
+  frame.first_message = static_cast<std::uint32_t>(messages.size());
   const std::size_t n = end - begin;
 
-  for (auto& c : columns) c.assign(n, 0);
-  for (std::size_t i = 0; i < n; ++i) {
-    const auto& r = sorted[begin + i]->record;
-    columns[kType][i] = static_cast<std::uint64_t>(r.type);
-    columns[kFlags][i] = r.flags;
-    const auto mfa = names.mfa(r.mfa);
-    columns[kMfa][i] = mfa;
-    index.add(*sorted[begin + i], mfa);  // here, while the row is in the cache
-    columns[kOrdinal][i] = r.ordinal;
-  }
-  raw.clear();
-  for (unsigned c = 0; c < kKindColumns; ++c) put_column(raw, columns[c]);
-  frame.kinds = add_piece(raw.bytes(), true);
-
-  raw.clear();
+  for (auto& c : kinds) c.assign(n, 0);
+  for (auto& c : rest) c.assign(n, 0);
+  rest[kMessage].clear();
+  aliases.clear();
+  times.clear();
+  alias_count = 0;
+  last_message = UINT32_MAX;
   std::int64_t base = 0;
   std::size_t incarnation = 0;
   for (std::size_t i = 0; i < n; ++i) {
     const auto& row = *sorted[begin + i];
+    const auto& r = row.record;
     const bool continues = i > 0 && sorted[begin + i - 1]->process == row.process;
-    if (continues) {
-      base = sorted[begin + i - 1]->record.time.ns;
-    } else {
+    if (!continues) {
       while (incarnations[incarnation].number != row.process.incarnation) ++incarnation;
       base = incarnations[incarnation].oldest;
     }
-    raw.varint(static_cast<std::uint64_t>(row.record.time.ns) - static_cast<std::uint64_t>(base));
-  }
-  frame.times = add_piece(raw.bytes(), false);
+    times.varint(static_cast<std::uint64_t>(r.time.ns) - static_cast<std::uint64_t>(base));
+    base = r.time.ns;
 
-  for (auto& c : columns) c.assign(n, 0);
-  columns[kHash].clear();
-  ByteWriter aliases;
-  std::uint64_t alias_count = 0;
-  incarnation = 0;
-  for (std::size_t i = 0; i < n; ++i) {
-    const auto& row = *sorted[begin + i];
-    const auto& r = row.record;
-    columns[kPayload][i] = r.payload.size();
-    add_payload(r, names);
-    columns[kOriginal][i] = r.original_bytes;
-    if (r.has(TraceRecord::kHashed)) columns[kHash].push_back(r.match_hash);
-    columns[kPeerKind][i] = static_cast<std::uint64_t>(r.peer.kind);
-    if (r.peer.kind == Peer::Kind::none) continue;
-    while (incarnations[incarnation].number != row.process.incarnation) ++incarnation;
-    if (!r.peer.node.empty()) {
-      const auto node = node_index(r.peer.node, r.peer.creation, names);
-      const bool own = node == incarnations[incarnation].node && r.peer.kind != Peer::Kind::name &&
-                       r.peer.kind != Peer::Kind::remote_name;
-      columns[kPeerNode][i] = own ? 0 : node + 1;
+    kinds[kType][i] = static_cast<std::uint64_t>(r.type);
+    kinds[kFlags][i] = r.flags;
+    const auto mfa = names.mfa(r.mfa);
+    kinds[kMfa][i] = mfa;
+    kinds[kOrdinal][i] = r.ordinal;
+
+    const bool repeats = r.has(TraceRecord::kHashed) && add_message(r, names);
+    const bool in_message = r.has(TraceRecord::kHashed) && rest[kMessage].back() % 2 == 0;
+    if (!in_message) {
+      rest[kPayload][i] = r.payload.size();
+      add_payload(r, r.type == codec::EventType::state_change ? kStates : kOthers, names);
     }
-    switch (r.peer.kind) {
-      case Peer::Kind::pid:
-      case Peer::Kind::port:
-        columns[kPeerId][i] = r.peer.id;
-        columns[kPeerSerial][i] = r.peer.serial;
-        break;
-      case Peer::Kind::name:
-      case Peer::Kind::remote_name:
-        columns[kPeerId][i] = names.atom(r.peer.name);
-        break;
-      case Peer::Kind::alias: {
-        columns[kPeerId][i] = alias_count++;
-        const auto count = std::min(r.peer.alias.count, 5U);
-        aliases.u8(count);
-        for (std::uint32_t k = 0; k < count; ++k) aliases.u32(r.peer.alias.ids[k]);
-        break;
-      }
-      case Peer::Kind::none:
-        break;
-    }
+    rest[kOriginal][i] = r.original_bytes;
+    rest[kPeerKind][i] = static_cast<std::uint64_t>(r.peer.kind);
+    if (r.peer.kind != Peer::Kind::none) add_peer(i, row, incarnations[incarnation].node, names);
+    index.add(row, mfa, repeats);
   }
+
   raw.clear();
-  for (const auto& c : columns) put_column(raw, c);
+  for (const auto& c : kinds) put_column(raw, c);
+  frame.kinds = add_piece(raw.bytes(), true);
+  frame.times = add_piece(times.bytes(), false);
+  raw.clear();
+  for (const auto& c : rest) put_column(raw, c);
   raw.raw(aliases.bytes());
   frame.rest = add_piece(raw.bytes(), true);
   return frame;
+}
+
+Piece BlockEncoder::Work::add_message_table() {
+  if (messages.empty()) return {static_cast<std::uint32_t>(body.size()), 0, 0, hash_of({})};
+  std::vector<std::uint64_t> columns[kMessageColumns];
+  for (const auto& m : messages) {
+    columns[kHash].push_back(m.first->match_hash);
+    columns[kBytes].push_back(m.first->payload.size());
+  }
+  raw.clear();
+  for (const auto& c : columns) put_column(raw, c);
+  return add_piece(raw.bytes(), true);
 }
 
 BlockEncoder::BlockEncoder() : work_(std::make_unique<Work>()) {}
@@ -263,6 +332,8 @@ EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn fi
   w.node_numbers.clear();
   w.body.clear();
   for (auto& s : w.streams) s.clear();
+  w.messages.clear();
+  w.message_places.clear();
   w.atoms.clear();
   w.local_atoms = false;
   w.sort_rows(rows);
@@ -273,8 +344,12 @@ EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn fi
   header.last = last;
   header.rows = static_cast<std::uint32_t>(rows.size());
   for (const auto* row : rows) header.types |= 1U << static_cast<unsigned>(row->record.type);
-  std::uint32_t most_serial = 0;
-  for (const auto& p : w.processes) most_serial = std::max(most_serial, p.id.serial);
+  std::uint32_t most_id = 0, most_serial = 0;
+  for (const auto& p : w.processes) {
+    most_id = std::max(most_id, p.id.id);
+    most_serial = std::max(most_serial, p.id.serial);
+  }
+  header.id_width = static_cast<std::uint8_t>(width_for(most_id));
   header.serial_width = static_cast<std::uint8_t>(width_for(most_serial));
   header.row_width = static_cast<std::uint8_t>(width_for(rows.size()));
   header.processes = static_cast<std::uint32_t>(w.processes.size());
@@ -283,27 +358,38 @@ EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn fi
   BlockIndexBuilder index([&](std::string_view text) { return names.atom(text); });
   for (std::size_t at = 0; at < rows.size(); at += kFrameRows)
     frames.push_back(w.encode_frame(at, std::min(at + kFrameRows, rows.size()), names, index));
+  header.messages = static_cast<std::uint32_t>(w.messages.size());
+  header.message_table = w.add_message_table();
   std::vector<Piece> chunks;
-  for (const auto& stream : w.streams) {
+  std::uint32_t counts[kStreams], bytes[kStreams];
+  for (unsigned k = 0; k < kStreams; ++k) {
+    const Bytes stream = w.streams[k];
+    const auto before = chunks.size();
     for (std::size_t at = 0; at < stream.size(); at += kChunkBytes)
       chunks.push_back(
-          w.add_piece(Bytes(stream).subspan(at, std::min(kChunkBytes, stream.size() - at)), true));
-    if (&stream == &w.streams[0]) header.state_chunks = static_cast<std::uint32_t>(chunks.size());
+          w.add_piece(stream.subspan(at, std::min(kChunkBytes, stream.size() - at)), true));
+    counts[k] = static_cast<std::uint32_t>(chunks.size() - before);
+    bytes[k] = static_cast<std::uint32_t>(stream.size());
   }
-  header.other_chunks = static_cast<std::uint32_t>(chunks.size()) - header.state_chunks;
-  header.state_bytes = static_cast<std::uint32_t>(w.streams[0].size());
-  header.other_bytes = static_cast<std::uint32_t>(w.streams[1].size());
+  header.state_chunks = counts[kStates];
+  header.state_bytes = bytes[kStates];
+  header.other_chunks = counts[kOthers];
+  header.other_bytes = bytes[kOthers];
+  header.message_chunks = counts[kMessages];
+  header.message_bytes = bytes[kMessages];
   header.frames = static_cast<std::uint32_t>(frames.size());
   header.incarnations = static_cast<std::uint32_t>(w.incarnations.size());
   header.nodes = static_cast<std::uint32_t>(w.nodes.size());
 
   const std::size_t directory =
-      w.processes.size() * (4U + header.serial_width + header.row_width + 1U);
+      w.processes.size() * (header.id_width + header.serial_width + header.row_width + 1U);
   header.head_end = static_cast<std::uint32_t>(
       sizeof(Header) + w.incarnations.size() * sizeof(IncarnationEntry) +
       w.nodes.size() * sizeof(NodeEntry) + directory + frames.size() * sizeof(FrameEntry) +
       chunks.size() * sizeof(Piece));
   header.end = header.head_end + static_cast<std::uint32_t>(w.body.size());
+
+  header.message_table.offset += header.head_end;
 
   EncodedBlock out;
   ByteWriter head;
@@ -314,7 +400,7 @@ EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn fi
   const auto put = [&head](std::uint32_t value, unsigned width) {
     for (unsigned i = 0; i < width; ++i) head.u8(value >> (8 * i) & 0xFF);
   };
-  for (const auto& p : w.processes) put(p.id.id, 4);
+  for (const auto& p : w.processes) put(p.id.id, header.id_width);
   for (const auto& p : w.processes) put(p.id.serial, header.serial_width);
   for (const auto& p : w.processes) put(p.first_row, header.row_width);
   for (const auto& p : w.processes) put(p.classes, 1);

@@ -7,11 +7,14 @@
 namespace scope::store::block_format {
 
 inline constexpr std::uint32_t kMagic = 0x4B4C4253;  // "SBLK"
-inline constexpr std::uint16_t kVersion = 2;         // 1 is read, too: it has no flags
+inline constexpr std::uint16_t kVersion = 3;         // what 1 and 2 lack: block.h
 enum Flag : std::uint16_t { kLocalAtoms = 1, kAllFlags = kLocalAtoms };
 inline constexpr std::size_t kHashFrom = 16;  // `first`
 
 #pragma pack(push, 1)
+struct Piece {
+  std::uint32_t offset = 0, bytes = 0, raw = 0, xxh3 = 0;
+};
 struct Header {
   std::uint32_t magic = kMagic;
   std::uint16_t version = kVersion;
@@ -22,6 +25,9 @@ struct Header {
   std::uint32_t incarnations = 0, nodes = 0, frames = 0;
   std::uint8_t serial_width = 0, row_width = 0;
   std::uint32_t state_chunks = 0, other_chunks = 0, state_bytes = 0, other_bytes = 0;
+  std::uint8_t id_width = 4;  // version 3 begins here
+  std::uint32_t messages = 0, message_chunks = 0, message_bytes = 0;
+  Piece message_table;
 };
 struct IncarnationEntry {
   std::uint32_t number = 0, first_process = 0, rows = 0, node = 0;
@@ -30,15 +36,23 @@ struct IncarnationEntry {
 struct NodeEntry {
   std::uint32_t incarnation = 0, creation = 0, atom = 0;
 };
-struct Piece {
-  std::uint32_t offset = 0, bytes = 0, raw = 0, xxh3 = 0;
-};
 struct FrameEntry {
   Piece kinds, times, rest;
   std::uint32_t state_at = 0, other_at = 0;
+  std::uint32_t first_message = 0;  // version 3
 };
 #pragma pack(pop)
-static_assert(sizeof(Header) == 82 && sizeof(IncarnationEntry) == 32 && sizeof(FrameEntry) == 56);
+static_assert(sizeof(Header) == 111 && sizeof(IncarnationEntry) == 32 && sizeof(FrameEntry) == 60);
+inline constexpr std::size_t kOldHeader = 82,
+                             kOldFrame = 56;  // of versions 1 and 2: the first bytes of today's
+
+enum Stream : std::uint8_t { kStates, kOthers, kMessages, kStreams };
+constexpr std::size_t header_size(unsigned version) {
+  return version < 3 ? kOldHeader : sizeof(Header);
+}
+constexpr std::size_t frame_size(unsigned version) {
+  return version < 3 ? kOldFrame : sizeof(FrameEntry);
+}
 
 // Columns of `kinds` and `rest`, in stored order.
 enum KindColumn : std::uint8_t { kType, kFlags, kMfa, kOrdinal, kKindColumns };
@@ -49,8 +63,13 @@ enum RestColumn : std::uint8_t {
   kPeerId,
   kPeerSerial,
   kOriginal,
-  kHash,
+  kMessage,  // before version 3 the match hash
   kRestColumns
 };
+
+enum MessageColumn : std::uint8_t { kHash, kBytes, kMessageColumns };
+
+// The values of kMessage, halved.
+enum MessageRef : std::uint8_t { kNextMessage, kSameMessage, kPlaceFrom };
 
 }  // namespace scope::store::block_format

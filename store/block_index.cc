@@ -225,17 +225,18 @@ BlockIndexBuilder::BlockIndexBuilder(AtomNumber atom)
     : atom_(std::move(atom)), work_(std::make_unique<Work>()) {}
 BlockIndexBuilder::~BlockIndexBuilder() = default;
 
-void BlockIndexBuilder::add(const StoredRow& row, NameId mfa) {
+void BlockIndexBuilder::add(const StoredRow& row, NameId mfa, bool repeats) {
   auto& out = *work_->out;
   const auto& r = row.record;
   if (out.processes.empty() || out.processes.back().id != row.process)
     out.processes.push_back({row.process, 0});
   out.processes.back().classes |= class_of(r.type);
-  if (r.has(TraceRecord::kHashed)) out.hashes.push_back(r.match_hash);
   if (r.type == EventType::message_send) add_edge(out, work_->places, row, atom_);
   const auto second = static_cast<std::uint64_t>(second_of(r.time));
   ++work_->cells[{std::uint64_t{row.process.incarnation} << 32 | mfa,
                   second << 8 | static_cast<std::uint64_t>(r.type)}];
+  if (repeats) return;
+  if (r.has(TraceRecord::kHashed)) out.hashes.push_back(r.match_hash);
   work_->text.add_next(r.payload, work_->before[r.type == EventType::state_change ? 0 : 1]);
   if (r.strings != nullptr) work_->text.add_named(r.payload, *r.strings);
 }

@@ -74,12 +74,13 @@ std::uint8_t classes_of(std::uint32_t types);
 
 using AtomNumber = std::function<NameId(std::string_view)>;
 
-// Rows come sorted by process; `mfa`: the number of the row's function; `atom`: answers that of a text. One block each.
+// Rows come sorted by process; `mfa`: the number of the row's function; `atom`: answers that of a text; `repeats`: a row that
+// was added has the same match hash and payload. One block each.
 class BlockIndexBuilder {
  public:
   explicit BlockIndexBuilder(AtomNumber atom);
   ~BlockIndexBuilder();
-  void add(const StoredRow& row, NameId mfa);
+  void add(const StoredRow& row, NameId mfa, bool repeats = false);
   std::shared_ptr<const BlockIndex> finish();
 
  private:

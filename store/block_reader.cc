@@ -26,18 +26,27 @@ ZSTD_DCtx* decompressor() {
   return context.get();
 }
 
+// Of an old version the first `bytes` of what is there today.
+template <typename T>
+T load_first(const std::byte* at, std::size_t bytes) {
+  T out;
+  std::memcpy(static_cast<void*>(&out), at, bytes);
+  return out;
+}
+
 // Fixed-size entries inside the head, read in place.
 template <typename T>
 class Entries {
  public:
   Entries() = default;
-  Entries(const std::byte* at, std::size_t size) : at_(at), size_(size) {}
-  T operator[](std::size_t i) const { return load<T>(at_ + i * sizeof(T)); }
+  Entries(const std::byte* at, std::size_t size, std::size_t bytes = sizeof(T))
+      : at_(at), size_(size), bytes_(bytes) {}
+  T operator[](std::size_t i) const { return load_first<T>(at_ + i * bytes_, bytes_); }
   std::size_t size() const { return size_; }
 
  private:
   const std::byte* at_ = nullptr;
-  std::size_t size_ = 0;
+  std::size_t size_ = 0, bytes_ = sizeof(T);
 };
 
 // A column of the directory: little-endian values of 0, 1, 2 or 4 bytes.
@@ -74,6 +83,14 @@ struct Head {
   std::uint32_t row_end(std::size_t process) const {
     return process + 1 < h.processes ? first_rows[process + 1] : h.rows;
   }
+  bool has_messages() const { return h.version >= 3; }
+  std::uint32_t stream_bytes(unsigned stream) const {
+    return stream == kStates ? h.state_bytes : stream == kOthers ? h.other_bytes : h.message_bytes;
+  }
+  std::size_t first_chunk(unsigned stream) const {
+    return (stream > kStates ? std::size_t{h.state_chunks} : 0) +
+           (stream > kOthers ? h.other_chunks : 0);
+  }
   std::size_t frame_rows(std::size_t frame) const {
     return std::min<std::size_t>(kFrameRows, h.rows - frame * kFrameRows);
   }
@@ -81,11 +98,13 @@ struct Head {
 
 Status Head::parse(Bytes bytes) {
   block = bytes;
-  if (bytes.size() < sizeof(Header)) return corrupt("header");
-  h = load<Header>(bytes.data());
-  if (h.magic != kMagic || h.head_end > bytes.size() || h.head_end < sizeof(Header) ||
+  if (bytes.size() < kOldHeader) return corrupt("header");
+  h = load_first<Header>(bytes.data(), kOldHeader);
+  const auto own_size = header_size(h.version);
+  if (h.magic != kMagic || h.head_end > bytes.size() || h.head_end < own_size ||
       h.end != bytes.size())
     return corrupt("header");
+  h = load_first<Header>(bytes.data(), own_size);
   if (h.version == 0 || h.version > kVersion || (h.flags & ~kAllFlags) != 0)
     return fail(Code::corrupt,
                 fmt::format("a block of version {}, made by a later release?", h.version));
@@ -93,29 +112,33 @@ Status Head::parse(Bytes bytes) {
       h.head_xxh3)
     return corrupt("head");
   if (h.rows == 0 || h.rows > kMaxBlockRows || h.processes == 0 || h.processes > h.rows ||
-      h.incarnations == 0 || h.incarnations > h.processes || h.serial_width > 4 ||
-      h.row_width > 4 || h.frames != (h.rows + kFrameRows - 1) / kFrameRows)
+      h.incarnations == 0 || h.incarnations > h.processes || h.id_width > 4 || h.serial_width > 4 ||
+      h.row_width > 4 || h.messages > h.rows || h.frames != (h.rows + kFrameRows - 1) / kFrameRows)
     return corrupt("header");
 
-  const std::uint64_t directory = std::uint64_t{h.processes} * (5U + h.serial_width + h.row_width);
-  const std::uint64_t chunk_count = std::uint64_t{h.state_chunks} + h.other_chunks;
+  const std::uint64_t directory =
+      std::uint64_t{h.processes} * (1U + h.id_width + h.serial_width + h.row_width);
+  const std::uint64_t chunk_count =
+      std::uint64_t{h.state_chunks} + h.other_chunks + h.message_chunks;
+  const auto frame_bytes = frame_size(h.version);
   const std::uint64_t expected =
-      sizeof(Header) + h.incarnations * std::uint64_t{sizeof(IncarnationEntry)} +
+      own_size + h.incarnations * std::uint64_t{sizeof(IncarnationEntry)} +
       h.nodes * std::uint64_t{sizeof(NodeEntry)} + directory +
-      h.frames * std::uint64_t{sizeof(FrameEntry)} + chunk_count * sizeof(Piece);
+      h.frames * std::uint64_t{frame_bytes} + chunk_count * sizeof(Piece);
   if (expected != h.head_end) return corrupt("head");
-  const std::byte* at = bytes.data() + sizeof(Header);
+  const std::byte* at = bytes.data() + own_size;
   incarnations = {at, h.incarnations};
   nodes = {at += h.incarnations * sizeof(IncarnationEntry), h.nodes};
-  ids = {at += h.nodes * sizeof(NodeEntry), 4};
-  serials = {at += std::size_t{h.processes} * 4, h.serial_width};
+  ids = {at += h.nodes * sizeof(NodeEntry), h.id_width};
+  serials = {at += std::size_t{h.processes} * h.id_width, h.serial_width};
   first_rows = {at += std::size_t{h.processes} * h.serial_width, h.row_width};
   classes = {at += std::size_t{h.processes} * h.row_width, 1};
-  frames = {at += h.processes, h.frames};
-  chunks = {at += h.frames * sizeof(FrameEntry), static_cast<std::size_t>(chunk_count)};
+  frames = {at += h.processes, h.frames, frame_bytes};
+  chunks = {at += h.frames * frame_bytes, static_cast<std::size_t>(chunk_count)};
 
   const auto chunks_for = [](std::uint32_t size) { return (size + kChunkBytes - 1) / kChunkBytes; };
-  if (chunks_for(h.state_bytes) != h.state_chunks || chunks_for(h.other_bytes) != h.other_chunks)
+  if (chunks_for(h.state_bytes) != h.state_chunks || chunks_for(h.other_bytes) != h.other_chunks ||
+      chunks_for(h.message_bytes) != h.message_chunks)
     return corrupt("list of chunks");
   for (std::size_t i = 0; i < incarnations.size(); ++i) {
     const auto entry = incarnations[i];
@@ -170,10 +193,47 @@ struct Column {
   }
 };
 
+// The block's messages, decoded when they are first asked for. Of an old block there are none.
+struct Messages {
+  std::vector<std::byte> bytes;
+  std::array<Column, kMessageColumns> columns;
+  std::vector<std::uint32_t> at;  // within the stream
+  bool open = false;
+
+  Status load(const Head& head) {
+    if (open) return {};
+    const std::size_t n = head.h.messages;
+    if (n > 0) {
+      RETURN_IF_ERROR(head.unpack(head.h.message_table, n * 16 + 64, "list of messages", bytes));
+      ByteReader in(bytes);
+      for (auto& c : columns) {
+        if (!c.parse(in, n)) return corrupt("list of messages");
+      }
+      if (!in.done()) return corrupt("list of messages");
+    }
+    at.resize(n);
+    std::uint64_t next = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      at[i] = static_cast<std::uint32_t>(next);
+      const auto size = columns[kBytes][i];
+      if (size > head.h.message_bytes - next) return corrupt("list of messages");
+      next += size;
+    }
+    open = true;
+    return {};
+  }
+};
+
+// A payload within the streams.
+struct Place {
+  std::uint8_t stream;
+  std::uint32_t at, size;
+};
+
 // One frame, each part decoded when it is first asked for.
 class Frame {
  public:
-  explicit Frame(const Head& head) : head_(head) {}
+  Frame(const Head& head, Messages& messages) : head_(head), messages_(messages) {}
 
   Status open(std::size_t index) {
     if (index == index_) return {};
@@ -190,17 +250,36 @@ class Frame {
   }
   Status open_times();
   Status open_rest();
+  // REQUIRES open_rest(), and of the first that the row has kHashed
+  std::uint64_t match_hash(std::size_t i) const {
+    const auto value = rest[kMessage][hash_at_[i]];
+    return head_.has_messages() ? messages_.columns[kHash][message_of_[hash_at_[i]]] : value;
+  }
+  Place place(std::size_t i) const {
+    if (head_.has_messages() && (kinds[kFlags][i] & TraceRecord::kHashed) != 0 &&
+        rest[kMessage][hash_at_[i]] % 2 == 0) {
+      const auto m = message_of_[hash_at_[i]];
+      return {kMessages, messages_.at[m], static_cast<std::uint32_t>(messages_.columns[kBytes][m])};
+    }
+    const bool state = kinds[kType][i] == std::uint64_t(codec::EventType::state_change);
+    return {state ? kStates : kOthers, payload_at_[i],
+            static_cast<std::uint32_t>(rest[kPayload][i])};
+  }
 
   std::array<Column, kKindColumns> kinds;
   std::array<Column, kRestColumns> rest;
   std::vector<std::int64_t> times;
-  std::vector<std::uint32_t> payload_at;  // within its stream
-  std::vector<std::uint32_t> hash_at;     // place among the hashes
-  std::vector<std::uint32_t> alias_at;    // where in aliases each begins
+  std::vector<std::uint32_t> alias_at;  // where in aliases each begins
   Bytes aliases;
 
  private:
+  Status find_messages(std::size_t hashed);
+
   const Head& head_;
+  Messages& messages_;
+  std::vector<std::uint32_t> payload_at_;  // within its stream
+  std::vector<std::uint32_t> hash_at_;     // place among the rows with kHashed
+  std::vector<std::uint32_t> message_of_;  // of each of those
   std::size_t index_ = SIZE_MAX, rows_ = 0;
   bool have_times_ = false, have_rest_ = false;
   std::vector<std::byte> kinds_bytes_, rest_bytes_;
@@ -242,14 +321,14 @@ Status Frame::open_rest() {
   const auto entry = head_.frames[index_];
   RETURN_IF_ERROR(head_.unpack(entry.rest, rows_ * 128 + 64, "frame's rest", rest_bytes_));
   ByteReader in(rest_bytes_);
-  hash_at.resize(rows_);
+  hash_at_.resize(rows_);
   std::uint32_t hashes = 0;
   for (std::size_t i = 0; i < rows_; ++i) {
-    hash_at[i] = hashes;
+    hash_at_[i] = hashes;
     if ((kinds[kFlags][i] & TraceRecord::kHashed) != 0) ++hashes;
   }
   for (unsigned c = 0; c < kRestColumns; ++c) {
-    if (!rest[c].parse(in, c == kHash ? hashes : rows_)) return corrupt("frame's rest");
+    if (!rest[c].parse(in, c == kMessage ? hashes : rows_)) return corrupt("frame's rest");
   }
   aliases = in.rest();
   ByteReader alias_in(aliases);
@@ -260,17 +339,31 @@ Status Frame::open_rest() {
     alias_in.raw(count * 4U);
     if (!alias_in.ok() || count > 5) return corrupt("frame's rest");
   }
-  payload_at.resize(rows_);
+  if (head_.has_messages() && hashes > 0) RETURN_IF_ERROR(find_messages(hashes));
+  payload_at_.resize(rows_);
   std::uint64_t at[2] = {entry.state_at, entry.other_at};
   const std::uint64_t ends[2] = {head_.h.state_bytes, head_.h.other_bytes};
   for (std::size_t i = 0; i < rows_; ++i) {
     const unsigned s = kinds[kType][i] == std::uint64_t(codec::EventType::state_change) ? 0 : 1;
     const auto size = rest[kPayload][i];
     if (at[s] > ends[s] || size > ends[s] - at[s]) return corrupt("frame's rest");
-    payload_at[i] = static_cast<std::uint32_t>(at[s]);
+    payload_at_[i] = static_cast<std::uint32_t>(at[s]);
     at[s] += size;
   }
   have_rest_ = true;
+  return {};
+}
+
+Status Frame::find_messages(std::size_t hashed) {
+  RETURN_IF_ERROR(messages_.load(head_));
+  message_of_.resize(hashed);
+  std::uint64_t next = head_.frames[index_].first_message, last = head_.h.messages;
+  for (std::size_t i = 0; i < hashed; ++i) {
+    const auto ref = rest[kMessage][i] / 2;
+    if (ref != kSameMessage) last = ref == kNextMessage ? next++ : ref - kPlaceFrom;
+    if (last >= head_.h.messages) return corrupt("frame's rest");
+    message_of_[i] = static_cast<std::uint32_t>(last);
+  }
   return {};
 }
 
@@ -294,24 +387,24 @@ class BlockStrings final : public codec::StringTable {
   mutable boost::unordered_flat_map<NameId, std::string_view> texts_;
 };
 
-// The two payload streams; chunks are decompressed once each and kept by the rows.
+// The streams of payloads; chunks are decompressed once each and kept by the rows.
 struct Payloads {
   std::shared_ptr<Arena> arena;
   std::vector<std::vector<std::byte>> chunks;
   std::deque<std::vector<std::byte>> joined;  // payloads that span chunks
   std::optional<BlockStrings> strings;
 
-  Result<Bytes> get(const Head& head, bool state, std::uint32_t at, std::uint32_t size) {
+  Result<Bytes> get(const Head& head, Place place) {
+    const auto [stream, at, size] = place;
     if (size == 0) return Bytes{};
     if (chunks.empty()) chunks.resize(head.chunks.size());
-    const std::size_t base = state ? 0 : head.h.state_chunks;
+    const std::size_t base = head.first_chunk(stream);
     const std::size_t first = at / kChunkBytes, last = (std::size_t{at} + size - 1) / kChunkBytes;
     for (auto c = first; c <= last; ++c) {
       auto& chunk = chunks[base + c];
       if (!chunk.empty()) continue;
       RETURN_IF_ERROR(head.unpack(head.chunks[base + c], kChunkBytes, "payload", chunk));
-      const std::size_t stream = state ? head.h.state_bytes : head.h.other_bytes;
-      if (chunk.size() != std::min(kChunkBytes, stream - c * kChunkBytes))
+      if (chunk.size() != std::min(kChunkBytes, head.stream_bytes(stream) - c * kChunkBytes))
         return corrupt("payload");
     }
     const std::size_t in_first = at % kChunkBytes;
@@ -347,15 +440,13 @@ class Reader {
   Status set_node(std::size_t index, Peer& peer);
   Status fill_payloads();
 
-  struct Place {
-    std::uint32_t at, size;
-  };
   const RowFilter& filter_;
   NameSource& names_;
   std::shared_ptr<Payloads> payloads_;
   std::uint8_t classes_ = 0;
   Head head_;
-  Frame frame_{head_};
+  Messages messages_;
+  Frame frame_{head_, messages_};
   std::vector<StoredRow> rows_;
   std::vector<Place> places_;
   boost::unordered_flat_map<NameId, bool> wanted_mfas_;
@@ -433,7 +524,7 @@ Result<bool> Reader::emit(const ProcessId& process, std::size_t incarnation, std
   if (!filter_.match_hashes.empty() && !hashed) return false;
   RETURN_IF_ERROR(frame_.open_rest());
   if (!filter_.match_hashes.empty() &&
-      !std::ranges::binary_search(filter_.match_hashes, frame_.rest[kHash][frame_.hash_at[i]]))
+      !std::ranges::binary_search(filter_.match_hashes, frame_.match_hash(i)))
     return false;
   auto& row = rows_.emplace_back();
   row.process = process;
@@ -445,8 +536,8 @@ Result<bool> Reader::emit(const ProcessId& process, std::size_t incarnation, std
   r.ordinal = static_cast<std::uint32_t>(frame_.kinds[kOrdinal][i]);
   ASSIGN_OR_RETURN(r.mfa, names_.mfa(static_cast<NameId>(frame_.kinds[kMfa][i])));
   r.original_bytes = static_cast<std::uint32_t>(frame_.rest[kOriginal][i]);
-  if (r.has(TraceRecord::kHashed)) r.match_hash = frame_.rest[kHash][frame_.hash_at[i]];
-  places_.push_back({frame_.payload_at[i], static_cast<std::uint32_t>(frame_.rest[kPayload][i])});
+  if (r.has(TraceRecord::kHashed)) r.match_hash = frame_.match_hash(i);
+  places_.push_back(frame_.place(i));
   const auto kind = frame_.rest[kPeerKind][i];
   if (kind > static_cast<unsigned>(Peer::Kind::port)) return corrupt("frame's rest");
   r.peer.kind = static_cast<Peer::Kind>(kind);
@@ -494,8 +585,7 @@ Status Reader::fill_payloads() {
   if (local_atoms) payloads_->strings.emplace(names_);
   for (std::size_t i = 0; i < rows_.size(); ++i) {
     auto& r = rows_[i].record;
-    const bool state = r.type == codec::EventType::state_change;
-    ASSIGN_OR_RETURN(r.payload, payloads_->get(head_, state, places_[i].at, places_[i].size));
+    ASSIGN_OR_RETURN(r.payload, payloads_->get(head_, places_[i]));
     if (!local_atoms || r.payload.empty()) continue;
     // Finds every atom's text now, because names are at hand only here.
     const auto term = codec::view(r.payload, {.local_atoms = true}, &*payloads_->strings);

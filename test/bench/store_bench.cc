@@ -407,10 +407,14 @@ void compared(std::uint64_t events, Figures& figures) {
   }
 }
 
-int run(bool quick) {
+struct Options {
+  std::uint64_t events = 5'000'000, compared = 3'000'000;  // 0 compared: no rivals
+};
+
+int run(const Options& options) {
   Figures figures;
-  alone(quick ? 600'000 : 5'000'000, figures);
-  compared(quick ? 1'000'000 : 3'000'000, figures);
+  alone(options.events, figures);
+  if (options.compared > 0) compared(options.compared, figures);
   std::printf("{\"figures\": {%s}", figures.text.c_str());
   std::printf(
       ", \"limits\": {\"cpu_us_per_event\": \"<= 0.6\", \"bytes_per_event\": \"<= 25\", "
@@ -426,6 +430,15 @@ int run(bool quick) {
 }  // namespace
 }  // namespace scope::test
 
+// bench_store [--quick] [--events N] [--compared N]
 int main(int argc, char** argv) {
-  return scope::test::run(argc > 1 && std::strcmp(argv[1], "--quick") == 0);
+  scope::test::Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view arg = argv[i];
+    if (arg == "--quick") options = {600'000, 1'000'000};
+    if (i + 1 == argc) break;
+    if (arg == "--events") options.events = std::strtoull(argv[++i], nullptr, 10);
+    if (arg == "--compared") options.compared = std::strtoull(argv[++i], nullptr, 10);
+  }
+  return scope::test::run(options);
 }

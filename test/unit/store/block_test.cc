@@ -215,6 +215,54 @@ void fill_numbered(Sample& s, const Numbered (&tables)[2], std::size_t count) {
   }
 }
 
+// Messages that are sent, fetched and taken, as two batches name their atoms; now and then one is cut on its way, or has
+// another's hash, or no hash at all. Plain ones between them.
+void fill_messages(Sample& s, const Numbered (&tables)[2], std::size_t count) {
+  static constexpr EventType kTypes[] = {EventType::message_send, EventType::message_fetch,
+                                         EventType::message_take};
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const std::uint32_t n = i / 3, step = i % 3;
+    const Numbered& table = tables[n % 4 == 0 ? step % 2 : n % 2];
+    const bool cut = n % 7 == 3 && step == 2;
+    TermBuilder b;
+    b.tuple(3).atom("plain").integer(n / (n % 11 == 5 ? 2 : 1));
+    if (n % 3 == 0 || cut) {
+      b.nil();
+    } else {
+      const auto id = __builtin_bswap32(table.base() + n % 4);
+      std::byte term[5] = {std::byte{codec::kTagLocalAtom}};
+      std::memcpy(term + 1, &id, 4);
+      b.raw(term);
+    }
+    auto& payload = s.payloads.emplace_back(b.bytes().begin(), b.bytes().end());
+    StoredRow row;
+    row.process = {1 + (n + step / 2) % 5, step == 0 ? n % 13 : n % 17, n % 19 == 0 ? n : 0};
+    auto& r = row.record;
+    r.type = kTypes[step];
+    r.pid = {row.process.id, row.process.serial};
+    r.time = {i};
+    if (step == 0) {
+      r.peer.kind = Peer::Kind::pid;
+      r.peer.node = s.names.incarnation(2).node;
+      r.peer.creation = 11;
+      r.peer.id = n % 17;
+    }
+    if (step == 2) r.mfa = {"gen_server", "decode_msg", 9};
+    if (n % 13 != 4) {
+      r.flags = TraceRecord::kHashed;
+      r.match_hash = (n % 11 == 6 ? n - 1 : n) * 0x9E3779B97F4A7C15ULL;
+    }
+    if (cut) r.flags |= TraceRecord::kTruncated, r.original_bytes = 1000;
+    if (n % 17 == 9) {
+      r.payload = {};
+    } else {
+      r.payload = payload;
+      if (n % 3 != 0 && !cut) r.strings = &table;
+    }
+    s.rows.push_back(row);
+  }
+}
+
 TEST(Block, AtomsByNumberGetThePartitionsNumbers) {
   const Numbered tables[2] = {Numbered(7), Numbered(4'000'000'000)};
   Sample s;
@@ -276,18 +324,52 @@ class WrittenNames final : public store::NameSource {
   std::vector<std::tuple<std::string, std::string, std::uint8_t>> mfas_;
 };
 
-TEST(Block, BlocksOfVersionOneAreRead) {
+void golden_is_read(unsigned version, std::size_t rows_in_it) {
   const std::string here = __FILE__;
-  const auto folder = here.substr(0, here.rfind("/unit/")) + "/golden/";
-  WrittenNames names(folder + "block_v1.txt");
-  std::ifstream in(folder + "block_v1.bin", std::ios::binary);
+  const auto name =
+      fmt::format("{}/golden/block_v{}", here.substr(0, here.rfind("/unit/")), version);
+  WrittenNames names(name + ".txt");
+  std::ifstream in(name + ".bin", std::ios::binary);
   const std::string bytes{std::istreambuf_iterator<char>(in), {}};
-  ASSERT_EQ(store::load<Header>(std::as_bytes(std::span(bytes)).data()).version, 1);
-  const auto rows = store::read_block(std::as_bytes(std::span(bytes)), {}, names,
-                                      std::make_shared<store::Arena>());
+  const auto block = std::as_bytes(std::span(bytes));
+  ASSERT_GE(block.size(), kOldHeader);
+  std::uint16_t written = 0;
+  std::memcpy(&written, block.data() + 4, sizeof written);
+  ASSERT_EQ(written, version);
+  const auto rows = store::read_block(block, {}, names, std::make_shared<store::Arena>());
   ASSERT_TRUE(rows) << to_string(rows.error());
   EXPECT_EQ(texts(rows->rows), names.rows);
-  EXPECT_EQ(names.rows.size(), 60U);
+  EXPECT_EQ(names.rows.size(), rows_in_it);
+}
+
+TEST(Block, BlocksOfVersionOneAreRead) { golden_is_read(1, 60); }
+TEST(Block, BlocksOfVersionTwoAreRead) { golden_is_read(2, 300); }
+
+TEST(Block, AMessageIsStoredOnce) {
+  const Numbered tables[2] = {Numbered(7), Numbered(4'000'000'000)};
+  Sample s;
+  fill_messages(s, tables, 9000);
+  const auto block = encode(s);
+  const auto header = store::load<Header>(block.data());
+  std::set<std::uint64_t> hashes;
+  for (const auto& row : s.rows) {
+    if (row.record.has(TraceRecord::kHashed)) hashes.insert(row.record.match_hash);
+  }
+  EXPECT_EQ(header.messages, hashes.size());
+  const auto rows = store::read_block(block, {}, s.names, std::make_shared<store::Arena>());
+  ASSERT_TRUE(rows) << to_string(rows.error());
+  EXPECT_EQ(texts(rows->rows), sorted_texts(s.rows));
+  // Found by their hashes, the bodies of others left where they are.
+  const std::vector<std::uint64_t> few(hashes.begin(), std::next(hashes.begin(), 5));
+  store::RowFilter f;
+  f.match_hashes = few;
+  const auto some = store::read_block(block, f, s.names, std::make_shared<store::Arena>());
+  ASSERT_TRUE(some);
+  std::vector<StoredRow> want;
+  for (const auto& row : s.rows) {
+    if (store::wants_record(f, row.record)) want.push_back(row);
+  }
+  EXPECT_EQ(texts(some->rows), sorted_texts(want));
 }
 
 TEST(Block, EveryTruncationIsCorrupt) {
@@ -326,7 +408,8 @@ void rehash(std::vector<std::byte>& block) {
     p.xxh3 = static_cast<std::uint32_t>(XXH3_64bits(block.data() + p.offset, p.bytes));
     std::memcpy(block.data() + at, &p, sizeof p);
   };
-  const auto chunks = std::size_t{h.state_chunks} + h.other_chunks;
+  pieces(offsetof(Header, message_table));
+  const auto chunks = std::size_t{h.state_chunks} + h.other_chunks + h.message_chunks;
   if (chunks < 1000 && h.frames < 1000 &&
       chunks * sizeof(Piece) + h.frames * sizeof(FrameEntry) < head_end) {
     auto at = head_end - chunks * sizeof(Piece) - h.frames * sizeof(FrameEntry);
@@ -343,11 +426,13 @@ void rehash(std::vector<std::byte>& block) {
 }
 
 TEST(Block, FlipsWithRightHashesNeverCrash) {
-  for (std::uint64_t seed = 0; seed < 4; ++seed) {
+  for (std::uint64_t seed = 0; seed < 5; ++seed) {
     std::mt19937_64 random(seed);
     Sample s;
     const Numbered tables[2] = {Numbered(7), Numbered(100)};
-    seed == 3 ? fill_numbered(s, tables, 900) : fill(s, random, seed == 0 ? 5 : 300 * seed * seed);
+    seed == 4   ? fill_messages(s, tables, 900)
+    : seed == 3 ? fill_numbered(s, tables, 900)
+                : fill(s, random, seed == 0 ? 5 : 300 * seed * seed);
     const auto block = encode(s);
     const auto head_end = store::load<Header>(block.data()).head_end;
     for (int i = 0; i < 1200; ++i) {
