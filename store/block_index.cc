@@ -1,7 +1,6 @@
 #include "store/block_index.h"
 
 #include <algorithm>
-#include <array>
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <boost/unordered/unordered_flat_set.hpp>
 #include <utility>
@@ -18,13 +17,13 @@ using codec::EventType;
 using codec::Peer;
 using codec::TraceRecord;
 
-constexpr std::array<std::uint8_t, 256> kCodes = [] {
-  std::array<std::uint8_t, 256> out{};
-  for (unsigned i = 0; i < 26; ++i) out['a' + i] = out['A' + i] = static_cast<std::uint8_t>(1 + i);
-  for (unsigned i = 0; i < 10; ++i) out['0' + i] = static_cast<std::uint8_t>(27 + i);
-  out['_'] = 37;
-  return out;
-}();
+// Without branches and tables, so that the compiler makes vectors of it.
+constexpr std::uint8_t code_of(std::uint8_t byte) {
+  const auto letter = static_cast<std::uint8_t>((byte | 0x20) - 'a');
+  const auto digit = static_cast<std::uint8_t>(byte - '0');
+  return static_cast<std::uint8_t>((letter < 26 ? 1 + letter : 0) | (digit < 10 ? 27 + digit : 0) |
+                                   (byte == '_' ? 37 : 0));
+}
 
 class TextBits {
  public:
@@ -50,24 +49,19 @@ class TextBits {
     back -= std::min(back, kReach);
     add(bytes.subspan(front, bytes.size() - front - back));
   }
-  // In steps, so that the cells of a step are computed side by side.
+  // Steps overlap at the end. The bytes are read, and their codes made, once for each place in a trigram: what was just
+  // stored byte by byte could not be loaded as a vector without waiting.
   void add(Bytes bytes) {
-    constexpr std::size_t kStep = 32;
-    std::uint8_t codes[kStep + 2] = {};  // two of the step before, then this one's
-    std::uint16_t cells[kStep];
-    auto* seen = seen_.data();
-    while (!bytes.empty()) {
-      const std::size_t n = std::min(kStep, bytes.size());
-      for (std::size_t i = 0; i < n; ++i)
-        codes[i + 2] = kCodes[std::to_integer<unsigned>(bytes[i])];
-      for (std::size_t i = 0; i < kStep; ++i)
-        cells[i] = static_cast<std::uint16_t>((codes[i] * kTextCodes + codes[i + 1]) * kTextCodes +
-                                              codes[i + 2]);
-      for (std::size_t i = 0; i < n; ++i) seen[cells[i]] = 1;
-      codes[0] = codes[n];
-      codes[1] = codes[n + 1];
-      bytes = bytes.subspan(n);
+    if (bytes.size() < 3) return;
+    const auto* from = reinterpret_cast<const std::uint8_t*>(bytes.data());
+    std::size_t cells = bytes.size() - 2;
+    if (cells < kStep) {
+      std::uint8_t padded[kStep + 2] = {};
+      std::memcpy(padded, from, bytes.size());
+      return step(padded, cells);
     }
+    for (; cells > kStep; cells -= kStep, from += kStep) step(from, kStep);
+    step(from + cells - kStep, kStep);
   }
   static_assert(kTrigrams <= 1U << 16);
   // Atoms that the payload names by number: any place that looks like one counts.
@@ -92,6 +86,17 @@ class TextBits {
   }
 
  private:
+  static constexpr std::size_t kStep = 32;
+  // REQUIRES kStep + 2 readable bytes
+  void step(const std::uint8_t* from, std::size_t count) {
+    std::uint16_t cells[kStep];
+    for (std::size_t i = 0; i < kStep; ++i)
+      cells[i] = static_cast<std::uint16_t>((code_of(from[i]) * kTextCodes + code_of(from[i + 1])) *
+                                                kTextCodes +
+                                            code_of(from[i + 2]));
+    auto* seen = seen_.data();
+    for (std::size_t i = 0; i < count; ++i) seen[cells[i]] = 1;
+  }
   static bool same8(const std::byte* a, const std::byte* b) {
     return load<std::uint64_t>(a) == load<std::uint64_t>(b);
   }
@@ -168,7 +173,7 @@ void add_edge(BlockIndex& out, EdgeMap& places, const StoredRow& row, const Atom
 
 }  // namespace
 
-unsigned text_code(unsigned char byte) { return kCodes[byte]; }
+unsigned text_code(unsigned char byte) { return code_of(byte); }
 
 std::vector<std::uint32_t> trigrams_of(std::span<const std::string_view> texts) {
   std::vector<std::uint32_t> out;

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 #include <xxhash.h>
 
+#include <boost/unordered/unordered_flat_map.hpp>
 #include <filesystem>
 
 #include "store/block.h"
@@ -103,7 +104,17 @@ void rebuild_open(StoreState& state, const lmdb::Txn& txn) {
     const auto rows = read_block(**value, {}, *state.names, arena);
     if (!rows) continue;
     BlockIndexBuilder builder([&](std::string_view t) { return state.names->atom(t); });
-    for (const auto& row : rows->rows) builder.add(row, state.names->mfa(row.record.mfa));
+    // A message that is stored once stands at one place in memory, however many rows have it.
+    boost::unordered_flat_map<std::uint64_t, const std::byte*> messages;
+    for (const auto& row : rows->rows) {
+      const auto& r = row.record;
+      bool repeats = false;
+      if (r.has(codec::TraceRecord::kHashed)) {
+        const auto [it, fresh] = messages.try_emplace(r.match_hash, r.payload.data());
+        repeats = !fresh && it->second == r.payload.data();
+      }
+      builder.add(row, state.names->mfa(r.mfa), repeats);
+    }
     index = builder.finish();
   }
 }
