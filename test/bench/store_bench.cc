@@ -16,6 +16,7 @@
 #include <deque>
 #include <fstream>
 #include <map>
+#include <set>
 
 #include "analysis/aggregate.h"
 #include "analysis/clock_model.h"
@@ -264,7 +265,13 @@ void recorded(const std::string& file, Figures& figures) {
   if (bytes.empty()) return;
   Load load;
   Zstd zstd;
-  std::map<std::uint64_t, std::pair<Incarnation, std::uint64_t>> agents;
+  struct Agent {
+    Incarnation number = kNoIncarnation;
+    std::uint64_t seq =
+        0;  // counted here: copies of a store that runs overlap, or leave batches out
+    std::set<std::uint64_t> seen;
+  };
+  std::map<std::uint64_t, Agent> agents;
   std::uint64_t packed = 0, raw = 0;
   store::ByteReader reader(store::as_bytes(bytes));
   while (reader.left() > 0) {
@@ -273,19 +280,20 @@ void recorded(const std::string& file, Figures& figures) {
     const auto agent = reader.u64();
     const auto message = store::as_bytes(reader.text());
     SCOPE_CHECK(reader.ok());
-    auto& [number, seq] = agents[agent];
-    if (seq == 0) number = load.store->incarnation(node, creation, agent)->number;
-    packed += zstd.size_of(message);
-    raw += message.size();
+    auto& [number, seq, seen] = agents[agent];
+    if (seen.empty()) number = load.store->incarnation(node, creation, agent)->number;
     const auto header = codec::read_batch_header(*codec::view(message));
     SCOPE_CHECK(header.has_value());
-    seq = header->seq;
-    auto batch = BatchMaker::incoming(number, seq, {message.begin(), message.end()});
+    if (!seen.insert(header->seq).second) continue;
+    packed += zstd.size_of(message);
+    raw += message.size();
+    auto batch = BatchMaker::incoming(number, ++seq, {message.begin(), message.end()});
     while (!load.store->append(batch)) std::this_thread::sleep_for(std::chrono::microseconds(500));
   }
   SCOPE_CHECK(load.store->flush(60'000).has_value());
   const auto stats = load.store->stats();
-  SCOPE_CHECK(stats.malformed == 0 && stats.blocks > 0);
+  SCOPE_CHECK(stats.malformed == 0);
+  if (stats.blocks == 0) return figures.add("recorded_events", 0);  // too few for one
   const double sealed = rows_in_blocks(*load.store);
   load.store.reset();
   const auto all = static_cast<double>(stats.events_stored);
