@@ -394,6 +394,55 @@ TEST_F(StoreTest, OrdinalsGoOnAcrossBatchesBlocksAndRestarts) {
   EXPECT_EQ(ids, want);
 }
 
+// Raw clocks should never do this. If one does, between batches or within one, rows stay where their times put them. (The same
+// nanosecond twice would give two rows one id: README, ordinals.)
+TEST_F(StoreTest, ClocksThatJumpBackwardsLoseNothing) {
+  options_.block_rows = 60;
+  BatchMaker m("shop@host", 3, 77);
+  open();
+  const auto n = incarnation(m);
+  std::multiset<std::pair<std::uint32_t, std::int64_t>> want;
+  std::uint64_t seq = 0;
+  for (const std::int64_t base : {10'000, 20'000, 5'000, 5'000, -3'000, 30'000, 29'900, 10'000}) {
+    for (std::int64_t i = 0; i < 25; ++i) {
+      const auto process = static_cast<std::uint32_t>(1 + i % 3);
+      const auto time =
+          base + static_cast<std::int64_t>(seq) + (i < 15 ? i * 10 : (i - 15) * 10 - 200);
+      m.call(m.own(process), kHandleCall, time);
+      want.emplace(process, time);
+    }
+    append(m.batch(n, ++seq));
+    if (seq == 3 || seq == 6) flush();
+    if (seq == 4) reopen();
+  }
+  flush();
+  const auto check = [&](const RowFilter& f) {
+    std::multiset<std::pair<std::uint32_t, std::int64_t>> found, wanted;
+    std::set<EventId> ids;
+    const auto view = store_->snapshot();
+    for (const auto& unit : view->units()) {
+      const auto rows = view->read(unit, f);
+      ASSERT_TRUE(rows);
+      for (const auto& row : rows->rows) {
+        found.emplace(row.process.id, row.record.time.ns);
+        EXPECT_TRUE(ids.insert(row.id()).second) << to_text(row);
+      }
+    }
+    for (const auto& w : want) {
+      if ((!f.from || w.second >= f.from->ns) && (!f.until || w.second <= f.until->ns))
+        wanted.insert(w);
+    }
+    EXPECT_EQ(found, wanted);
+  };
+  for (int again = 0; again < 2; ++again, reopen()) {
+    check({});
+    RowFilter f;
+    f.from = RawTime{5'050};
+    f.until = RawTime{20'020};
+    check(f);
+  }
+}
+
 TEST_F(StoreTest, GapsOfTheStoresOwnAreEvents) {
   open();
   BatchMaker m("shop@host", 3, 77);
