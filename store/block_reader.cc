@@ -586,11 +586,11 @@ Status Reader::fill_payloads() {
   for (std::size_t i = 0; i < rows_.size(); ++i) {
     auto& r = rows_[i].record;
     ASSIGN_OR_RETURN(r.payload, payloads_->get(head_, places_[i]));
-    if (!local_atoms || r.payload.empty()) continue;
-    // Finds every atom's text now, because names are at hand only here.
-    const auto term = codec::view(r.payload, {.local_atoms = true}, &*payloads_->strings);
-    if (!term) return corrupt("payload");
-    r.strings = &*payloads_->strings;
+    if (r.payload.empty()) continue;
+    // Readers of a record trust its term. Finds every atom's text, too, because names are at hand only here.
+    const auto* strings = local_atoms ? &*payloads_->strings : nullptr;
+    if (!codec::view(r.payload, {.local_atoms = local_atoms}, strings)) return corrupt("payload");
+    r.strings = strings;
   }
   if (local_atoms) payloads_->strings->seal();
   return {};

@@ -29,6 +29,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (!copy || !equal(*term, *copy) || structural_hash(*term) != structural_hash(*copy))
     std::abort();
   if (match_hash(*term, {}).value != match_hash(*copy, {}).value) std::abort();
-  write_diff(diff(*term, *copy), out);
+  TermBuilder difference;  // not `out`: the diff points into it
+  write_diff(diff(*term, *copy), difference);
+  if (!validate(difference.bytes())) std::abort();
   return 0;
 }
