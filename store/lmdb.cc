@@ -84,6 +84,13 @@ Result<Dbi> Txn::open_db(const char* name, bool create) {
   return dbi;
 }
 
+DatabaseSize Txn::size(Dbi dbi) const {
+  MDB_stat stat{};
+  if (mdb_stat(txn_.get(), dbi, &stat) != 0) return {};
+  const auto pages = stat.ms_branch_pages + stat.ms_leaf_pages + stat.ms_overflow_pages;
+  return {stat.ms_entries, std::uint64_t{pages} * stat.ms_psize};
+}
+
 Result<std::optional<Bytes>> Txn::get(Dbi dbi, Bytes key) const {
   MDB_val k = to_val(key), v{};
   const int rc = mdb_get(txn_.get(), dbi, &k, &v);

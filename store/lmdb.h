@@ -42,6 +42,10 @@ class Env {
   std::unique_ptr<MDB_env, Close> env_;
 };
 
+struct DatabaseSize {
+  std::uint64_t entries = 0, bytes = 0;  // of its pages
+};
+
 class Txn {
  public:
   static Result<Txn> begin(const Env& env, bool write);
@@ -53,7 +57,8 @@ class Txn {
   Result<std::byte*> reserve(Dbi dbi, Bytes key, std::size_t size,
                              bool append);  // room to write a value into
   Result<bool> del(Dbi dbi, Bytes key);     // false: it was not there
-  Status commit();                          // the transaction is over, whatever comes back
+  DatabaseSize size(Dbi dbi) const;
+  Status commit();  // the transaction is over, whatever comes back
   MDB_txn* get() const { return txn_.get(); }
 
  private:

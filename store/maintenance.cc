@@ -118,6 +118,15 @@ Result<std::shared_ptr<Partition>> open_partition(const std::string& folder, std
 
 }  // namespace
 
+std::vector<PartitionReport::Database> databases_of(const PartitionTxn& here) {
+  std::vector<PartitionReport::Database> out;
+  for (const auto& [name, dbi] : here.db().all()) {
+    const auto size = here.txn.size(dbi);
+    out.push_back({name, size.entries, size.bytes});
+  }
+  return out;
+}
+
 Result<std::shared_ptr<Partition>> open_attached(const std::string& folder, std::uint32_t number,
                                                  const PartitionOptions& options) {
   if (!fs::exists(Partition::file_name(folder, number)))
@@ -160,8 +169,9 @@ Result<std::vector<PartitionReport>> StoreFolder::info() const {
     report.bytes = (*partition)->used_bytes();
     report.blocks = (*partition)->units_at_open().size();
     for (const auto& unit : (*partition)->units_at_open()) report.rows += unit.rows;
-    if (!report.active) continue;  // what a roll carried on stays behind as a copy
     const auto here = (*partition)->read();
+    if (here) report.databases = databases_of(*here);
+    if (!report.active) continue;  // what a roll carried on stays behind as a copy
     if (!here ||
         !each_row(here->txn, here->db().hot, {}, [&](Bytes, Bytes) { ++report.hot_batches; }))
       report.problem = "its hot log cannot be read";

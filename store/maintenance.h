@@ -32,6 +32,11 @@ struct PartitionReport {
   Manifest::Partition listed;
   bool active = false;
   std::uint64_t bytes = 0, blocks = 0, rows = 0, hot_batches = 0;
+  struct Database {
+    std::string_view name;  // of key_format.h
+    std::uint64_t entries = 0, bytes = 0;
+  };
+  std::vector<Database> databases;
   std::string problem;  // why it cannot be used; empty: it can
 };
 struct Damage {
@@ -106,6 +111,9 @@ class StoreFolder final : public Upkeep {
 
 class Partition;
 struct PartitionOptions;
+struct PartitionTxn;
+
+std::vector<PartitionReport::Database> databases_of(const PartitionTxn& here);
 
 // Checks one partition: the blocks of `units`, and all indexes and batches.
 Status check_partition(const Partition& partition, std::span<const Unit> units,

@@ -51,6 +51,7 @@ Result<std::vector<PartitionReport>> OpenUpkeep::info() const {
     for (const auto& unit : units) report.rows += unit.rows;
     if (const auto here = partition->read()) {
       report.bytes = here->file->env.used_bytes();
+      report.databases = databases_of(*here);
     } else {
       report.problem = here.error().message;
     }

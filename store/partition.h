@@ -29,6 +29,15 @@ namespace scope::store {
 
 struct Databases {
   lmdb::Dbi hot = 0, blk = 0, seg = 0, agents = 0, clock = 0, names = 0, lives = 0;
+  std::array<std::pair<std::string_view, lmdb::Dbi>, 7> all() const {
+    return {{{"hot", hot},
+             {"blk", blk},
+             {"seg", seg},
+             {"agents", agents},
+             {"clock", clock},
+             {"names", names},
+             {"lives", lives}}};
+  }
 };
 
 struct PartitionFile {

@@ -54,6 +54,14 @@ Status write_info(const store::Upkeep& upkeep, TermBuilder& out) {
     item.key("blocks").unsigned_integer(r.blocks);
     item.key("events").unsigned_integer(r.rows);
     item.key("batches").unsigned_integer(r.hot_batches);
+    MapWriter databases;
+    for (const auto& d : r.databases) {
+      MapWriter size;
+      size.key("entries").unsigned_integer(d.entries);
+      size.key("bytes").unsigned_integer(d.bytes);
+      size.write(databases.key(d.name));
+    }
+    databases.write(item.key("databases"));
     item.key("from").integer(r.listed.made_ns);
     item.key("until").integer(r.listed.closed_ns);
     item.key("protected").boolean(r.listed.keep);
