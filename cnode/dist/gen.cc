@@ -26,10 +26,8 @@ void read_tag(const codec::TermView& tag, CallFrom& from) {
   }
 }
 
-}  // namespace
-
-std::optional<GenCall> read_gen_call(const Message& message) {
-  if (!message.term.is_tuple("$gen_call", 3)) return std::nullopt;
+std::optional<GenCall> read_call(const Message& message, std::string_view label) {
+  if (!message.term.is_tuple(label, 3)) return std::nullopt;
   codec::TermView from = message.term.element(1);
   if (from.arity() != 2) return std::nullopt;
   auto pid = from.element(0).pid();
@@ -41,6 +39,16 @@ std::optional<GenCall> read_gen_call(const Message& message) {
   if (message.token) call.from.token = copy(message.token->bytes());
   call.request = message.with_term(message.term.element(2));
   return call;
+}
+
+}  // namespace
+
+std::optional<GenCall> read_gen_call(const Message& message) {
+  return read_call(message, "$gen_call");
+}
+
+std::optional<GenCall> read_system_message(const Message& message) {
+  return read_call(message, "system");
 }
 
 std::optional<Message> read_gen_cast(const Message& message) {

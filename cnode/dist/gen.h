@@ -32,6 +32,8 @@ struct GenCall {
 
 // {'$gen_call', {Pid, Tag}, Request}; nullopt for anything else.
 std::optional<GenCall> read_gen_call(const Message& message);
+// {system, {Pid, Tag}, Request}: what the module sys sends. The Node answers it for every process.
+std::optional<GenCall> read_system_message(const Message& message);
 // {'$gen_cast', Request}: the message narrowed to the request.
 std::optional<Message> read_gen_cast(const Message& message);
 

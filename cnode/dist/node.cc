@@ -294,6 +294,22 @@ void Node::disconnect(std::string_view node) {
 }
 bool Node::connected(std::string_view node) const { return impl_->link_to(node) != nullptr; }
 
+const Counters& Node::counters() const { return *impl_->counters_; }
+
+std::vector<ProcessInfo> Node::processes() const {
+  std::vector<ProcessInfo> all;
+  for (const auto& [key, p] : impl_->processes_) all.push_back(*process(p.pid));
+  return all;
+}
+
+std::optional<ProcessInfo> Node::process(const Pid& pid) const {
+  const LocalProcess* p = impl_->find(pid);
+  if (p == nullptr) return std::nullopt;
+  ProcessInfo info{p->pid, p->name, p->messages, p->links, {}};
+  for (const auto& watch : p->watches) info.watchers.push_back(watch.watcher);
+  return info;
+}
+
 std::vector<LinkInfo> Node::links() const {
   std::vector<LinkInfo> all;
   for (const auto& [node, link] : impl_->links_) all.push_back(link->info());

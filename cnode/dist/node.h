@@ -71,12 +71,21 @@ struct NodeOptions {
 struct LinkInfo {
   std::string node;
   std::uint32_t creation = 0;
-  std::uint64_t flags = 0;  // of the peer
-  bool hidden = false;      // the peer does not publish itself
-  bool initiated = false;   // by us
+  std::uint64_t flags = 0;   // of the peer
+  bool hidden = false;       // the peer does not publish itself
+  bool initiated = false;    // by us
+  std::uint64_t number = 0;  // counted from 1, of all links since the start
   std::uint64_t bytes_in = 0, bytes_out = 0;
   std::size_t queue_bytes = 0;
   std::chrono::steady_clock::time_point since, last_heard;
+};
+
+// A process here, as it is now.
+struct ProcessInfo {
+  Pid pid;
+  std::string name;            // empty: none
+  std::uint64_t messages = 0;  // handled
+  std::vector<Pid> links, watchers;
 };
 
 class NodeObserver {
@@ -120,6 +129,7 @@ class Node {
   const std::string& name() const;
   std::uint32_t creation() const;
   std::uint16_t port() const;  // where it listens; 0 before start()
+  const Counters& counters() const;
 
   // --- processes here
   // -----------------------------------------------------------------------------------------------
@@ -130,6 +140,8 @@ class Node {
   // after it.
   void end_process(const Pid& pid, codec::Bytes reason = {});
   std::optional<Pid> whereis(std::string_view name) const;
+  std::vector<ProcessInfo> processes() const;
+  std::optional<ProcessInfo> process(const Pid& pid) const;
   Ref make_ref();
   // A reference that stands for the process as a receiver until removed.
   Ref make_alias(const Pid& pid);

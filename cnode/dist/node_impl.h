@@ -35,6 +35,7 @@ struct LocalProcess {
   std::string name;
   std::vector<Watch> watches;  // held by others on it
   std::vector<Pid> links;
+  std::uint64_t messages = 0;  // handled
 };
 
 struct OutMonitor {
@@ -176,6 +177,8 @@ class Node::Impl : public LinkOwner, public std::enable_shared_from_this<Node::I
 
   // builtin.cc
   void start_builtins();
+  void answer_system(LocalProcess& to, const GenCall& call);
+  void refuse_to_end(LocalProcess& to, const GenCall& call);
   void on_spawn_request(Link& link, const Signal& signal, const Message& message);
   // The answer of an allowed function; undef for others.
   RpcAnswer apply(std::string_view module, std::string_view function, const codec::TermView& args,
@@ -204,6 +207,7 @@ class Node::Impl : public LinkOwner, public std::enable_shared_from_this<Node::I
   std::uint32_t next_id_ = 1, next_serial_ = 0;
   std::uint64_t next_ref_ = 1;
   std::uint64_t next_unlink_ = 1;
+  std::uint64_t links_made_ = 0;
   std::unordered_map<std::uint64_t, LocalProcess> processes_;  // by id and serial
   std::map<std::string, Pid, std::less<>> names_;
   std::unordered_map<Ref, Pid> aliases_;

@@ -266,6 +266,7 @@ void Node::Impl::link_up(std::shared_ptr<Stream> stream, const Hello& peer, bool
   info.flags = peer.flags;
   info.hidden = (peer.flags & flags::kPublished) == 0;
   info.initiated = initiated;
+  info.number = ++links_made_;
   auto link =
       std::make_shared<Link>(io_, std::move(stream), std::move(info),
                              Link::Limits{options_.max_packet_bytes, options_.max_queue_bytes},

@@ -110,6 +110,8 @@ void Node::Impl::deliver(LocalProcess* to, Message message) {
     counters_->add(Counter::no_receiver);
     return;
   }
+  ++to->messages;
+  if (const auto system = read_system_message(message)) return answer_system(*to, *system);
   Process* process = to->process;
   const Message keep = message;  // for the token while it is handled; shares the packet
   handling_ = &keep;

@@ -29,6 +29,9 @@ class Process {
   // A monitor that a remote process held on this one is gone: demonitored, or its node's link was
   // lost. The reference is also the tag of its gen call: a query for that caller may be cancelled.
   virtual void on_watcher_gone(const Pid& watcher, const Ref& monitor);
+
+  // What sys:get_state and sys:get_status say: one term. By default #{}. System messages never reach on_message.
+  virtual void write_state(codec::TermBuilder& out) const;
 };
 
 }  // namespace scope::node
