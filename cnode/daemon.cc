@@ -12,6 +12,7 @@
 #include "cnode/agents/signal.h"
 #include "cnode/dist/node.h"
 #include "cnode/dist/spawn.h"
+#include "cnode/otp/otp.h"
 #include "cnode/service/service.h"
 #include "cnode/version.h"
 #include "ei_codec/term_print.h"
@@ -88,6 +89,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
       });
       co_await agents_->detach_all(kDetachTimeout);
     }
+    otp_.reset();
     if (service_) service_->stop();
     if (store_) store_->close();
     agents_ready_ = false;
@@ -120,10 +122,40 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     agents_ready_ = true;
     service_->set_coverage(agents_->coverage());
     agents_->start();
+    otp_ = std::make_unique<Otp>(io_, *node_, otp_sources());
     auto stats = store_->stats();
     spdlog::info("{} is up, port {}, store {} ({} events)", node_->name(), node_->port(),
                  config_.db, stats.events_stored);
     co_return Status{};
+  }
+
+  // --- what OTP's tools see ---
+  OtpSources otp_sources() {
+    OtpSources o;
+    o.version = kVersion;
+    o.link_queue_bytes = config_.link_queue_bytes;
+    o.parts = {
+        {"scope_store",
+         [this] {
+           const auto s = store_->stats();
+           return PartFigures{s.tail_rows, s.events, s.queue_bytes};
+         }},
+        {"scope_agents", [this] { return PartFigures{0, counters_->get(Counter::batches), 0}; }},
+        {"scope_service", [this] {
+           const auto s = service_->stats();
+           return PartFigures{s.waiting, s.requests, 0};
+         }}};
+    o.ask = [this](TermBuilder request, std::move_only_function<void(TermBuilder)> answer) {
+      const auto term = std::make_shared<TermBuilder>(std::move(request));
+      service_->handle({*codec::view(term->bytes()), term, "observer", node_->name(), nullptr},
+                       std::move(answer));
+    };
+    o.sizes = [this] {
+      const auto s = store_->stats();
+      return OtpSources::Sizes{agents_->node_status().size(), agents_->tracing().size(),
+                               s.events_stored, s.gaps, service_->stats().waiting};
+    };
+    return o;
   }
 
   // --- elixir_scope: calls in, replies out ---
@@ -257,6 +289,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
   std::unique_ptr<Node> node_;
   std::unique_ptr<Service> service_;
   std::unique_ptr<Agents> agents_;
+  std::unique_ptr<Otp> otp_;
   Pid pid_;
   std::unordered_map<Ref, std::shared_ptr<std::atomic<bool>>> callers_;
   std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();

@@ -105,6 +105,11 @@ class LanePool {
     return true;
   }
 
+  std::size_t waiting() const {
+    const std::lock_guard lock(mutex_);
+    return jobs_.size();
+  }
+
   void stop() {
     std::deque<Job> left;
     {
@@ -135,7 +140,7 @@ class LanePool {
   }
 
   const std::size_t max_queue_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Job> jobs_;
   bool stopped_ = false;
@@ -326,7 +331,10 @@ void Service::set_coverage(std::shared_ptr<const analysis::Coverage> coverage) {
 }
 
 ServiceStats Service::stats() const {
-  return {impl_->received, impl_->errors, impl_->busy, impl_->cancelled, impl_->cuts};
+  return {
+      impl_->received, impl_->errors,
+      impl_->busy,     impl_->cancelled,
+      impl_->cuts,     impl_->points.waiting() + impl_->scans.waiting() + impl_->upkeep.waiting()};
 }
 
 void Service::stop() {

@@ -144,6 +144,7 @@ struct Request {
 
 struct ServiceStats {
   std::uint64_t requests = 0, errors = 0, busy = 0, cancelled = 0, deadline_cuts = 0;
+  std::uint64_t waiting = 0;  // in the lanes' queues, now
 };
 
 class Service {
