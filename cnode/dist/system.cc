@@ -57,6 +57,8 @@ void Node::Impl::answer_system(LocalProcess& to, const GenCall& call) {
   TermBuilder out;
   guarded([&] {
     if (request.is_atom("get_state")) {
+      out.tuple(2).atom(
+          "ok");  // as of OTP 27, where a bare state raises; before, the caller sees {ok, State}
       to.process->write_state(out);
     } else if (request.is_atom("get_status")) {
       write_status(out, to, own_pid_);
