@@ -19,6 +19,8 @@ using codec::TermBuilder;
 using codec::TermView;
 using Clock = std::chrono::steady_clock;
 
+constexpr Millis kStep{1000};
+
 std::uint64_t unsigned_ns(Clock::time_point at) {
   return static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(at.time_since_epoch()).count());
@@ -69,10 +71,13 @@ Awaitable<void> fetch_loop(std::shared_ptr<Otp::Impl> otp, Pid errand, Pid paren
   auto threads = measure_threads();
   boost::asio::steady_timer timer(otp->io_);
   while (true) {
-    timer.expires_after(every);
-    boost::system::error_code ignored;
-    co_await timer.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
-    if (otp->stopped_ || !otp->node_.process(errand)) co_return;
+    // In steps, so that the end of the daemon does not wait for it.
+    for (Millis left = every; left > Millis(0); left -= kStep) {
+      timer.expires_after(std::min(left, kStep));
+      boost::system::error_code ignored;
+      co_await timer.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
+      if (otp->stopped_ || !otp->node_.process(errand)) co_return;
+    }
     for (const auto& now : measure_threads()) {
       for (auto& kept : threads) {
         if (kept.id == now.id) kept.cpu_ns = now.cpu_ns;

@@ -143,15 +143,13 @@ Pid Otp::Impl::add(std::unique_ptr<Errand> errand) {
   return errands_.back()->pid;
 }
 
-void Otp::Impl::end(const Pid& pid) {
-  boost::asio::post(io_, [self = shared_from_this(), pid] {
+void Otp::Impl::end(const Pid& pid, std::string_view reason) {
+  boost::asio::post(io_, [self = shared_from_this(), pid, reason] {
     if (self->stopped_) return;
-    const auto gone = std::erase_if(self->errands_, [&](const auto& e) {
-      if (e->pid != pid) return false;
-      self->node_.end_process(pid);
-      return true;
-    });
-    (void)gone;
+    TermBuilder why;
+    why.atom(reason);
+    self->node_.end_process(pid, why.bytes());
+    std::erase_if(self->errands_, [&](const auto& e) { return e->pid == pid; });
   });
 }
 

@@ -20,7 +20,6 @@ class PartProcess : public Process {
   void on_message(Message message) override;
   void write_state(codec::TermBuilder& out) const override;
   PartFigures figures() const { return part_.figures ? part_.figures() : PartFigures{}; }
-  const std::string& name() const { return part_.name; }
 
  protected:
   virtual void answer(const codec::TermView& request, codec::TermBuilder& out);
@@ -71,7 +70,7 @@ class Otp::Impl : public std::enable_shared_from_this<Otp::Impl> {
     node_.rpc().allow(std::move(module), std::move(function), arity, std::move(handler));
   }
   Pid add(std::unique_ptr<Errand> errand);
-  void end(const Pid& errand);  // posted
+  void end(const Pid& errand, std::string_view reason = "normal");  // posted; a literal
   std::optional<Pid> on_spawn(const SpawnRequest& request);
   const MemoryUse& memory();
 

@@ -1,7 +1,11 @@
 // Tables as ets' for Observer: what was recorded, asked of the daemon as anybody would ask it, and the store's databases.
 // Rows are made when a table is opened; at most kMostRows of them.
 #include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
 
+#include "cnode/dist/spawn.h"
 #include "cnode/otp/otp_impl.h"
 
 namespace scope::node {
@@ -11,7 +15,8 @@ using codec::TermBuilder;
 using codec::TermView;
 
 constexpr int kMostRows = 500;
-constexpr std::size_t kRowsAtOnce = 100;
+constexpr std::size_t kRowsAtOnce = 20;  // a row is up to 64 KB
+constexpr std::chrono::seconds kPatience{30};
 
 std::optional<TermView> field(const TermView& map, std::string_view key) {
   const auto pairs = map.map();
@@ -91,19 +96,34 @@ TermBuilder status() {
   return request;
 }
 
-// {Pid, [[Row], ..]} until all are told, then {Pid, '$end_of_table'}.
-void tell(Node& node, const Pid& to, const Pid& self, const std::vector<Row>& rows) {
-  for (std::size_t at = 0; at < rows.size(); at += kRowsAtOnce) {
-    const auto n = std::min(kRowsAtOnce, rows.size() - at);
+// {Pid, [[Row], ..]} until all are told, then {Pid, '$end_of_table'}. A link whose queue is full is waited for; a caller that does
+// not read for kPatience gets an exit signal with `busy` instead of the end of the table.
+Awaitable<void> tell(std::shared_ptr<Otp::Impl> otp, Pid to, Pid self, std::vector<Row> rows) {
+  const auto until = std::chrono::steady_clock::now() + kPatience;
+  boost::asio::steady_timer timer(otp->io_);
+  std::size_t n = 1;
+  for (std::size_t at = 0; n > 0; at += n) {
     TermBuilder out;
-    out.tuple(2).pid(self.parts()).list(static_cast<std::uint32_t>(n));
-    for (std::size_t i = 0; i < n; ++i) out.list(1).raw(rows[at + i].bytes()).nil();
-    out.nil();
-    (void)node.send(to, out.bytes(), self);
+    out.tuple(2).pid(self.parts());
+    n = std::min(kRowsAtOnce, rows.size() - at);
+    if (n == 0) {
+      out.atom("$end_of_table");
+    } else {
+      out.list(static_cast<std::uint32_t>(n));
+      for (std::size_t i = 0; i < n; ++i) out.list(1).raw(rows[at + i].bytes()).nil();
+      out.nil();
+    }
+    while (!otp->stopped_ && otp->node_.process(self)) {
+      const auto told = otp->node_.send(to, out.bytes(), self);
+      if (told) break;
+      if (told.error().code != Code::busy || std::chrono::steady_clock::now() > until)
+        co_return otp->end(self, "busy");
+      timer.expires_after(std::chrono::milliseconds(20));
+      boost::system::error_code ignored;
+      co_await timer.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
+    }
   }
-  TermBuilder out;
-  out.tuple(2).pid(self.parts()).atom("$end_of_table");
-  (void)node.send(to, out.bytes(), self);
+  otp->end(self);
 }
 
 Row copy_of(const Row& row) {
@@ -224,13 +244,12 @@ void Otp::Impl::allow_tables() {
     if (!parent || !name || !argument(request, 2).is_atom("ets") || errands_.size() >= 200)
       return rpc_badarg();
     const Pid to(*parent), pid = add(std::make_unique<Errand>(*this));
+    node_.link(pid, to);
     const auto finish = [self = weak_from_this(), to, pid](std::vector<Row> rows) {
       const auto here = self.lock();
       if (!here) return;
-      boost::asio::post(here->io_, [here, to, pid, rows = std::move(rows)] {
-        if (here->stopped_) return;
-        tell(here->node_, to, pid, rows);
-        here->end(pid);
+      boost::asio::post(here->io_, [here, to, pid, rows = std::move(rows)]() mutable {
+        if (!here->stopped_) spawn(here->io_, "table", tell(here, to, pid, std::move(rows)));
       });
     };
     for (auto& t : tables()) {
