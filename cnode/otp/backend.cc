@@ -144,7 +144,7 @@ void Otp::Impl::write_etop(const Shown& p, TermBuilder& out) const {
 
 std::optional<Pid> Otp::Impl::procs_info(const Pid& collector, bool etop) {
   const auto all = shown();
-  const Pid pid = add(std::make_unique<Errand>(*this));
+  Pid pid = add(std::make_unique<Errand>(*this));
   TermBuilder procs;
   for (const auto& p : all) {
     write_etop(p, procs.list_cons());
@@ -176,7 +176,7 @@ std::optional<Pid> Otp::Impl::procs_info(const Pid& collector, bool etop) {
 }
 
 std::optional<Pid> Otp::Impl::fetch_stats(const Pid& parent, std::int64_t every_ms) {
-  const Pid pid = add(std::make_unique<StatsFetcher>(*this));
+  Pid pid = add(std::make_unique<StatsFetcher>(*this));
   const auto every = Millis(std::clamp<std::int64_t>(every_ms, 100, 60'000));
   spawn(io_, "fetch_stats", fetch_loop(shared_from_this(), pid, parent, every));
   return pid;
