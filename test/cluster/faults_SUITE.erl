@@ -151,10 +151,12 @@ agent_of_another_version_is_replaced(Config) ->
     Old = rpc(A, fun() -> older_daemons_agent(Pid) end),
     20 = rpc(A, scope_counter, pump, [Pid, 1, 20, 1000]),
     D = scope_daemon:start(Config, [A]),
-    await_fetched(A, D, Pid, 20),
     await_live(A, D, [A]),
+    await_fetched(A, D, Pid, 20),
     assert_eq(lists:seq(1, 20), element(1, fetched(A, D, Pid))),
-    wait_until(fun() -> rpc(A, fun() -> not is_process_alive(Old) andalso is_pid(whereis(scope_agent)) end) end, 10000),
+    %% It is live also while the old one drains: who is there tells.
+    wait_until(fun() -> rpc(A, fun() -> not is_process_alive(Old) andalso is_pid(whereis(scope_agent)) end) end, 20000),
+    await_live(A, D, [A]),
     %% Ours traces, and counts from one.
     _ = start_trace(A, D, #{pids => [Pid], events => [message_fetch], for => 60000}),
     30 = rpc(A, scope_counter, pump, [Pid, 21, 30, 1000]),
