@@ -46,12 +46,17 @@ class CookieStream : public test::FakeStream {
 void judge(const Result<Hello>& result) {
   if (result && !valid_node_name(result->name)) std::abort();
 }
+HandshakeSelf ourselves() { return {"scope@h", 1, Cookie(kCookie)}; }
+// Arguments have names: GCC 12 ends a temporary twice that is made within co_await.
 Awaitable<void> accept(std::shared_ptr<Stream> stream, Gate gate) {
-  judge(co_await handshake_accept(stream, {"scope@h", 1, Cookie(kCookie)},
-                                  [gate](const Hello&) { return gate; }));
+  const HandshakeSelf self = ourselves();
+  const GateKeeper keeper = [gate](const Hello&) { return gate; };
+  judge(co_await handshake_accept(stream, self, keeper));
 }
 Awaitable<void> connect(std::shared_ptr<Stream> stream) {
-  judge(co_await handshake_connect(stream, {"scope@h", 1, Cookie(kCookie)}, "a@h"));
+  const HandshakeSelf self = ourselves();
+  const std::string expected = "a@h";
+  judge(co_await handshake_connect(stream, self, expected));
 }
 
 }  // namespace
