@@ -64,11 +64,11 @@ struct Base {
     }
     block = BlockEncoder().encode(order, 1, 2, names).bytes;
     const auto h = load<Header>(block.data());
-    for (auto at = h.head_end - (h.state_chunks + h.other_chunks) * sizeof(Piece); at < h.head_end;
-         at += sizeof(Piece))
-      pieces.emplace_back(at, true);
-    const auto frames = h.head_end - (h.state_chunks + h.other_chunks) * sizeof(Piece) -
-                        h.frames * sizeof(FrameEntry);
+    const std::size_t count = h.state_chunks + h.other_chunks + h.message_chunks;
+    const auto chunks = h.head_end - count * sizeof(Piece);
+    for (std::size_t i = 0; i < count; ++i) pieces.emplace_back(chunks + i * sizeof(Piece), true);
+    pieces.emplace_back(offsetof(Header, message_table), true);
+    const auto frames = chunks - h.frames * sizeof(FrameEntry);
     pieces.emplace_back(frames + offsetof(FrameEntry, kinds), true);
     pieces.emplace_back(frames + offsetof(FrameEntry, times), false);
     pieces.emplace_back(frames + offsetof(FrameEntry, rest), true);
