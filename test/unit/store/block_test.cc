@@ -89,9 +89,14 @@ void fill(Sample& s, std::mt19937_64& random, std::size_t count) {
     }
     if (r.has(TraceRecord::kHashed)) r.match_hash = random();
     if (random() % 9 == 0) r.original_bytes = static_cast<std::uint32_t>(random());
-    auto& payload =
-        s.payloads.emplace_back(random() % 400 == 0 ? random() % 100'000 : random() % 90);
-    for (auto& b : payload) b = static_cast<std::byte>(random() % 7);
+    auto& payload = s.payloads.emplace_back();
+    if (const auto bytes = random() % 400 == 0 ? random() % 100'000 : random() % 90; bytes > 0) {
+      std::string text(bytes, ' ');
+      for (auto& c : text) c = static_cast<char>(random() % 7);
+      TermBuilder b;
+      b.binary(std::as_bytes(std::span(text)));
+      payload.assign(b.bytes().begin(), b.bytes().end());
+    }
     r.payload = payload;
     s.rows.push_back(row);
   }
