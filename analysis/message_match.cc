@@ -367,9 +367,7 @@ void MessageMatcher::narrow(const Cluster& cluster) {
     }
     open.push_back(o);
   }
-  std::ranges::stable_sort(open, [](const Open& a, const Open& b) {
-    return std::tie(a.first, a.end) < std::tie(b.first, b.end);
-  });
+  std::ranges::sort(open, {}, [](const Open& o) { return std::tuple(o.first, o.end, o.send); });
   std::vector<bool> claimed(m, false);
   for (std::size_t begin = 0; begin < open.size();) {
     // One component: intervals that touch.

@@ -56,8 +56,8 @@ void RowStream::open_units() {
       open->order.push_back({at.ns, i});
     }
     if (open->order.empty()) continue;
-    // Rows of a unit are sorted by id: a stable sort by time leaves equal times in that order.
-    std::ranges::stable_sort(open->order, {}, &Place::time);
+    // Rows of a unit are sorted by id, so equal times stand in that order.
+    std::ranges::sort(open->order, {}, [](const Place& p) { return std::tuple(p.time, p.row); });
     open_.push_back(std::move(open));
     std::ranges::push_heap(open_, order);
   }

