@@ -82,7 +82,8 @@ const Option kOptions[] = {
      "on: passwords, tokens, cookies and the like are hidden on the nodes, before they are "
      "recorded; off: everything is recorded as it is"},
     {"redact_defaults", &Config::redact_defaults, none, 0, 1, true, false,
-     "the keys that are known to stand beside secrets, besides those of redact_key"},
+     "the keys that are known to stand beside secrets, and the patterns of secrets in texts, besides "
+     "those of redact_key and redact_pattern"},
     {"redact_key", &Config::redact_keys, none, 0, ~0ull, true, false,
      "a word of keys whose values are hidden, or *part of one*; may be given several times"},
     {"redact_record", &Config::redact_records, none, 0, ~0ull, true, false,
@@ -90,6 +91,9 @@ const Option kOptions[] = {
     {"redact_call", &Config::redact_calls, none, 0, ~0ull, true, false,
      "MODULE:FUNCTION/ARITY:1,result: arguments and results are hidden (FUNCTION and ARITY may be "
      "_); may be given several times"},
+    {"redact_pattern", &Config::redact_patterns, none, 0, ~0ull, true, false,
+     "a regular expression: a text that it matches is hidden, as those of card numbers, tokens and "
+     "passwords are (redact_defaults); may be given several times"},
     {"log_level", &Config::log_level, none, 0, ~0ull, true, false, "debug, info, warn or error"},
 };
 

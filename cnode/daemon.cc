@@ -13,6 +13,7 @@
 #include "cnode/dist/node.h"
 #include "cnode/dist/spawn.h"
 #include "cnode/otp/otp.h"
+#include "cnode/redaction.h"
 #include "cnode/service/service.h"
 #include "cnode/version.h"
 #include "ei_codec/term_print.h"
@@ -249,6 +250,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     }
     // What is given is the whole list.
     std::vector<std::string> before;
+    const Config all_before = config_;
     const auto* list =
         option ? std::get_if<std::vector<std::string> Config::*>(&option->field) : nullptr;
     if (list) std::swap(config_.*(*list), before);
@@ -258,6 +260,10 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     if (!set && list) std::swap(config_.*(*list), before);
     if (!set) return reply(std::unexpected(set.error()));
     if (key.starts_with("redact")) {
+      if (auto checked = check_text_patterns(config_); !checked) {
+        config_ = all_before;
+        return reply(std::unexpected(checked.error()));
+      }
       ++config_.redact_version;
       agents_->redaction_changed();
     }

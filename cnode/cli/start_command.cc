@@ -7,6 +7,7 @@
 #include "cnode/cli/answer.h"
 #include "cnode/cli/command.h"
 #include "cnode/cli/table.h"
+#include "cnode/redaction.h"
 
 namespace scope::node::cli {
 namespace {
@@ -78,7 +79,7 @@ class Settings {
         }
       }
     }
-    return {};
+    return check_text_patterns(config);
   }
 
  private:

@@ -118,7 +118,7 @@
 modules() ->
     [scope_agent, scope_sup, scope_guard, scope_trace, scope_tracer, scope_behaviours, scope_hold, scope_cut,
      scope_hash, scope_beat, scope_nif, scope_session, scope_drain, scope_patterns, scope_baseline, scope_budget, scope_probe,
-     scope_spent, scope_ask, scope_flags, scope_ladder, scope_watch, scope_redact].
+     scope_spent, scope_ask, scope_flags, scope_ladder, scope_watch, scope_redact, scope_text].
 
 -spec init({pid(), map()} | [term()]) -> ok.
 init({Daemon, Opts}) -> start(Daemon, Opts);
@@ -376,7 +376,7 @@ tracing(_, _, Ids) -> Ids.
 
 own_status(S) ->
     (scope_hold:status(S#s.hold))#{mode => S#s.mode, refused => S#s.refused,
-                                   redact => scope_redact:about(scope_redact:rules(maps:get(redact, S#s.opts, #{})))}.
+                                   redact => scope_redact:about(maps:get(redact, S#s.opts, #{}))}.
 
 %% --- small things ----------------------------------------------------------------------------------------------------
 

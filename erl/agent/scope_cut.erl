@@ -59,12 +59,14 @@ cap(args) -> args;
 cap(take) -> message;
 cap(_) -> state.
 
-which(_, #{calls := []}) -> 0;
-which({trace_ts, _, call, {M, F, _}, {args, A}, _}, Rules) -> scope_redact:arguments(M, F, A, Rules);
+which({trace_ts, _, call, _, {args, _}, _}, #{calls := []}) -> {args, 0};
+which({trace_ts, _, Spawn, _, _, _}, #{calls := []}) when Spawn =:= spawn; Spawn =:= spawned -> {args, 0};
+which(_, #{calls := []}) -> none;
+which({trace_ts, _, call, {M, F, _}, {args, A}, _}, Rules) -> {args, scope_redact:arguments(M, F, A, Rules)};
 which({trace_ts, _, Spawn, _, {M, F, A}, _}, Rules) when Spawn =:= spawn; Spawn =:= spawned ->
-    scope_redact:arguments(M, F, A, Rules);
+    {args, scope_redact:arguments(M, F, A, Rules)};
 which({trace_ts, _, return_from, MFA, _, _}, Rules) -> scope_redact:result(MFA, Rules);
-which(_, _) -> 0.
+which(_, _) -> none.
 
 %% A user's own term that looks like ours is wrapped in one itself.
 bound(T, Cut, Size, Which, {HashKey, Key, Rules}) ->
@@ -98,13 +100,13 @@ hash(T, Key) -> scope_hash:hash(T, Key).
 %% At most ?DEPTH deep, ?ITEMS elements of each list, tuple and map, ?BINARY bytes of each binary, ?NODES in all. What
 %% is left out is the atom '...': as an element, as the tail of a list, or as a key and value of a map.
 -spec bounded(term()) -> term().
-bounded(T) -> bounded(T, 0, {none, scope_redact:rules(off)}).
+bounded(T) -> bounded(T, none, {none, scope_redact:rules(off)}).
 
 bounded(T, all, S) -> scope_redact:hide(T, S);
 bounded(T, Which, S) ->
     {Bounded, _} = case Which of
-                       0 -> walk(T, ?DEPTH, ?NODES, S);
-                       _ -> list(T, ?ITEMS, ?DEPTH - 1, ?NODES - 1, Which, S, [])
+                       {args, Hidden} when is_list(T) -> list(T, ?ITEMS, ?DEPTH - 1, ?NODES - 1, Hidden, S, []);
+                       _ -> walk(T, ?DEPTH, ?NODES, S)
                    end,
     Bounded.
 
@@ -112,7 +114,10 @@ walk(_, _, N, _) when N =< 0 -> {'...', N};
 walk(T, _, N, _) when is_atom(T); is_float(T); is_pid(T); is_reference(T); is_port(T); T =:= [] -> {T, N - 1};
 walk(T, _, N, _) when is_integer(T) ->
     case abs(T) < 1 bsl 2048 of true -> {T, N - 1}; false -> {'...', N - 1} end;
-walk(<<Head:?BINARY/binary, _, _/bitstring>>, _, N, _) -> {binary:copy(Head), N - 1};
+walk(<<Head:?BINARY/binary, _, _/bitstring>> = T, _, N, S = {_, #{text := Text}}) ->
+    {case scope_text:secret(Head, cut, Text) of true -> scope_redact:hide(T, S); false -> binary:copy(Head) end, N - 1};
+walk(T, _, N, S = {_, #{text := Text}}) when is_binary(T) ->
+    {case scope_text:secret(T, whole, Text) of true -> scope_redact:hide(T, S); false -> T end, N - 1};
 walk(T, _, N, _) when is_bitstring(T) -> {T, N - 1};
 walk(T, _, N, _) when is_function(T) -> {scope_redact:of_fun(T), N - 1};
 walk(_, 0, N, _) -> {'...', N - 1};
@@ -124,7 +129,17 @@ walk(T, D, N, S = {_, Rules}) when is_tuple(T) ->
             {list_to_tuple(Items), N1}
     end;
 walk(T, D, N, S) when is_map(T) -> map(maps:next(maps:iterator(T)), ?ITEMS, D - 1, N - 1, S, []);
-walk(T, D, N, S) when is_list(T) -> list(T, ?ITEMS, D - 1, N - 1, 0, S, []).
+walk(T, D, N, S = {_, #{text := Text}}) when is_list(T) ->
+    case scope_text:list(first(?ITEMS, T), Text) of
+        true -> {scope_redact:hide(T, S), N - 1};
+        false -> list(T, ?ITEMS, D - 1, N - 1, 0, S, [])
+    end.
+
+%% As list/7 leaves it.
+first(0, [_ | _]) -> '...';
+first(_, [B | _]) when is_binary(B), byte_size(B) > ?BINARY -> [{'...'}];
+first(N, [H | T]) -> [H | first(N - 1, T)];
+first(_, T) -> T.
 
 tuple(T, I, _, N, _, _, Acc) when I > tuple_size(T) -> {lists:reverse(Acc), N};
 tuple(_, I, _, N, _, _, Acc) when I > ?ITEMS; N =< 0 -> {lists:reverse(['...' | Acc]), N};

@@ -200,7 +200,7 @@ set_procs(_, _) -> ok.
 set_caps(_) -> ok.
 %% What is hidden from now on: erl/c_src/redact.h. A mask's bit 0 is the first element or argument.
 -spec set_redaction(none | {[binary()], [{atom(), arity(), non_neg_integer()}],
-                            [{module(), atom(), arity() | '_', non_neg_integer(), 0 | 1}]}) -> ok | busy | {error, atom()}.
+                            [{module(), atom(), arity() | '_', non_neg_integer(), 0 | 1}], term()}) -> ok | busy | {error, atom()}.
 set_redaction(_) -> erlang:nif_error(not_loaded).
 -spec set_key(<<_:128>>) -> ok | {error, another_key}.
 set_key(_) -> ok.

@@ -16,9 +16,9 @@
 -type rules() :: #{on := boolean(), given := term(), version := non_neg_integer(), random := <<_:128>>,
                    words := [binary()], pattern := none | binary:cp(),
                    records := #{{atom(), arity()} => non_neg_integer()},
-                   calls := [{module(), atom(), arity() | '_', non_neg_integer(), 0 | 1}]}.
-%% What of a term is hidden besides what it says itself: all, or these elements of a list (bit 0 the first).
--type which() :: all | non_neg_integer().
+                   calls := [{module(), atom(), arity() | '_', non_neg_integer(), 0 | 1}], text := scope_text:table()}.
+%% What of a term is hidden besides what it says itself: all; or, of a list of arguments, these (bit 0 the first).
+-type which() :: none | all | {args, non_neg_integer()}.
 
 %% A word, or `*part of one*`; several words are such in a row, however they are written: card_number, CardNumber.
 -define(DEFAULT, ["*password*", "*passwd*", "*passphrase*", "*passcode*", "pwd", "pass", "pw",
@@ -28,7 +28,8 @@
                   "cvv", "cvc", "csc", "pin", "iban", "ssn"]).
 
 %% From the daemon's word: off, or #{version, defaults => true, keys => [Text], records => [{Name, Arity, [Position]}],
-%% calls => [{M, F | '_', A | '_', [Position], Result :: boolean()}]}; names as text or atoms. Without a word, the defaults.
+%% calls => [{M, F | '_', A | '_', [Position], Result :: boolean()}], text => an automaton of scope_text | none}; names as
+%% text or atoms. Without a word, the defaults, and nothing of texts.
 %% What is wrong in it counts as not said, but keys that cannot be words: those are hidden by what letters they have.
 -spec rules(off | map() | term()) -> rules().
 rules(off) -> (rules(#{defaults => false}))#{on := false, given := off};
@@ -39,7 +40,8 @@ rules(Given) when is_map(Given) ->
       pattern => case Words of [] -> none; _ -> binary:compile_pattern(Words) end,
       records => maps:from_list([{{name(N), A}, mask(P)} || {N, A, P} <- list(records, Given), is_integer(A)]),
       calls => [{name(M), name(F), arity(A), mask(P), case R of true -> 1; _ -> 0 end}
-                || {M, F, A, P, R} <- list(calls, Given)]};
+                || {M, F, A, P, R} <- list(calls, Given)],
+      text => scope_text:table(maps:get(text, Given, none))};
 rules(_) -> rules(#{}).
 
 list(Key, Given) -> case Given of #{Key := L} when is_list(L) -> L; _ -> [] end.
@@ -81,22 +83,31 @@ install(Native, N) ->
     end.
 
 native(#{on := false}) -> none;
-native(#{words := Words, records := Records, calls := Calls}) ->
-    {Words, [{N, A, M} || {{N, A}, M} <- maps:to_list(Records)], Calls}.
+native(#{words := Words, records := Records, calls := Calls, given := Given}) ->
+    {Words, [{N, A, M} || {{N, A}, M} <- maps:to_list(Records)], Calls, maps:get(text, Given, none)}.
 
-%% For status.
--spec about(rules()) -> map().
-about(#{on := false, version := V}) -> #{redact => off, version => V};
-about(#{version := V, words := W, records := R, calls := C}) ->
-    #{redact => on, version => V, keys => length(W), records => map_size(R), calls => length(C)}.
+%% For status: of what rules/1 takes.
+-spec about(off | map() | term()) -> map().
+about(Given = #{text := Text}) ->
+    Patterns = case Text of {_, _, _, N} when is_integer(N) -> N; _ -> 0 end,
+    (about(maps:remove(text, Given)))#{texts => Text =/= none, patterns => Patterns};
+about(Given) ->
+    case rules(Given) of
+        #{on := false, version := V} -> #{redact => off, version => V};
+        #{version := V, words := W, records := R, calls := C} ->
+            #{redact => on, version => V, keys => length(W), records => map_size(R), calls => length(C)}
+    end.
 
 %% --- terms -----------------------------------------------------------------------------------------------------------
 
 %% Is there something in it to hide? Nothing is made: most terms have nothing.
 -spec found(term(), which(), rules()) -> boolean().
 found(_, all, _) -> true;
-found(T, Which, Rules) when Which > 0 -> hits(T, Which) orelse has(T, Rules);
-found(T, _, Rules) -> has(T, Rules).
+found(T, {args, Which}, Rules) -> hits(T, Which) orelse each(T, Rules);
+found(T, none, Rules) -> has(T, Rules).
+
+each([H | T], Rules) -> has(H, Rules) orelse each(T, Rules);
+each(T, Rules) -> has(T, Rules).
 
 hits([_ | _], Which) when Which band 1 =:= 1 -> true;
 hits([_ | T], Which) when Which > 1 -> hits(T, Which bsr 1);
@@ -109,7 +120,8 @@ has(T, Rules) when is_tuple(T) ->
         {0, OfArgs} -> hits(element(3, T), OfArgs) orelse elements(T, 1, Rules);
         _ -> true
     end;
-has([H | T], Rules) -> has(H, Rules) orelse has(T, Rules);
+has(T = [_ | _], Rules = #{text := Text}) -> scope_text:list(T, Text) orelse each(T, Rules);
+has(T, #{text := Text}) when is_binary(T) -> scope_text:secret(T, whole, Text);
 has(T, Rules) when is_map(T) -> pairs(maps:next(maps:iterator(T)), Rules);
 has(T, _) when is_function(T) -> erlang:fun_info(T, env) =/= {env, []};
 has(_, _) -> false.
@@ -123,19 +135,31 @@ pairs({K, V, Next}, Rules) -> is_key(K, Rules) orelse has(K, Rules) orelse has(V
 %% The term with the marks in their places.
 -spec hidden(term(), which(), {scope_cut:key(), rules()}) -> term().
 hidden(T, all, S) -> hide(T, S);
-hidden(T, Which, S) when Which > 0 -> some(T, Which, S);
-hidden(T, _, S) -> walk(T, S).
+hidden(T, {args, Which}, S) -> some(T, Which, S);
+hidden(T, none, S) -> walk(T, S).
 
 some([H | T], Which, S) when Which band 1 =:= 1 -> [hide(H, S) | some(T, Which bsr 1, S)];
 some([H | T], Which, S) -> [walk(H, S) | some(T, Which bsr 1, S)];
 some(T, _, S) -> walk(T, S).
+
+items([H | T], S) -> [walk(H, S) | items(T, S)];
+items(T, S) -> walk(T, S).
 
 walk(T, S = {_, Rules}) when is_tuple(T) ->
     case in_tuple(T, Rules) of
         {all, _} -> hide(T, S);
         {Mask, OfArgs} -> list_to_tuple(walk(tuple_to_list(T), 1, Mask, OfArgs, S))
     end;
-walk([H | T], S) -> [walk(H, S) | walk(T, S)];
+walk(T = [_ | _], S = {_, #{text := Text}}) ->
+    case scope_text:list(T, Text) of
+        true -> hide(T, S);
+        false -> items(T, S)
+    end;
+walk(T, S = {_, #{text := Text}}) when is_binary(T) ->
+    case scope_text:secret(T, whole, Text) of
+        true -> hide(T, S);
+        false -> T
+    end;
 walk(T, S = {_, Rules}) when is_map(T) ->
     maps:from_list([{walk(K, S), case is_key(K, Rules) of true -> hide(V, S); false -> walk(V, S) end}
                     || {K, V} <- maps:to_list(T)]);
@@ -158,7 +182,7 @@ hide(T, {Key, Rules}) ->
 %% Its environment may be anything, so of a local fun that has one this is told, as if it had been cut.
 -spec of_fun(fun()) -> fun() | {'fun', module(), arity()}.
 of_fun(F) ->
-    case has(F, none) of
+    case erlang:fun_info(F, env) =/= {env, []} of
         true ->
             _ = put(scope_fun, true),
             {module, M} = erlang:fun_info(F, module),
@@ -206,7 +230,7 @@ arguments(M, F, A, Rules) ->
 -spec result(mfa(), rules()) -> which().
 result({M, F, N}, Rules) ->
     case [1 || {_, 1} <- of_call(M, F, N, Rules)] of
-        [] -> 0;
+        [] -> none;
         _ -> all
     end.
 

@@ -7,7 +7,9 @@
 #include "erl/c_src/encode.h"
 #include "erl/c_src/hash.h"
 #include "erl/c_src/layout.h"
+#include "erl/c_src/record_text.h"
 #include "erl/c_src/state.h"
+#include "erl/c_src/wire_term.h"
 
 namespace scope::tracer {
 namespace {
@@ -25,7 +27,8 @@ struct Scratch {
   std::uint32_t atoms;
   std::uint32_t ids[kSeen / 2];
   Seen seen[kSeen];
-  std::byte out[kBatch + kMaxRecord];
+  AtomTexts texts;
+  std::byte out[kBatch + kHiddenGrowth * kMaxRecord + 64];
   Ring* active[kMaxRings];
 };
 Scratch* scratch = nullptr;
@@ -51,88 +54,43 @@ void see(std::uint32_t id) {
   }
 }
 
-std::uint32_t be32(const std::byte* p) { return __builtin_bswap32(load<std::uint32_t>(p)); }
-std::uint32_t be16(const std::byte* p) {
-  return std::to_integer<std::uint32_t>(p[0]) << 8 | std::to_integer<std::uint32_t>(p[1]);
-}
-
-// The local atoms of the terms from `p` to `end`: our own encoder made them, and what the VM made is skipped whole.
-void see_terms(std::byte* p, const std::byte* end) {
+// The local atoms of the terms from `p` to `end`; and is there a text in them that is to be hidden? A binary's mark of
+// having been cut goes. `arguments`: the first list is one of arguments.
+bool see_terms(std::byte* p, const std::byte* end, const TextPatterns* texts, bool arguments) {
+  bool secret = false;
   while (p < end) {
-    switch (std::to_integer<unsigned>(*p)) {
-      case 0xFB:
-        see(be32(p + 1));
-        p += 5;
-        break;
-      case 70:
-        p += 9;
-        break;
-      case 97:
-        p += 2;
-        break;
-      case 98:
-        p += 5;
-        break;
-      case 104:
-        p += 2;
-        break;
-      case 105:
-      case 108:
-      case 116:
-        p += 5;
-        break;
-      case 106:
-        p += 1;
+    const WireItem item = wire_item(p);
+    switch (item.tag) {
+      case kWireLocalAtom:
+        see(be32(item.body));
         break;
       case kCutBinary:
-        *p = std::byte{109};
-        [[fallthrough]];
-      case 109:
-        p += 5 + be32(p + 1);
-        break;
-      case 110:
-        p += 3 + std::to_integer<unsigned>(p[1]);
-        break;
-      case 111:
-        p += 6 + be32(p + 1);
-        break;
-      case 88:
-      case 120:
-      case 90:
-      case 89: {
-        const unsigned tag = std::to_integer<unsigned>(*p);
-        std::byte* atom = p + (tag == 90 ? 3 : 1);
-        const std::size_t rest = tag == 90 ? 4 + 4 * be16(p + 1) : tag == 89 ? 8 : 12;
-        const unsigned kind = std::to_integer<unsigned>(*atom);
-        if (kind == 0xFB) {
-          see(be32(atom + 1));
-          atom += 5;
-        } else {
-          atom += kind == 119 || kind == 115 ? 2 + std::to_integer<unsigned>(atom[1])
-                                             : 3 + be16(atom + 1);
+      case kWireBinary:
+        if (texts && !secret) {
+          secret = texts->secret(reinterpret_cast<const std::uint8_t*>(item.body),
+                                 static_cast<std::size_t>(item.next - item.body),
+                                 item.tag == kCutBinary, false);
         }
-        p = atom + rest;
+        *p = std::byte{kWireBinary};
         break;
-      }
-      case 100:
-      case 118:
-        p += 3 + be16(p + 1);
+      case kWireList:
+        if (texts && !secret && !arguments) secret = list_has_secret(*texts, p);
+        arguments = false;
         break;
-      case 115:
-      case 119:
-        p += 2 + std::to_integer<unsigned>(p[1]);
-        break;
-      case 113:
-        p += 1;
-        break;
+      case 0:
+        return secret;  // never: nothing else is written
       default:
-        return;  // never: nothing else is written
+        if (item.atom && std::to_integer<unsigned>(*item.atom) == kWireLocalAtom)
+          see(be32(item.atom + 1));
     }
+    p += item.next - p;
   }
+  return secret;
 }
 
-// The record at `at` is our copy of the ring's.
-void see_record(std::byte* at, const RecordHead& head) {
+// The record at `at` is our copy of the ring's, `in_ring`. Its size, which is another if texts had to be hidden.
+std::uint32_t see_record(ErlNifEnv* env, std::byte* at, const std::byte* in_ring,
+                         const RecordHead& head, const TextPatterns* texts) {
   std::byte* p = at + kHeader;
   if (head.kind <= kException || head.kind == kTake || head.kind == kState || head.kind == kSpawn) {
     see(load<std::uint32_t>(p));
@@ -141,7 +99,10 @@ void see_record(std::byte* at, const RecordHead& head) {
   }
   if (head.flags & kHashed) p += 8;
   if (head.flags & kTruncated) p += 4;
-  see_terms(p, at + head.size);
+  if (!see_terms(p, at + head.size, texts, has_arguments(head))) return head.size;
+  see(names.redacted);
+  see(names.none);
+  return hide_texts(env, *texts, in_ring, in_ring + (p - at), scratch->texts, at);
 }
 
 const RecordHead& head_of(const Ring& ring, std::uint64_t position) {
@@ -299,6 +260,8 @@ ERL_NIF_TERM drain(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   std::size_t used = 0;
   std::int64_t first = 0, last = 0;
   bool more = false;
+  const Rules* const rules = g.rules.load(std::memory_order_acquire);
+  const TextPatterns* const texts = rules && rules->texts().any() ? &rules->texts() : nullptr;
   Ring** const active = scratch->active;
   const auto time_at = [](const Ring* r) {
     return head_of(*r, r->tail.load(std::memory_order_relaxed)).time;
@@ -334,11 +297,12 @@ ERL_NIF_TERM drain(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
       if (family(env, at, head, family_list, n_family)) {
         std::byte* const copy = scratch->out + used;
         std::memcpy(copy, at, padded);
+        std::uint32_t size = see_record(env, copy, at, head, texts);
         last = told(head.time);
         std::memcpy(copy + offsetof(RecordHead, time), &last, sizeof last);
-        see_record(copy, head);
+        while (size % 8 != 0) copy[size++] = std::byte{0};
         ++of[kind_of(head)];
-        used += padded;
+        used += size;
         if (n++ == 0) first = last;
       }
       tail += padded;

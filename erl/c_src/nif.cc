@@ -281,7 +281,7 @@ ERL_NIF_TERM set_roles(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   return a.ok;
 }
 
-// set_redaction(none | {Words, Records, Calls}) -> ok | busy | {error, Why}      redact.h; busy as set_roles
+// set_redaction(none | {Words, Records, Calls, Text}) -> ok | busy | {error, Why}      redact.h; busy as set_roles
 ERL_NIF_TERM set_redaction(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   if (!g.ready.load()) return fail(env, "not_set_up");
   const Rules* next = nullptr;

@@ -111,7 +111,8 @@ void Rules::preset(std::uint32_t id, std::uint8_t bit) {
 
 const char* Rules::build(ErlNifEnv* env, ERL_NIF_TERM term) {
   const ERL_NIF_TERM* all;
-  if (!tuple_of(env, term, 3, all)) return "rules";
+  if (!tuple_of(env, term, 4, all)) return "rules";
+  if (!texts_.build(env, all[3])) return "text";
   words_.clear();
   if (!for_each(env, all[0], [&](ERL_NIF_TERM word) {
         ErlNifBinary b;

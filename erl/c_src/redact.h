@@ -15,8 +15,10 @@
 //            records: {Name, Arity, Positions}: elements of such tuples. What a field is called is not known in a node.
 //            calls: {Module, Function, Arity, Positions, Result}: arguments and results; also the arguments in
 //              {M, F, Args} and {M, F, Args, Info}, which stack traces, child specifications and spawns are made of.
+//            texts: what patterns find in binaries and lists of characters, hidden as wholes when the drainer takes the
+//              record out of its ring: text.h.
 // Not        map keys of one word, atoms, names of processes, pids: what is a name is shown. (A key that is a tuple is
-//            looked into.) And whatever stands in a text: no pattern is looked for in binaries and strings yet.
+//            looked into.)
 //
 // Rules are built once, while no tracee looks at them, and then only read, but for what is known of atoms: a byte an atom,
 // filled in by whoever asks first. Nothing here allocates, but the text of an atom beyond Latin-1 when it is first seen.
@@ -27,6 +29,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+
+#include "erl/c_src/text.h"
 
 namespace scope::tracer {
 
@@ -55,7 +59,8 @@ class Rules {
   static constexpr unsigned kMost = 64;  // records, and calls
   static constexpr std::uint32_t kAll = 0xFFFFFFFF;
 
-  // {Words :: [binary()], [{Name, Arity, Mask}], [{M, F | '_', A | '_', Mask, Result :: 0 | 1}]}; a mask's bit 0 is the first.
+  // {Words :: [binary()], [{Name, Arity, Mask}], [{M, F | '_', A | '_', Mask, Result :: 0 | 1}], Text}; a mask's bit 0 is
+  // the first, Text as text.h has it.
   // nullptr, or what is wrong. REQUIRES zeroed memory, and that nobody looks.
   const char* build(ErlNifEnv* env, ERL_NIF_TERM term);
 
@@ -69,6 +74,7 @@ class Rules {
                     unsigned arity) const;
 
   const KeyWords& words() const { return words_; }
+  const TextPatterns& texts() const { return texts_; }
 
  private:
   enum : std::uint8_t { kKnown = 1, kKey = 2, kRecord = 4, kModule = 8 };
@@ -99,6 +105,7 @@ class Rules {
                    const Call* after) const;
 
   KeyWords words_;
+  TextPatterns texts_;
   Record records_[kMost];
   Call calls_[kMost];
   unsigned n_records_, n_calls_;

@@ -42,7 +42,26 @@ secret(What) -> iolist_to_binary(["Canary7", lists:reverse(atom_to_list(What)), 
 
 secrets() ->
     [secret(W) || W <- [map, mapstring, keyword, header, charkey, tagged, struct, deep, state, large, crashed, stack, spawned, result,
-                        argument, position, answer, record, own, mapkey, nested, atomvalue]].
+                        argument, position, answer, record, own, mapkey, nested, atomvalue]]
+        ++ [S || {S, _} <- texts()].
+
+%% {What must not be seen, the text that it stands in}
+texts() ->
+    S = fun secret/1,
+    Mid = fun(Before, W, After) -> {S(W), iolist_to_binary([Before, S(W), After])} end,
+    [{<<"4111 1111-1111 1111">>, <<"paid with 4111 1111-1111 1111.">>}, {<<"5500005555555559">>, <<"5500005555555559">>},
+     Mid("GET / Authorization: Bearer ", bearer, ""), Mid("x=Basic ", basic, "=="),
+     Mid("is eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIx.", jwt, ""), Mid("/login?user=plain&password=", query, "&x=1"),
+     Mid("{\"api_key\": \"", json, "\"}"), Mid("amqp://guest:", url, "@localhost/vhost"),
+     Mid("-----BEGIN RSA PRIVATE KEY-----\nMII", pem, ""), Mid("customer=CUST-", custom, "-471100"),
+     Mid("Set-Cookie: ", setcookie, "; path=/"),
+     Mid([binary:copy(<<"z ">>, 100), " eyJhbGciOiJIUzI1NiJ9."], capped, binary:copy(<<"A">>, 300))].
+
+%% What looks like one and is none.
+harmless() ->
+    [<<"550e8400-e29b-41d4-a716-446655440000">>, <<"2026-11-28T16:20:59.123456Z">>, <<"1764347000000000">>, <<"+49 30 901820 4711">>,
+     <<"order 4111111111111112">>, <<"http://localhost:8080/a@b">>, <<"the password was changed">>, <<"Bearer of news">>,
+     <<"a4111111111111111">>].
 
 large() -> [{N, binary:copy(<<"x">>, 300)} || N <- lists:seq(1, 40)].
 
@@ -67,8 +86,20 @@ plant(Config, Opts) ->
          {large, large(), #{password => S(large)}}, [{password, S(large)} | large()],
          {'$scope_redacted', S(own)}, #{{token, S(mapkey)} => 1}, {secret, [{x, #{y => {S(nested)}}}]},
          #{'PASSWORD' => binary_to_atom(S(atomvalue))}, {account, 1, S(record), open}],
+    Texts = [T || {_, T} <- texts()],
+    Lists = [binary_to_list(T) || T <- Texts, byte_size(T) =< 32],
+    InTexts = [{text, T} || T <- Texts ++ Lists] ++ [#{plain => [T]} || T <- Texts]
+        ++ [{ok, [[binary:part(T, 0, 7), [binary:part(T, 7, byte_size(T) - 7)]]]} || T <- Texts -- [lists:last(Texts)], hd(binary_to_list(T)) =/= $p,
+                                                                                   hd(binary_to_list(T)) =/= $5],
     rpc(A, fun() ->
                    Client ! fun() ->
+                                    [gen_server:cast(Pid, M) || M <- InTexts],
+                                    [Pid ! M || M <- InTexts ++ [{harmless, harmless()}]],
+                                    [?MODULE:session({T, x}) || T <- Texts],
+                                    [?MODULE:child(T) || T <- Texts ++ Lists],
+                                    [spawn(?MODULE, child, [T]) || T <- Texts],
+                                    [catch ?MODULE:crash({failed, T}) || T <- Texts],
+                                    [spawn(fun() -> exit({shutdown, {T, 1}}) end) || T <- Texts],
                                     [gen_server:cast(Pid, M) || M <- Messages],
                                     [Pid ! M || M <- Messages],
                                     ok = gen_server:call(Pid, #{token => S(map), again => #{token => S(map)}}),
@@ -128,7 +159,7 @@ seen(Places) ->
 
 rules() ->
     ["--redact-record", "account/4:3", "--redact-call", atom_to_list(?MODULE) ++ ":login/2:2",
-     "--redact-call", atom_to_list(?MODULE) ++ ":session/1:1,result"].
+     "--redact-call", atom_to_list(?MODULE) ++ ":session/1:1,result", "--redact-pattern", "cust-[a-z0-9]+-[0-9]{4}"].
 
 canaries_native(Config) -> canaries(Config, "native").
 canaries_erlang(Config) -> canaries(Config, "erlang").
@@ -156,6 +187,8 @@ canaries_with(Config, Capture) ->
     Marked = [E || E <- Events, marks(maps:remove(redacted, E)) =/= []],
     assert_eq([], [E || E <- Marked, not is_map_key(redacted, E)]),
     assert_eq([], [E || E = #{redacted := true} <- Events, marks(E) =:= []]),
+    [#{message := {harmless, Harmless}} | _] = [E || E = #{type := message_send, message := {harmless, _}} <- Events],
+    assert_eq(harmless(), Harmless),
     [#{message := {'$gen_cast', #{user := <<"plain user">>, password := Map}}}] =
         [E || E = #{type := message_send, message := {'$gen_cast', #{password := _}}} <- Events],
     [#{state := #{open := <<"plainly visible">>, sessions := #{1 := #{'authToken' := {_, State}}}}} | _] =

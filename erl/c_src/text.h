@@ -1,0 +1,43 @@
+// Secrets in texts: found in the drain pass, off the tracee's path, in the bounded terms of records.
+//
+// A text   a binary; and a list of bytes, characters, binaries and such lists (iodata), looked at as the bytes it is
+//          when there are at most kMostText of them, else not. A character beyond Latin-1 counts as 255. The list of a
+//          call's arguments is none. Of a card number its check digit (Luhn) must be right, and it must stand in one binary or
+//          one list of characters.
+// What     a text in which a pattern is found is hidden as a whole (redact.h), a list with all in it. So is one that was
+// is hidden  cut off where a match may be under way; its hash is `none`: the rest of it is not here.
+// Not      integers, atoms, and what a binary's own bytes do not say: encoded, compressed, in parts that are not in one list.
+//
+// The automaton is made by the daemon (cnode/text_patterns.h) for both tracers; scope_text.erl does the same with it.
+#pragma once
+
+#include <erl_nif.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace scope::tracer {
+
+inline constexpr std::size_t kMostText = 4096;
+
+class TextPatterns {
+ public:
+  // none | {Classes, Columns, Next, _}. REQUIRES zeroed memory, and that nobody looks.
+  bool build(ErlNifEnv* env, ERL_NIF_TERM term);
+  bool any() const { return columns_ != 0; }
+
+  // `pieces`: it was put together of several; no card numbers then.
+  bool secret(const std::uint8_t* text, std::size_t size, bool cut, bool pieces) const;
+
+ private:
+  static constexpr std::uint16_t kSecret = 0x8000, kCard = 0x4000, kOpen = 0x2000, kState = 0x0FFF;
+  static constexpr std::size_t kMostEntries = 1u << 17;
+
+  std::uint32_t columns_, begin_;
+  std::uint8_t class_[256];
+  std::uint32_t
+      next_[kMostEntries +
+            256];  // the row of the next state << 8, and what is known (its highest 3 bits)
+};
+
+}  // namespace scope::tracer
