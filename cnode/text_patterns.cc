@@ -12,7 +12,7 @@ namespace {
 using Bytes = std::bitset<256>;
 
 constexpr unsigned kNone = std::numeric_limits<unsigned>::max();
-constexpr std::size_t kMostNodes = 4096, kMostEntries = 1u << 17;
+constexpr std::size_t kMostNodes = 4096, kMostEntries = 1u << 18;
 constexpr unsigned kMostStates = TextPatterns::kState + 1, kMostDepth = 32, kMostTimes = 256;
 
 // A hit as soon as the secret has begun where its value may be of any length; of tokens, enough to tell them from words.
@@ -270,7 +270,8 @@ class Builder {
     nodes_[part.last].known = known;
     starts_.push_back(part.first);
     measure(part.first);
-    if (bytes_to_[part.last] < TextPatterns::kShortest) return "it matches less than 4 bytes";
+    if (after_[part.last] & ((1u << TextPatterns::kShortest) - 1))
+      return "it matches less than 4 bytes";
     return nodes_.size() - begin > kMostNodes || nodes_.size() > 4 * kMostNodes ? "too large"
                                                                                 : nullptr;
   }
@@ -305,23 +306,18 @@ class Builder {
   }
 
  private:
-  // The fewest bytes to each node of the pattern that was added last.
+  // After how many bytes each node of the pattern that was added last may be reached: bit n, kOpenBytes: as many or more.
   void measure(unsigned first) {
-    bytes_to_.resize(nodes_.size(), kNone);
-    Set now{first}, then;
-    for (unsigned bytes = 0; !now.empty(); ++bytes, now.swap(then), then.clear()) {
-      while (!now.empty()) {
-        const unsigned n = now.back();
-        now.pop_back();
-        if (n == kNone || bytes_to_[n] <= bytes) continue;
-        bytes_to_[n] = bytes;
-        if (nodes_[n].kind == Node::step) {
-          then.push_back(nodes_[n].to);
-        } else {
-          now.push_back(nodes_[n].to);
-          now.push_back(nodes_[n].other);
-        }
-      }
+    after_.resize(nodes_.size(), 0);
+    std::vector<std::pair<unsigned, unsigned>> todo{{first, 0}};
+    while (!todo.empty()) {
+      const auto [n, bytes] = todo.back();
+      todo.pop_back();
+      if (n == kNone || after_[n] & 1u << bytes) continue;
+      after_[n] |= static_cast<std::uint8_t>(1u << bytes);
+      const bool step = nodes_[n].kind == Node::step;
+      todo.emplace_back(nodes_[n].to, step ? std::min(bytes + 1, TextPatterns::kOpenBytes) : bytes);
+      if (!step) todo.emplace_back(nodes_[n].other, bytes);
     }
   }
 
@@ -337,7 +333,7 @@ class Builder {
       if (nodes_[n].kind == Node::end) known |= nodes_[n].known;
       if (nodes_[n].kind == Node::step) {
         out.push_back(n);
-        if (bytes_to_[n] >= TextPatterns::kOpenBytes) known |= TextPatterns::kOpen;
+        if (after_[n] >> TextPatterns::kOpenBytes & 1) known |= TextPatterns::kOpen;
       }
       if (nodes_[n].kind == Node::fork) {
         from.push_back(nodes_[n].to);
@@ -371,7 +367,7 @@ class Builder {
 
   std::vector<Node> nodes_;
   Set starts_;
-  std::vector<unsigned> bytes_to_;
+  std::vector<std::uint8_t> after_;
   std::vector<unsigned> of_class_;  // a byte of each
 };
 

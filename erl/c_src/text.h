@@ -31,7 +31,7 @@ class TextPatterns {
 
  private:
   static constexpr std::uint16_t kSecret = 0x8000, kCard = 0x4000, kOpen = 0x2000, kState = 0x0FFF;
-  static constexpr std::size_t kMostEntries = 1u << 17;
+  static constexpr std::size_t kMostEntries = 1u << 18;
 
   std::uint32_t columns_, begin_;
   std::uint8_t class_[256];

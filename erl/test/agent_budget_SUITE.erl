@@ -9,7 +9,7 @@
 all() ->
     [refused_with_reason, loops_keep_no_returns, limits_end_a_start, over_budget_is_refused, prediction_holds,
      counting_leaves_nothing, others_counters_stay, flat_out_is_held, comes_back_slowly, rate_is_held, gives_up_trying,
-     busy_node, short_of_memory, sample_is_stable].
+     busy_node, short_of_memory, memory_breaks, mailbox_breaks, credit_breaks, sample_is_stable].
 
 timeout(_) -> 60000.
 
@@ -299,6 +299,41 @@ short_of_memory(Config) ->
     {ok, _} = start(D, Pid, a, calls([{scope_victim, work, 1}])),
     {stopped, a, over_budget} = d(D, wait, [Pid, fun({stopped, a, _}) -> true end]),
     assert_eq([node_memory], lists:usort([Cause || #{cause := Cause} <- steps(D, Pid)])).
+
+%% What the agent itself holds is more than it may.
+memory_breaks(Config) ->
+    {_, D, Pid} = budgeted(Config, #{cpu => 50, memory => 1000}),
+    {ok, _} = start(D, Pid, a, calls([{scope_victim, work, 1}])),
+    broken(memory, d(D, wait, [Pid, fun({gap, {stepped_down, _, _, _, _}}) -> true end])).
+
+%% The third time in a second that the tracer says it cannot follow. That it says so of a full queue: agent_fault_SUITE.
+mailbox_breaks(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 50}),
+    {ok, _} = start(D, Pid, a, calls([{scope_victim, work, 1}])),
+    Overload = fun() -> whereis(scope_guard) ! {overload, whereis(scope_tracer), erlang:monotonic_time(nanosecond)}, ok end,
+    rpc(T, fun() -> Overload(), Overload() end),
+    {ok, #{ladder := #{rung := full}}} = d(D, control, [Pid, status]),
+    rpc(T, fun() -> Overload(), Overload(), Overload() end),
+    broken(mailbox, d(D, wait, [Pid, fun({gap, {stepped_down, _, _, _, _}}) -> true end])).
+
+%% The daemon gives no credit, the hold is full for 2 s; what was lost meanwhile is told once there is credit again.
+credit_breaks(Config) ->
+    {T, D, Pid} = setup(Config, #{credit => 0, agent => #{budget => #{cpu => 50}, hold_bytes => 20000, hold_full_ms => 60000}}),
+    {ok, _} = start(D, Pid, a, calls([{scope_victim, work, 1}])),
+    Producer = produce(T, 20, 10),
+    wait_until(fun() ->
+                       {ok, #{ladder := #{rung := Rung}}} = d(D, control, [Pid, status]),
+                       Rung =/= full
+               end, 30000),
+    ok = d(D, call, [Pid, {tell, {credit, 1 bsl 40}}]),
+    broken(credit, d(D, wait, [Pid, fun({gap, {stepped_down, _, _, _, _}}) -> true end])),
+    rpc(T, fun() -> exit(element(2, Producer), kill) end).
+
+%% The event of a step names its cause, and has figures.
+broken(Cause, {gap, {stepped_down, _, _, _, Figures}}) ->
+    log("~p: ~0p", [Cause, Figures]),
+    assert_eq(Cause, map_get(cause, Figures)),
+    true = map_size(Figures) > 1.
 
 %% --- samples ---------------------------------------------------------------------------------------------------------
 
