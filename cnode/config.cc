@@ -82,7 +82,8 @@ const Option kOptions[] = {
      "on: passwords, tokens, cookies and the like are hidden on the nodes, before they are "
      "recorded; off: everything is recorded as it is"},
     {"redact_defaults", &Config::redact_defaults, none, 0, 1, true, false,
-     "the keys that are known to stand beside secrets, and the patterns of secrets in texts, besides "
+     "the keys that are known to stand beside secrets, and the patterns of secrets in texts, "
+     "besides "
      "those of redact_key and redact_pattern"},
     {"redact_key", &Config::redact_keys, none, 0, ~0ull, true, false,
      "a word of keys whose values are hidden, or *part of one*; may be given several times"},

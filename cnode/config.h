@@ -46,7 +46,8 @@ struct Config {
   std::string capture = "native";
   std::string redact = "on";
   bool redact_defaults = true;
-  std::vector<std::string> redact_keys, redact_records, redact_calls, redact_patterns;  // redaction.h
+  std::vector<std::string> redact_keys, redact_records, redact_calls,
+      redact_patterns;               // redaction.h
   std::uint64_t redact_version = 1;  // counts the changes while the daemon runs; no setting
   std::string log_level = "info";
 };

@@ -91,16 +91,16 @@ void write_rules(TermBuilder& out, const std::vector<std::string>& rules, bool c
 }
 
 // Made once for all agents: it takes some 70 ms.
-Result<std::shared_ptr<const TextPatterns>> text_patterns(const Config& config) {
+Result<std::shared_ptr<const std::vector<TextPatterns>>> text_patterns(const Config& config) {
   static std::mutex mutex;
-  static std::shared_ptr<const TextPatterns> last;
+  static std::shared_ptr<const std::vector<TextPatterns>> last;
   static std::pair<bool, std::vector<std::string>> last_of;
   std::pair of{config.redact_defaults, config.redact_patterns};
   const std::scoped_lock lock(mutex);
   if (!last || last_of != of) {
     auto compiled = compile_text_patterns(of.first, of.second);
     if (!compiled) return std::unexpected(std::move(compiled.error()));
-    last = std::make_shared<const TextPatterns>(std::move(*compiled));
+    last = std::make_shared<const std::vector<TextPatterns>>(std::move(*compiled));
     last_of = std::move(of);
   }
   return last;
@@ -111,14 +111,18 @@ void write_text(TermBuilder& out, const Config& config) {
   // What does not compile was refused.
   if (!compiled || (config.redact_patterns.empty() && !config.redact_defaults))
     return void(out.atom("none"));
-  std::string next;
-  next.reserve(2 * (*compiled)->next.size());
-  for (const auto value : (*compiled)->next) {
-    next.push_back(static_cast<char>(value & 0xFF));
-    next.push_back(static_cast<char>(value >> 8));
+  out.tuple(2).unsigned_integer(config.redact_patterns.size());
+  out.list(static_cast<std::uint32_t>((*compiled)->size()));
+  for (const auto& one : **compiled) {
+    std::string next;
+    next.reserve(2 * one.next.size());
+    for (const auto value : one.next) {
+      next.push_back(static_cast<char>(value & 0xFF));
+      next.push_back(static_cast<char>(value >> 8));
+    }
+    out.tuple(3).binary(one.classes).unsigned_integer(one.columns).binary(next);
   }
-  out.tuple(4).binary((*compiled)->classes).unsigned_integer((*compiled)->columns).binary(next);
-  out.unsigned_integer(config.redact_patterns.size());
+  out.nil();
 }
 
 }  // namespace

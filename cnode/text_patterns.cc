@@ -12,8 +12,10 @@ namespace {
 using Bytes = std::bitset<256>;
 
 constexpr unsigned kNone = std::numeric_limits<unsigned>::max();
-constexpr std::size_t kMostNodes = 4096, kMostEntries = 1u << 18;
+constexpr std::size_t kMostNodes = 4096, kMostEntries = 1u << 18, kMostPatterns = 32;
 constexpr unsigned kMostStates = TextPatterns::kState + 1, kMostDepth = 32, kMostTimes = 256;
+// Patterns of the user share an automaton while it has no more states: together they may have the product of theirs.
+constexpr unsigned kSharedStates = 1024;
 
 // A hit as soon as the secret has begun where its value may be of any length; of tokens, enough to tell them from words.
 constexpr std::string_view kDefaults[] = {
@@ -277,14 +279,14 @@ class Builder {
   }
 
   // False: too large.
-  bool build(TextPatterns& out) {
+  bool build(TextPatterns& out, unsigned most_states) {
     classes(out);
     Set begin;
     reach(begin, starts_);
     std::map<Set, unsigned> known{{begin, 0}};
     std::vector<const Set*> sets{&known.begin()->first};
     for (std::size_t s = 0; s < sets.size(); ++s) {
-      if (sets.size() > kMostStates || out.next.size() > kMostEntries) return false;
+      if (sets.size() > most_states || out.next.size() > kMostEntries) return false;
       for (unsigned c = 0; c < out.columns; ++c) {
         Set to = starts_;
         for (const unsigned n : *sets[s]) {
@@ -302,7 +304,7 @@ class Builder {
         out.next.push_back(value);
       }
     }
-    return sets.size() <= kMostStates && out.next.size() <= kMostEntries;
+    return sets.size() <= most_states && out.next.size() <= kMostEntries;
   }
 
  private:
@@ -371,29 +373,61 @@ class Builder {
   std::vector<unsigned> of_class_;  // a byte of each
 };
 
-}  // namespace
+std::unexpected<Error> bad(const char* why, std::string_view pattern) {
+  return fail(Code::bad_value, why, "redact_pattern", std::string(pattern));
+}
 
-Result<TextPatterns> compile_text_patterns(bool defaults, std::span<const std::string> patterns) {
+Result<TextPatterns> compile_defaults() {
   Builder builder;
-  const auto bad = [](const char* why, std::string_view pattern) {
-    return fail(Code::bad_value, why, "redact_pattern", std::string(pattern));
-  };
-  if (defaults) {
-    for (const auto pattern : kDefaults) {
-      if (const char* why = builder.add(pattern, TextPatterns::kSecret)) return bad(why, pattern);
-    }
-    if (const char* why = builder.add(kCardPattern, TextPatterns::kCard))
-      return bad(why, kCardPattern);
+  for (const auto pattern : kDefaults) {
+    if (const char* why = builder.add(pattern, TextPatterns::kSecret)) return bad(why, pattern);
   }
+  if (const char* why = builder.add(kCardPattern, TextPatterns::kCard))
+    return bad(why, kCardPattern);
+  TextPatterns out;
+  if (!builder.build(out, kMostStates)) return bad("too large", "");
+  return out;
+}
+
+Result<TextPatterns> compile(std::span<const std::string> patterns) {
+  Builder builder;
   for (const auto& pattern : patterns) {
-    if (pattern.size() > 512) return bad("longer than 512 bytes", "");
     if (const char* why = builder.add(pattern, TextPatterns::kSecret)) return bad(why, pattern);
   }
   TextPatterns out;
-  if (!builder.build(out)) {
-    return bad("the patterns are too large together", patterns.empty() ? "" : patterns.back());
-  }
+  if (!builder.build(out, patterns.size() == 1 ? kMostStates : kSharedStates))
+    return bad("it is too large", patterns.back());
   return out;
+}
+
+}  // namespace
+
+Result<std::vector<TextPatterns>> compile_text_patterns(bool defaults,
+                                                        std::span<const std::string> patterns) {
+  std::vector<TextPatterns> all;
+  const auto too_many = [&] { return bad("the patterns are too large together", patterns.back()); };
+  if (patterns.size() > kMostPatterns) return too_many();
+  if (defaults) {
+    auto made = compile_defaults();
+    if (!made) return std::unexpected(std::move(made.error()));
+    all.push_back(std::move(*made));
+  }
+  for (std::size_t first = 0, i = 0; i < patterns.size(); ++i) {
+    if (patterns[i].size() > 512) return bad("longer than 512 bytes", "");
+    if (i > first) {
+      if (auto shared = compile(patterns.subspan(first, i - first + 1))) {
+        all.back() = std::move(*shared);
+        continue;
+      }
+    }
+    auto alone = compile(patterns.subspan(first = i, 1));
+    if (!alone) return std::unexpected(std::move(alone.error()));
+    all.push_back(std::move(*alone));
+  }
+  std::size_t entries = 0;
+  for (const auto& one : all) entries += one.next.size();
+  if (all.size() > TextPatterns::kMost || entries > kMostEntries) return too_many();
+  return all;
 }
 
 }  // namespace scope::node

@@ -28,7 +28,7 @@
                   "cvv", "cvc", "csc", "pin", "iban", "ssn"]).
 
 %% From the daemon's word: off, or #{version, defaults => true, keys => [Text], records => [{Name, Arity, [Position]}],
-%% calls => [{M, F | '_', A | '_', [Position], Result :: boolean()}], text => an automaton of scope_text | none}; names as
+%% calls => [{M, F | '_', A | '_', [Position], Result :: boolean()}], text => {Patterns, [Automaton of scope_text]} | none}; names as
 %% text or atoms. Without a word, the defaults, and nothing of texts.
 %% What is wrong in it counts as not said, but keys that cannot be words: those are hidden by what letters they have.
 -spec rules(off | map() | term()) -> rules().
@@ -89,7 +89,7 @@ native(#{words := Words, records := Records, calls := Calls, given := Given}) ->
 %% For status: of what rules/1 takes.
 -spec about(off | map() | term()) -> map().
 about(Given = #{text := Text}) ->
-    Patterns = case Text of {_, _, _, N} when is_integer(N) -> N; _ -> 0 end,
+    Patterns = case Text of {N, _} when is_integer(N) -> N; _ -> 0 end,
     (about(maps:remove(text, Given)))#{texts => Text =/= none, patterns => Patterns};
 about(Given) ->
     case rules(Given) of

@@ -1,11 +1,11 @@
 %% Secrets in texts, for the Erlang tracer: what is a text, and what is hidden, is at the top of erl/c_src/text.h; the
-%% automaton, which the daemon makes, at that of cnode/text_patterns.h.
+%% automata, which the daemon makes, at that of cnode/text_patterns.h.
 -module(scope_text).
 
 -export([table/1, secret/3, list/2]).
 -export_type([table/0]).
 
--type table() :: none | {tuple(), pos_integer(), tuple()}.
+-type table() :: none | [{tuple(), pos_integer(), binary()}].
 
 -define(MOST, 4096).
 -define(SECRET, 16#8000).
@@ -13,33 +13,39 @@
 -define(OPEN, 16#2000).
 -define(STATE, 16#FFF).
 
-%% none, too, if it is not of the shape; ready to be looked up.
+%% none, too, if it is not of the shape; ready to be looked up. The automata stay binaries, which are on nobody's heap: as
+%% a tuple of 72,000 words they were copied by each collection, and the VM killed the tracer for its heap's size.
 -spec table(term()) -> table().
-table({Classes, Columns, Next, _}) when byte_size(Classes) =:= 256, is_integer(Columns), Columns > 0, is_binary(Next) ->
-    {list_to_tuple(binary_to_list(Classes)), Columns, list_to_tuple([V || <<V:16/little>> <= Next])};
+table({_, Automata}) when is_list(Automata) ->
+    [{list_to_tuple(binary_to_list(Classes)), Columns, Next} || {Classes, Columns, Next} <- Automata];
 table(_) -> none.
 
 %% Is one in these bytes? cut: more came behind them, which is not here.
 -spec secret(binary(), whole | cut, table()) -> boolean().
-secret(_, _, none) -> false;
 secret(Text, Cut, Table) -> secret(Text, Cut, text, Table).
 
-secret(Text, Cut, Kind, Table) ->
-    case scan(Text, step($\n, 0, Table), 0, Table) of
+secret(_, _, _, none) -> false;
+secret(Text, Cut, Kind, Table) -> lists:any(fun(Automaton) -> found(Text, Cut, Kind, Automaton) end, Table).
+
+found(Text, Cut, Kind, Automaton) ->
+    case scan(Text, step($\n, 0, Automaton), 0, Automaton) of
         secret -> true;
         {V, _} when Cut =:= cut, V band ?OPEN =/= 0 -> true;
         {V, Known} ->
-            Last = case Cut of cut -> 0; whole -> step($\n, V, Table) end,
+            Last = case Cut of cut -> 0; whole -> step($\n, V, Automaton) end,
             Last band ?SECRET =/= 0
                 orelse (Kind =:= text andalso (Known bor Last) band ?CARD =/= 0 andalso card(Text, $\n))
     end.
 
-step(C, V, {Classes, Columns, Next}) -> element((V band ?STATE) * Columns + element(C + 1, Classes) + 1, Next).
+step(C, V, {Classes, Columns, Next}) ->
+    At = 2 * ((V band ?STATE) * Columns + element(C + 1, Classes)),
+    <<_:At/binary, New:16/little, _/binary>> = Next,
+    New.
 
-scan(<<C, Rest/binary>>, V, Known, Table) ->
-    case step(C, V, Table) of
+scan(<<C, Rest/binary>>, V, Known, Automaton) ->
+    case step(C, V, Automaton) of
         New when New band ?SECRET =/= 0 -> secret;
-        New -> scan(Rest, New, Known bor New, Table)
+        New -> scan(Rest, New, Known bor New, Automaton)
     end;
 scan(<<>>, V, Known, _) -> {V, Known}.
 

@@ -8,7 +8,7 @@
 // is hidden  cut off where a match may be under way; its hash is `none`: the rest of it is not here.
 // Not      integers, atoms, and what a binary's own bytes do not say: encoded, compressed, in parts that are not in one list.
 //
-// The automaton is made by the daemon (cnode/text_patterns.h) for both tracers; scope_text.erl does the same with it.
+// The automata are made by the daemon (cnode/text_patterns.h) for both tracers; scope_text.erl does the same with them.
 #pragma once
 
 #include <erl_nif.h>
@@ -22,22 +22,30 @@ inline constexpr std::size_t kMostText = 4096;
 
 class TextPatterns {
  public:
-  // none | {Classes, Columns, Next, _}. REQUIRES zeroed memory, and that nobody looks.
+  // none | {_, [{Classes, Columns, Next}]}. REQUIRES zeroed memory, and that nobody looks.
   bool build(ErlNifEnv* env, ERL_NIF_TERM term);
-  bool any() const { return columns_ != 0; }
+  bool any() const { return n_ != 0; }
 
   // `pieces`: it was put together of several; no card numbers then.
   bool secret(const std::uint8_t* text, std::size_t size, bool cut, bool pieces) const;
 
  private:
   static constexpr std::uint16_t kSecret = 0x8000, kCard = 0x4000, kOpen = 0x2000, kState = 0x0FFF;
-  static constexpr std::size_t kMostEntries = 1u << 18;
+  static constexpr std::size_t kMostEntries = 1u << 18, kMost = 8;
 
-  std::uint32_t columns_, begin_;
-  std::uint8_t class_[256];
-  std::uint32_t
-      next_[kMostEntries +
-            256];  // the row of the next state << 8, and what is known (its highest 3 bits)
+  struct Automaton {
+    std::uint32_t begin;
+    std::uint8_t class_of[256];
+  };
+  bool add(ErlNifEnv* env, ERL_NIF_TERM term);
+  bool secret(const Automaton& of, const std::uint8_t* text, std::size_t size, bool cut,
+              bool pieces) const;
+
+  unsigned n_;
+  std::size_t used_;  // of next_
+  Automaton all_[kMost];
+  // The row of the next state << 8, and what is known (its highest 3 bits).
+  std::uint32_t next_[kMostEntries];
 };
 
 }  // namespace scope::tracer

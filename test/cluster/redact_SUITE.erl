@@ -5,12 +5,12 @@
 -module(redact_SUITE).
 -behaviour(gen_server).
 -export([all/0, init/1, timeout/1]).
--export([canaries_native/1, canaries_erlang/1, off_hides_nothing/1, rules_change/1, sensitive_is_honoured/1]).
+-export([canaries_native/1, canaries_erlang/1, tracers_agree/1, off_hides_nothing/1, rules_change/1, sensitive_is_honoured/1]).
 -export([handle_call/3, handle_cast/2, handle_info/2, terminate/2, login/2, session/1, child/1, crash/1, hold/1]).
 -import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [call/3, ask/3, await_live/3, all_events/4]).
 
-all() -> [canaries_native, canaries_erlang, off_hides_nothing, rules_change, sensitive_is_honoured].
+all() -> [canaries_native, canaries_erlang, tracers_agree, off_hides_nothing, rules_change, sensitive_is_honoured].
 timeout(_) -> 90000.
 
 %% The suite's own, and the server's.
@@ -55,13 +55,16 @@ texts() ->
      Mid("{\"api_key\": \"", json, "\"}"), Mid("amqp://guest:", url, "@localhost/vhost"),
      Mid("-----BEGIN RSA PRIVATE KEY-----\nMII", pem, ""), Mid("customer=CUST-", custom, "-471100"),
      Mid("Set-Cookie: ", setcookie, "; path=/"),
-     Mid([binary:copy(<<"z ">>, 100), " eyJhbGciOiJIUzI1NiJ9."], capped, binary:copy(<<"A">>, 300))].
+     Mid([binary:copy(<<"z ">>, 100), " eyJhbGciOiJIUzI1NiJ9.eyJ"], capped, [binary:copy(<<"A">>, 300), ".c2ln"])].
 
 %% What looks like one and is none.
 harmless() ->
     [<<"550e8400-e29b-41d4-a716-446655440000">>, <<"2026-11-28T16:20:59.123456Z">>, <<"1764347000000000">>, <<"+49 30 901820 4711">>,
      <<"order 4111111111111112">>, <<"http://localhost:8080/a@b">>, <<"the password was changed">>, <<"Bearer of news">>,
      <<"a4111111111111111">>].
+
+%% What no cap leaves something out of.
+harmless_lists() -> [binary_to_list(H) || H <- harmless(), byte_size(H) =< 24].
 
 large() -> [{N, binary:copy(<<"x">>, 300)} || N <- lists:seq(1, 40)].
 
@@ -94,7 +97,7 @@ plant(Config, Opts) ->
     rpc(A, fun() ->
                    Client ! fun() ->
                                     [gen_server:cast(Pid, M) || M <- InTexts],
-                                    [Pid ! M || M <- InTexts ++ [{harmless, harmless()}]],
+                                    [Pid ! M || M <- InTexts ++ [{harmless, T} || T <- harmless() ++ harmless_lists()]],
                                     [?MODULE:session({T, x}) || T <- Texts],
                                     [?MODULE:child(T) || T <- Texts ++ Lists],
                                     [spawn(?MODULE, child, [T]) || T <- Texts],
@@ -187,8 +190,9 @@ canaries_with(Config, Capture) ->
     Marked = [E || E <- Events, marks(maps:remove(redacted, E)) =/= []],
     assert_eq([], [E || E <- Marked, not is_map_key(redacted, E)]),
     assert_eq([], [E || E = #{redacted := true} <- Events, marks(E) =:= []]),
-    [#{message := {harmless, Harmless}} | _] = [E || E = #{type := message_send, message := {harmless, _}} <- Events],
-    assert_eq(harmless(), Harmless),
+    Harmless = [T || #{type := message_send, message := {harmless, T}} <- Events],
+    assert_eq(harmless(), [T || T <- Harmless, is_binary(T)]),
+    assert_eq(harmless_lists(), [T || T <- Harmless, is_list(T)]),
     [#{message := {'$gen_cast', #{user := <<"plain user">>, password := Map}}}] =
         [E || E = #{type := message_send, message := {'$gen_cast', #{password := _}}} <- Events],
     [#{state := #{open := <<"plainly visible">>, sessions := #{1 := #{'authToken' := {_, State}}}}} | _] =
@@ -197,7 +201,7 @@ canaries_with(Config, Capture) ->
     [#{message := {_, _, #{token := Map, again := #{token := Map}}}} | _] =
         [E || E = #{type := message_take, message := {'$gen_call', _, _}} <- Events],
     true = is_integer(State) andalso {'$scope_redacted', State} =/= Map,
-    All = lists:usort(lists:append([marks(E) || E <- Events])),
+    All = lists:usort([M || E <- Events, M = {_, H} <- marks(E), H =/= none]),
     true = length(All) >= length(secrets()) - 4,
     %% What was sent is what was taken: matched by the hash of the whole.
     #{messages := Flow} = ask(A, D, {get_message_flow, Client, Pid, #{limit => 100}}),
@@ -213,11 +217,60 @@ canaries_with(Config, Capture) ->
     [#{count := N}] = [M || M = #{kind := undecided} <- TextNotKnown],
     true = N >= 20.
 
-marks({'$scope_redacted', H} = M) when is_integer(H) -> [M];
+%% Of a text that was cut the hash is not known.
+marks({'$scope_redacted', H} = M) when is_integer(H); H =:= none -> [M];
 marks(T) when is_tuple(T) -> marks(tuple_to_list(T));
 marks([H | T]) -> marks(H) ++ marks(T);
 marks(M) when is_map(M) -> marks(maps:to_list(M));
 marks(_) -> [].
+
+%% Of texts made of parts of secrets both tracers hide the same, with the defaults and with two automata.
+tracers_agree(Config) ->
+    [Native, Erlang] = [as(C, fun() -> hidden_texts(Config#{tmp := filename:join(maps:get(tmp, Config), C)}) end)
+                        || C <- ["native", "erlang"]],
+    assert_eq([], [{T, N, E} || {T, N, E} <- lists:zip3(corpus(), Native, Erlang), N =/= E]),
+    [true = length([H || H <- Native, H =:= Is]) > 100 || Is <- [hidden, seen]].
+
+hidden_texts(Config = #{tmp := Tmp}) ->
+    ok = filelib:ensure_dir(filename:join(Tmp, "x")),
+    A = start_node(Config, scope_test:unique_name(a)),
+    D = scope_daemon:start(Config, [A], #{args => ["--redact-pattern", "cust-[a-z0-9]+-[0-9]{4}"]}),
+    await_live(A, D, [A]),
+    Sink = rpc(A, fun() -> spawn(fun Loop() -> receive stop -> ok; _ -> Loop() end end) end),
+    Client = rpc(A, fun() -> spawn(fun Loop() -> receive F -> F(), Loop() end end) end),
+    _ = ask(A, D, {start, [{pids, [Client]}, {events, [messages]}, {for, {1, minute}}]}),
+    Numbered = lists:zip(lists:seq(1, length(corpus())), corpus()),
+    %% Slowly: what is too much for a ring is dropped.
+    Send = fun() -> [begin Sink ! M, N rem 20 =:= 0 andalso timer:sleep(5) end || M = {N, _} <- Numbered] end,
+    rpc(A, fun() -> Client ! Send end),
+    Got = fun() ->
+                  {L, _} = all_events(A, D, #{pid => Client, type => message_send}, oldest_first),
+                  [M || #{message := M = {N, _}} <- L, is_integer(N)]
+          end,
+    wait_until(fun() -> length(Got()) >= length(Numbered) end, 20000),
+    Shown = Got(),
+    assert_eq([N || {N, _} <- Numbered], [N || {N, _} <- Shown]),
+    [case T of {'$scope_redacted', _} -> hidden; Text -> seen end || {{_, T}, {_, Text}} <- lists:zip(Shown, Numbered)].
+
+%% The same each time; what no tracer cuts.
+corpus() ->
+    Parts = {<<"Bearer ">>, <<"abcdefgh">>, <<"password">>, <<"=">>, <<": ">>, <<" ">>, <<"x1">>, <<"4111">>, <<"1111 ">>, <<"11111111">>,
+             <<"eyJhbGci">>, <<".">>, <<"eyJz">>, <<"://">>, <<"u:p">>, <<"@">>, <<"\n">>, <<"\"">>, <<"cust-">>, <<"-----BEGIN ">>,
+             <<"PRIVATE KEY">>, <<"token">>, <<"5500005555555559">>, <<"-4711">>, <<255>>, <<>>},
+    Pick = fun(S) -> {I, S1} = rand:uniform_s(tuple_size(Parts), S), {element(I, Parts), S1} end,
+    Text = fun(_, S0) ->
+                   {N, S1} = rand:uniform_s(7, S0),
+                   {Of, S2} = lists:mapfoldl(fun(_, S) -> Pick(S) end, S1, lists:seq(1, N)),
+                   Bin = iolist_to_binary(Of),
+                   {Kind, S3} = rand:uniform_s(4, S2),
+                   {case Kind of
+                        1 when byte_size(Bin) > 0, byte_size(Bin) =< 24 -> binary_to_list(Bin);
+                        2 when N =< 3 -> Of;
+                        _ -> Bin
+                    end, S3}
+           end,
+    {Texts, _} = lists:mapfoldl(Text, rand:seed_s(exsss, 7), lists:seq(1, 600)),
+    Texts.
 
 %% The search would have found them: all but those that the caps leave out.
 off_hides_nothing(Config) ->

@@ -2,11 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace scope::node {
 namespace {
 
 // secret, card, open (of a text that was cut), or none.
-std::uint16_t run(const TextPatterns& p, std::string_view text, bool cut = false) {
+std::uint16_t run(const TextPatterns& p, std::string_view text, bool cut) {
   std::uint16_t state = 0, cards = 0;
   const auto step = [&](unsigned char c) {
     state = p.next[(state & TextPatterns::kState) * p.columns +
@@ -22,10 +24,18 @@ std::uint16_t run(const TextPatterns& p, std::string_view text, bool cut = false
   return step('\n') ? TextPatterns::kSecret : cards;
 }
 
+// The most that one of them knows.
+std::uint16_t run(const std::vector<TextPatterns>& all, std::string_view text, bool cut = false) {
+  std::uint16_t most = 0;
+  for (const auto& p : all) most = std::max(most, run(p, text, cut));
+  return most;
+}
+
 TEST(TextPatterns, DefaultsFindSecretsAndLeaveTheRest) {
   const auto p = compile_text_patterns(true, {});
   ASSERT_TRUE(p) << to_string(p.error());
-  EXPECT_LE(p->next.size() / p->columns, 2000u);
+  ASSERT_EQ(p->size(), 1u);
+  EXPECT_LE(p->front().next.size() / p->front().columns, 2000u);
   for (const auto text :
        {"Authorization: Bearer abcdefghijklmno", "bearer  AbCdEf123456", "Basic dXNlcjpwYXNz",
         "x eyJhbGciOi.eyJzdWIiOi.sig", "/login?user=a&password=hunter2", "token=x1",
@@ -69,6 +79,30 @@ TEST(TextPatterns, WhatIsWrongIsSaid) {
   EXPECT_EQ(run(*p, "of CUST-123456"), TextPatterns::kSecret);
   EXPECT_EQ(run(*p, "of cust-12345"), 0);
   EXPECT_EQ(run(*p, "password=x"), 0);
+}
+
+TEST(TextPatterns, UsersOwnHaveRoomBesideTheDefaults) {
+  const std::vector<std::string> own{
+      "sk_live_[a-z0-9]{8}",     "akia[a-z0-9]{16}",
+      "ghp_[a-z0-9]{36}",        "xox[bp]-[0-9]{10}",
+      "cust-[a-z0-9]+-[0-9]{4}", "iban:? *[a-z]{2}[0-9]{2}(?: ?[a-z0-9]{4}){3}"};
+  const auto p = compile_text_patterns(true, own);
+  ASSERT_TRUE(p) << to_string(p.error());
+  EXPECT_LE(p->size(), 5u);
+  for (const auto text : {"it is sk_live_4eC39HqL", "AKIAIOSFODNN7EXAMPLE", "xoxb-0123456789",
+                          "of cust-a1-4711", "IBAN: DE89 3704 0044 0532", "password=x"}) {
+    EXPECT_EQ(run(*p, text), TextPatterns::kSecret) << text;
+  }
+  for (const auto text : {"sk_live_4eC39Hq", "akia", "xoxb-012345678", "cust--4711", "iban of"})
+    EXPECT_EQ(run(*p, text), 0) << text;
+  EXPECT_EQ(run(*p, "akiaiosfodn", true), TextPatterns::kOpen);
+  // Not without end.
+  EXPECT_FALSE(compile_text_patterns(true, std::vector<std::string>(33, own[0])));
+  std::vector<std::string> large;
+  for (char c = 'c'; c < 'm'; ++c) large.push_back("[ab]*a[ab]{10}" + std::string(1, c));
+  const auto wrong = compile_text_patterns(true, large);
+  ASSERT_FALSE(wrong);
+  EXPECT_EQ(wrong.error().code, Code::bad_value);
 }
 
 }  // namespace
