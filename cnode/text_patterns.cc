@@ -17,12 +17,14 @@ constexpr unsigned kMostStates = TextPatterns::kState + 1, kMostDepth = 32, kMos
 // Patterns of the user share an automaton while it has no more states: together they may have the product of theirs.
 constexpr unsigned kSharedStates = 1024;
 
+constexpr std::string_view kNamed =
+    R"((?:passw(?:or)?d|passphrase|pwd|secret|token|(?:api|access|private|secret|signing)[_-]?key|)"
+    R"(authorization|cookie|credentials?)\\?["']?\]? *(?:=>?|:) *\\?["']?[^ "'\\&;,<>()\[\]{}\r\n])";
 // A hit as soon as the secret has begun where its value may be of any length; of tokens, enough to tell them from words.
 constexpr std::string_view kDefaults[] = {
     R"((?:bearer|basic) +[a-z0-9._~+/=-]{8})",
     R"(eyj[a-z0-9_-]+\.eyj[a-z0-9_-]+\.)",
-    R"((?:passw(?:or)?d|passphrase|pwd|secret|token|(?:api|access|private|secret|signing)[_-]?key|)"
-    R"(authorization|cookie|credentials?)\\?["']?\]? *(?:=>?|:) *\\?["']?[^ "'\\&;,<>()\[\]{}\r\n])",
+    kNamed,
     R"(://[^/?#@: "'\r\n]*:[^/?#@ "'\r\n]+@)",
     R"(-----begin (?:rsa |dsa |ec |openssh |encrypted )?private key)",
 };
@@ -160,7 +162,8 @@ class Parser {
     };
     Part all = nothing();
     for (unsigned i = 0; i < std::max(most, least) + (endless ? 1 : 0); ++i) {
-      if (i > 0 && !(one = again())) return one;
+      if (i > 0) one = again();
+      if (!one) return one;
       all = both(all, i < least ? *one : i < most ? either(*one, nothing()) : any_number(*one));
     }
     return all;

@@ -37,7 +37,7 @@ std::string mfa_text(const TermView& mfa) {
 class Examples {
  public:
   void add(const TermView& term) { add(text(term)); }
-  void add(std::string one) {
+  void add(const std::string& one) {
     if (++count_ <= kExamples) text_ += (text_.empty() ? "" : ", ") + one;
   }
   std::size_t count() const { return count_; }

@@ -101,7 +101,8 @@ class Reader {
         ERL_NIF_TERM terms[kMost];
         if (depth == 0 || item.children > kMost) return 0;
         for (unsigned i = 0; i < item.children; ++i) {
-          if ((terms[i] = term(p, depth - 1)) == 0) return 0;
+          terms[i] = term(p, depth - 1);
+          if (terms[i] == 0) return 0;
         }
         return container(item, terms);
       }

