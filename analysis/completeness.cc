@@ -30,8 +30,9 @@ std::optional<ClusterTime> dropped_before(const Context& context, const ClockMod
 }  // namespace
 
 Completeness certify(const Context& context, const ClockModel& clock,
-                     std::span<const Incarnation> incarnations, std::optional<ClusterTime> from,
-                     std::optional<ClusterTime> until, std::optional<store::Lsn> upper) {
+                     std::span<const Incarnation> incarnations, std::uint32_t types,
+                     std::optional<ClusterTime> from, std::optional<ClusterTime> until,
+                     std::optional<store::Lsn> upper) {
   Completeness out;
   ScanSpec spec;
   spec.incarnations.assign(incarnations.begin(), incarnations.end());
@@ -82,6 +83,14 @@ Completeness certify(const Context& context, const ClockModel& clock,
     for (const auto& n : context.coverage->not_traced) {
       const bool later = n.since && until && *until <= *n.since;
       if (concerned(n.node) && !later) out.not_traced.push_back(n);
+    }
+    for (const auto& kind : context.coverage->kinds) {
+      const bool later = kind.since && until && *until <= *kind.since;
+      const bool asked = types != ~0u && (types >> static_cast<unsigned>(kind.type) & 1) != 0;
+      if (!asked || !concerned(kind.node) || later) continue;
+      out.not_traced.push_back(
+          {kind.node, "no trace there asks for " + std::string(codec::event_type_name(kind.type)),
+           kind.since});
     }
     for (const auto& s : context.coverage->sampled) {
       const bool known = std::ranges::any_of(

@@ -11,9 +11,11 @@
 namespace scope::analysis {
 
 // The gaps of these incarnations (empty: all) that overlap [from, until] (open where empty), plus the coverage of their
-// nodes. Gaps of unknown time (a clock never measured) are always listed.
+// nodes. Gaps of unknown time (a clock never measured) are always listed. `types`: the kinds of events that were asked for by
+// name, which must be traced for an empty answer to mean anything; all: whatever is traced.
 Completeness certify(const Context& context, const ClockModel& clock,
-                     std::span<const Incarnation> incarnations, std::optional<ClusterTime> from,
-                     std::optional<ClusterTime> until, std::optional<store::Lsn> upper = {});
+                     std::span<const Incarnation> incarnations, std::uint32_t types,
+                     std::optional<ClusterTime> from, std::optional<ClusterTime> until,
+                     std::optional<store::Lsn> upper = {});
 
 }  // namespace scope::analysis

@@ -89,7 +89,8 @@ Result<EventsPage> get_events(const Context& context, const Filter& filter) {
   if (resume) (newest ? low : high) = resume->time;
   {
     const Timed timed(explain, "completeness");
-    page.completeness = certify(context, clock, test->concerned(spec), low, high, walk.upper);
+    page.completeness =
+        certify(context, clock, test->concerned(spec), filter.types, low, high, walk.upper);
   }
   page.completeness.corrupt_blocks += found.corrupt_blocks + loaded.corrupt_blocks;
   page.completeness.truncated = loaded.truncated;

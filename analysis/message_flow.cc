@@ -176,7 +176,9 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
   std::set<Incarnation> concerned;
   for (const auto& id : sends.processes) concerned.insert(id.incarnation);
   const std::vector<Incarnation> incarnations(concerned.begin(), concerned.end());
-  out.completeness = certify(context, clock, incarnations, low, high, walk.upper);
+  out.completeness =
+      certify(context, clock, incarnations,
+              bit(EventType::message_send) | bit(EventType::message_fetch), low, high, walk.upper);
   out.completeness.corrupt_blocks += corrupt + loaded.corrupt_blocks;
   out.completeness.truncated = loaded.truncated;
   out.completeness.redacted = loaded.redacted;

@@ -108,6 +108,11 @@ struct NotTraced {  // now; what was not traced before is a gap
   std::string reason;
   std::optional<ClusterTime> since = {};  // nullopt: not known
 };
+struct KindNotTraced {  // of a node where other kinds of events are traced
+  std::string node;
+  codec::EventType type = codec::EventType::gap;
+  std::optional<ClusterTime> since = {};
+};
 struct Sampled {
   std::string node;
   double rate = 1.0;
@@ -116,6 +121,7 @@ struct Sampled {
 // What the daemon knows about the cluster and the store does not: published to the service whenever it changes.
 struct Coverage {
   std::vector<NotTraced> not_traced;
+  std::vector<KindNotTraced> kinds;
   std::vector<Sampled> sampled;
 };
 

@@ -281,7 +281,8 @@ Result<StateAt> state_at(const Context& context, const ProcessSpec& spec, const 
 
   std::vector<Incarnation> incarnations;
   for (const auto& id : out.process.ids) incarnations.push_back(id.incarnation);
-  out.completeness = certify(context, clock, incarnations, out.state.at.time, out.asked);
+  out.completeness = certify(context, clock, incarnations, bit(EventType::state_change),
+                             out.state.at.time, out.asked);
   out.completeness.corrupt_blocks += found.corrupt_blocks;
 
   const auto& record = out.state.row.record;

@@ -215,7 +215,8 @@ Result<StateHistory> state_history(const Context& context, const ProcessSpec& sp
   if (resume) (newest ? low : high) = resume->time;
   std::vector<Incarnation> incarnations;
   for (const auto& id : out.process.ids) incarnations.push_back(id.incarnation);
-  out.completeness = certify(context, clock, incarnations, low, high, walk.upper);
+  out.completeness =
+      certify(context, clock, incarnations, bit(EventType::state_change), low, high, walk.upper);
 
   // Causes: of each state, the last message taken since the state before.
   std::vector<Hit> causes;

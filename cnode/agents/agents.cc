@@ -75,6 +75,7 @@ void Agents::forget(const std::string& node) {
   it->second->close();
   sessions_.erase(it);
   not_traced_since_.erase(node);
+  std::erase_if(kind_since_, [&](const auto& known) { return known.first.first == node; });
   changed();
 }
 
@@ -460,12 +461,27 @@ std::shared_ptr<const analysis::Coverage> Agents::coverage() const {
   for (const auto& [name, session] : sessions_) {
     const bool live = session->state() == AgentState::live;
     bool traced = false;
+    std::uint32_t types = 0;
     for (const auto& [id, trace] : traces_) {
       if (!live || !wants(trace.spec, name) || trace.ended.contains(name)) continue;
       traced = true;
+      types |= traced_types(trace.spec);
       if (trace.spec.sample && *trace.spec.sample < 1) {
         coverage->sampled.push_back({name, *trace.spec.sample});
       }
+    }
+    for (unsigned t = 1; t <= codec::kMaxEventType; ++t) {
+      if ((traceable_types() >> t & 1) == 0) continue;
+      const auto known = kind_since_.find({name, t});
+      if ((types >> t & 1) != 0) {
+        kind_since_[{name, t}] = std::nullopt;
+        continue;
+      }
+      if (known != kind_since_.end() && !known->second)
+        known->second = live ? store_.now() : session->heard_at();
+      if (traced)
+        coverage->kinds.push_back({name, static_cast<codec::EventType>(t),
+                                   known == kind_since_.end() ? std::nullopt : known->second});
     }
     if (traced) {
       not_traced_since_[name] = std::nullopt;

@@ -113,6 +113,8 @@ class Agents : public NodeObserver {
   std::map<std::uint64_t, Trace> traces_;
   // Nodes that were traced when coverage was looked at last, and since when those are not that were once.
   mutable std::map<std::string, std::optional<ClusterTime>> not_traced_since_;
+  // The same of each kind of event; what was never asked for has no entry.
+  mutable std::map<std::pair<std::string, unsigned>, std::optional<ClusterTime>> kind_since_;
   const std::shared_ptr<Counters> counters_;
   bool stopping_ = false;
   std::function<void()> coverage_changed_;

@@ -57,6 +57,21 @@ std::vector<std::string_view> agent_events(const TraceSpec& spec) {
   return out;
 }
 
+std::uint32_t traced_types(const TraceSpec& spec) {
+  const auto events = agent_events(spec);
+  std::uint32_t out = 0;
+  for (const auto& group : kGroups) {
+    if (std::ranges::find(events, group.name) != events.end()) out |= group.types;
+  }
+  return out;
+}
+
+std::uint32_t traceable_types() {
+  std::uint32_t out = 0;
+  for (const auto& group : kGroups) out |= group.types;
+  return out;
+}
+
 bool is_deep(const TraceSpec& spec) {
   const bool functions = !spec.modules.empty() || !spec.mfas.empty();
   const bool everyone = spec.all || (spec.pids.empty() && spec.names.empty());

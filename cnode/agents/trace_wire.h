@@ -46,5 +46,8 @@ Error refusal_of(const codec::TermView& reply);
 
 // The agent's groups of events for these types; empty bits: the default for that kind of trace.
 std::vector<std::string_view> agent_events(const TraceSpec& spec);
+// What comes of it, as bits 1 << EventType; and all that a trace can ask for.
+std::uint32_t traced_types(const TraceSpec& spec);
+std::uint32_t traceable_types();
 
 }  // namespace scope::node

@@ -215,7 +215,7 @@ Score simulate(const Load& load, unsigned seed) {
       if (arriving.recorded) truth.emplace(arriving.send.id, fetch.id);
     }
   }
-  std::ranges::stable_sort(events, {}, [](const Message& m) { return m.at.time.ns; });
+  std::ranges::sort(events, {}, [](const Message& m) { return std::pair(m.at.time.ns, m.id); });
   Sink sink;
   MessageMatcher matcher(sink);
   for (const auto& e : events) {

@@ -306,6 +306,22 @@ TEST_F(ServiceTest, CoverageOfTheDaemonIsPartOfCompleteness) {
   EXPECT_EQ(value({"completeness", "missing"}), "[#{kind => sampled,node => a@h,rate => 0.5}]");
 }
 
+TEST_F(ServiceTest, AKindOfEventsThatIsAskedForByNameMustBeTraced) {
+  auto coverage = std::make_shared<analysis::Coverage>();
+  coverage->kinds.push_back({"a@h", codec::EventType::message_send, ClusterTime{5}});
+  service.set_coverage(coverage);
+  ask(tup({atm("get_events"), kw({{"type", atm("message_send")}})}));
+  EXPECT_EQ(value({"completeness", "missing"}),
+            "[#{kind => not_traced,node => a@h,"
+            "reason => 'no trace there asks for message_send',since => 5}]");
+  ask(tup({atm("get_events"), kw({{"type", atm("message_send")}, {"until", num(4)}})}));
+  EXPECT_EQ(value({"completeness", "complete"}), "true");
+  ask(tup({atm("get_events"), kw({{"type", atm("message_take")}})}));
+  EXPECT_EQ(value({"completeness", "complete"}), "true");
+  ask(tup({atm("get_events"), mp({})}));
+  EXPECT_EQ(value({"completeness", "complete"}), "true");
+}
+
 TEST(CountAtoms, CountsDistinctAtomsOfEveryKindOfTerm) {
   TermBuilder b;
   b.tuple(7).atom("a").atom("b").atom("a");
