@@ -13,7 +13,12 @@
 
 namespace scope::analysis {
 
-enum class Question : std::uint8_t { get_events = 1, get_state_history = 2, get_message_flow = 3 };
+enum class Question : std::uint8_t {
+  get_events = 1,
+  get_state_history = 2,
+  get_message_flow = 3,
+  get_traces = 4
+};
 
 struct Cursor {
   Question question{};

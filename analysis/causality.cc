@@ -1,0 +1,503 @@
+#include "analysis/causality.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "analysis/resolve.h"
+#include "ei_codec/term_print.h"
+
+namespace scope::analysis {
+namespace {
+
+using codec::EventType;
+using codec::TermView;
+using codec::TraceRecord;
+
+constexpr std::uint32_t bit(EventType type) { return 1u << static_cast<unsigned>(type); }
+constexpr std::size_t kMaxFetched = 16, kMaxFrames = 64, kMaxText = 200;
+constexpr std::uint64_t kAdvanceEvery = 4096;
+
+std::string label(const TermView& term) {
+  if (const auto atom = term.atom()) return std::string(atom->substr(0, kMaxText));
+  if (const auto arity = term.arity(); arity && *arity > 0) {
+    const auto tag = term.element(0).atom();
+    return fmt::format("{}/{}", tag ? tag->substr(0, kMaxText) : "_", *arity);
+  }
+  switch (term.kind()) {
+    case codec::TermKind::map:
+      return "map";
+    case codec::TermKind::list:
+    case codec::TermKind::nil:
+    case codec::TermKind::string:
+      return "list";
+    case codec::TermKind::binary:
+      return "binary";
+    case codec::TermKind::integer:
+      return std::to_string(term.integer().value_or(0));
+    default:
+      return "term";
+  }
+}
+
+SpanKind kind_of(const Message& message, const TraceRecord& record) {
+  if (message.identity.kind == Identity::Kind::request) return SpanKind::handle;
+  if (message.identity.kind == Identity::Kind::timer) return SpanKind::timer;
+  if (!record.payload.empty() && record.term().is_tuple("$gen_cast", 2)) return SpanKind::cast;
+  return SpanKind::info;
+}
+
+std::string mfa_text(const codec::Mfa& mfa) {
+  return fmt::format("{}:{}/{}", mfa.module, mfa.function, mfa.arity);
+}
+
+// normal, shutdown and {shutdown, _} are how processes are meant to end.
+std::string error_of(const TraceRecord& record) {
+  if (record.payload.empty()) return {};
+  const auto reason = record.term();
+  if (reason.is_atom("normal") || reason.is_atom("shutdown") || reason.is_tuple("shutdown", 2)) {
+    return {};
+  }
+  return codec::print(reason, codec::Syntax::erlang, kMaxText);
+}
+
+std::int64_t sum_of_errors(std::int64_t a, std::int64_t b) {
+  return a == kUnknownError || b == kUnknownError ? kUnknownError : a + b;
+}
+
+EdgeCertainty certainty_of(Matched how) {
+  return how == Matched::exact    ? EdgeCertainty::exact
+         : how == Matched::unique ? EdgeCertainty::unique
+                                  : EdgeCertainty::ambiguous;
+}
+
+}  // namespace
+
+const std::uint32_t Causality::kTypes =
+    bit(EventType::message_send) | bit(EventType::message_fetch) | bit(EventType::message_take) |
+    bit(EventType::state_change) | bit(EventType::process_spawn) | bit(EventType::process_exit) |
+    bit(EventType::function_entry) | bit(EventType::function_exit) |
+    bit(EventType::function_exception);
+
+std::string_view name(SpanKind kind) {
+  constexpr std::string_view kNames[] = {"call",  "handle", "cast",    "info",
+                                         "spawn", "timer",  "function"};
+  return kNames[static_cast<std::size_t>(kind)];
+}
+std::string_view name(EdgeCertainty certainty) {
+  constexpr std::string_view kNames[] = {"exact", "unique", "inferred", "ambiguous"};
+  return kNames[static_cast<std::size_t>(certainty)];
+}
+std::string_view name(RootKind kind) {
+  constexpr std::string_view kNames[] = {"none", "process", "port", "timer", "untraced", "system"};
+  return kNames[static_cast<std::size_t>(kind)];
+}
+
+std::string message_label(const TraceRecord& record) {
+  if (record.payload.empty()) return "?";
+  const auto term = record.term();
+  if (term.is_tuple("$gen_call", 3)) return label(term.element(2));
+  if (term.is_tuple("$gen_cast", 2)) return label(term.element(1));
+  if (term.arity() == 3u && term.element(0).is_atom("timeout")) return label(term.element(1));
+  return label(term);
+}
+
+Causality::Causality(const Context& context, const ClockModel& clock)
+    : view_(*context.view), receivers_(context, clock), matcher_(*this) {}
+
+void Causality::matched(const Message& send, const Message& arrival, Matched how,
+                        std::uint32_t candidates) {
+  matches_[arrival.id] = {send.id, how, candidates};
+}
+
+void Causality::taken(const Message& fetch, const Message& take) { takes_[take.id] = fetch.id; }
+
+std::uint32_t Causality::begin(SpanKind kind, const EventId& id, Corrected at) {
+  const auto span = static_cast<std::uint32_t>(spans_.size());
+  Span& s = spans_.emplace_back();
+  s.id = id;
+  s.kind = kind;
+  s.process = id.process;
+  s.start = at;
+  s.events.push_back(id);
+  merged_.push_back(span);
+  began_[id] = span;
+  return span;
+}
+
+void Causality::touch(Process& process, Corrected at) {
+  if (process.activity != kNoSpan) spans_[process.activity].stop = at;
+}
+
+void Causality::act(Process& process) {
+  if (process.behaviour || process.fetched.empty()) return;
+  const auto& newest = process.fetched.back();
+  const auto span = begin(newest.kind, newest.id, newest.at);
+  spans_[span].name = newest.name;
+  spans_[span].stop = newest.at;
+  causes_.push_back({span, newest.id, newest.identity, true, process.fetched_count});
+  if (process.plain.empty()) process.before_plain = process.activity;
+  process.plain.push_back(span);
+  process.activity = span;
+  process.fetched.clear();
+  process.fetched_count = 0;
+}
+
+// A span inside the present activity, and inside the function that is being called.
+std::uint32_t Causality::child_of(Process& process, SpanKind kind, const EventId& id,
+                                  Corrected at) {
+  const auto span = begin(kind, id, at);
+  spans_[span].parent = process.activity;
+  if (process.activity == kNoSpan) spans_[span].root = RootKind::process;
+  if (!process.frames.empty()) process.frames.back().inside.push_back(span);
+  return span;
+}
+
+void Causality::add(const RowStream::Item& item) {
+  const auto& row = *item.row;
+  const auto type = row.record.type;
+  if (++since_advance_ % kAdvanceEvery == 0) matcher_.advance(item.at.time);
+  if (type == EventType::process_spawn) return spawned(item);
+  auto& process = processes_[receivers_.home(row.process)];
+  switch (type) {
+    case EventType::message_send:
+    case EventType::message_fetch:
+    case EventType::message_take: {
+      const auto message = receivers_.message(row, item.at);
+      matcher_.add(message);
+      if (type == EventType::message_send) return sent(process, item, message);
+      if (type == EventType::message_fetch) return fetched(process, item, message);
+      return took(process, item, message);
+    }
+    case EventType::state_change:
+      if (row.record.has(TraceRecord::kInferred)) return;  // asked for, not changed
+      is_behaviour(process);
+      if (process.activity != kNoSpan) spans_[process.activity].stop = item.at;
+      return;
+    case EventType::process_exit:
+      return exited(process, item);
+    case EventType::function_entry:
+    case EventType::function_exit:
+    case EventType::function_exception:
+      return function(process, item);
+    default:
+      return;
+  }
+}
+
+void Causality::sent(Process& process, const RowStream::Item& item, const Message& message) {
+  act(process);
+  touch(process, item.at);
+  Sent sent{process.activity, item.row->process, item.at};
+  if (message.identity.kind == Identity::Kind::request) {
+    sent.activity = child_of(process, SpanKind::call, message.id, item.at);
+    spans_[sent.activity].name = message_label(item.row->record);
+    calls_[message.identity.ref] = {message.process, sent.activity};
+  }
+  sends_.emplace(message.id, sent);
+}
+
+void Causality::fetched(Process& process, const RowStream::Item& item, const Message& message) {
+  const bool answers = message.identity.kind == Identity::Kind::reply ||
+                       message.identity.kind == Identity::Kind::down;
+  if (answers) {
+    const auto call = calls_.find(message.identity.ref);
+    if (call != calls_.end() && call->second.caller == message.process) {
+      auto& span = spans_[call->second.span];
+      span.stop = item.at;
+      if (message.identity.kind == Identity::Kind::down) {
+        const auto& record = item.row->record;
+        span.error = record.payload.empty()
+                         ? "down"
+                         : codec::print(record.term().element(4), codec::Syntax::erlang, kMaxText);
+      } else {
+        replies_.push_back({call->second.span, message.id});
+        span.events.push_back(message.id);
+      }
+      calls_.erase(call);
+      touch(process, item.at);
+      return;
+    }
+  }
+  if (process.behaviour || message.has(TraceRecord::kTimeoutNotMessage) ||
+      message.identity.kind == Identity::Kind::spawned) {
+    return;
+  }
+  if (process.fetched.size() == kMaxFetched) process.fetched.erase(process.fetched.begin());
+  process.fetched.push_back({message.id, item.at, message.identity,
+                             kind_of(message, item.row->record), message_label(item.row->record)});
+  ++process.fetched_count;
+}
+
+// What was taken for the causes of a plain process was not: a behaviour takes or enters its loop for the first time here.
+void Causality::is_behaviour(Process& process) {
+  if (process.behaviour) return;
+  process.behaviour = true;
+  process.fetched.clear();
+  process.fetched_count = 0;
+  if (process.plain.empty()) return;
+  for (const auto span : process.plain) merged_[span] = process.before_plain;
+  const std::unordered_set<std::uint32_t> undone(process.plain.begin(), process.plain.end());
+  std::erase_if(causes_, [&](const Cause& c) { return undone.contains(c.span); });
+  process.activity = process.before_plain;
+  process.plain.clear();
+}
+
+void Causality::took(Process& process, const RowStream::Item& item, const Message& message) {
+  is_behaviour(process);
+  process.frames.clear();
+  const auto span = begin(kind_of(message, item.row->record), message.id, item.at);
+  auto& s = spans_[span];
+  s.name = message_label(item.row->record);
+  s.module = item.row->record.mfa.module;
+  const auto before = process.activity;
+  process.activity = span;
+  causes_.push_back({span, message.id, message.identity, false, 1});
+  if (s.kind == SpanKind::timer && before != kNoSpan) links_.push_back({before, span, "timer"});
+}
+
+void Causality::spawned(const RowStream::Item& item) {
+  const auto& row = *item.row;
+  const auto& peer = row.record.peer;
+  const bool child_side = row.record.has(TraceRecord::kChildSide);
+  if (peer.kind != codec::Peer::Kind::pid) return;
+  const auto* own = info_of(view_, row.process.incarnation);
+  if (own == nullptr) return;
+  const std::string_view node = peer.node.empty() ? std::string_view(own->node) : peer.node;
+  const bool local = peer.creation == 0 && node == own->node;
+  ProcessId other = receivers_.home(
+      codec::PidParts{node, peer.id, peer.serial, local ? own->creation : peer.creation});
+  if (other.incarnation == kNoIncarnation) return;
+  const auto mine = receivers_.home(row.process);
+  const auto child = child_side ? mine : other, parent = child_side ? other : mine;
+  auto known = children_.find(child);
+  if (known == children_.end()) {
+    // Across nodes only the child tells; what its parent did at that time is a guess where its clock is another.
+    const auto by = processes_.find(parent);
+    std::uint32_t span;
+    if (child_side && parent.incarnation != child.incarnation) {
+      span = begin(SpanKind::spawn, row.id(), item.at);
+      const auto activity = by == processes_.end() ? kNoSpan : by->second.activity;
+      spans_[span].parent = activity;
+      spans_[span].certainty = activity == kNoSpan ? EdgeCertainty::exact : EdgeCertainty::inferred;
+      if (activity == kNoSpan) spans_[span].root = RootKind::untraced;
+    } else {
+      auto& process = processes_[parent];
+      if (!child_side) {
+        act(process);
+        touch(process, item.at);
+      }
+      span = child_of(process, SpanKind::spawn, row.id(), item.at);
+      if (spans_[span].root == RootKind::process) {
+        spans_[span].sender =
+            child_side ? ProcessId{row.process.incarnation, parent.id, parent.serial} : row.process;
+      }
+    }
+    if (row.record.mfa) spans_[span].name = mfa_text(row.record.mfa);
+    spans_[span].module = row.record.mfa.module;
+    known = children_.emplace(child, span).first;
+  } else {
+    spans_[known->second].events.push_back(row.id());
+    began_[row.id()] = known->second;
+  }
+  auto& span = spans_[known->second];
+  auto& process = processes_[child];
+  if (child_side) {
+    span.process = row.process;
+    span.queue_ns = std::max<std::int64_t>(0, item.at.time.ns - span.start.time.ns);
+  } else if (span.process == row.process) {
+    span.process = {row.process.incarnation, child.id, child.serial};
+  }
+  if (process.activity == kNoSpan) process.activity = known->second;
+}
+
+void Causality::exited(Process& process, const RowStream::Item& item) {
+  const auto& row = *item.row;
+  if (process.activity != kNoSpan) {
+    auto& span = spans_[process.activity];
+    span.stop = item.at;
+    span.error = error_of(row.record);
+  }
+  exits_[receivers_.home(row.process)] = {process.activity, row.id(), item.at};
+}
+
+void Causality::function(Process& process, const RowStream::Item& item) {
+  const auto& record = item.row->record;
+  auto mfa = mfa_text(record.mfa);
+  if (record.type == EventType::function_entry) {
+    act(process);
+    touch(process, item.at);
+    if (process.frames.size() < kMaxFrames && process.activity != kNoSpan) {
+      process.frames.push_back({std::move(mfa), item.row->id(), item.at, {}});
+    }
+    return;
+  }
+  touch(process, item.at);
+  const auto frame = std::find_if(process.frames.rbegin(), process.frames.rend(),
+                                  [&](const Frame& f) { return f.mfa == mfa; });
+  if (frame == process.frames.rend()) return;
+  const auto at = std::prev(frame.base());
+  const auto span = begin(SpanKind::function, at->id, at->at);
+  auto& s = spans_[span];
+  s.parent = process.activity;
+  s.stop = item.at;
+  s.name = std::move(mfa);
+  s.module = record.mfa.module;
+  s.events.push_back(item.row->id());
+  if (record.type == EventType::function_exception) {
+    s.error = record.payload.empty() ? "exception"
+                                     : codec::print(record.term(), codec::Syntax::erlang, kMaxText);
+  }
+  // What was begun in it, and in functions in it whose end was not recorded.
+  for (auto f = at; f != process.frames.end(); ++f) {
+    for (const auto inside : f->inside) spans_[inside].parent = span;
+  }
+  process.frames.erase(at, process.frames.end());
+  if (!process.frames.empty()) process.frames.back().inside.push_back(span);
+}
+
+std::uint32_t Causality::alive(std::uint32_t span) const {
+  while (span != kNoSpan && merged_[span] != span) span = merged_[span];
+  return span;
+}
+
+void Causality::set_parent(std::uint32_t child, std::uint32_t parent, EdgeCertainty certainty,
+                           std::uint32_t candidates) {
+  auto& span = spans_[child];
+  span.parent = parent;
+  span.certainty = certainty;
+  span.candidates = candidates;
+  span.root = RootKind::none;
+}
+
+// Why a message came: whoever sent it, whoever died, or nobody that was recorded.
+void Causality::resolve(const Cause& cause) {
+  auto& span = spans_[cause.span];
+  const auto waited_since = [&](const Corrected& at, const EventId& id) {
+    if (id.process.incarnation == span.id.process.incarnation) {
+      span.queue_ns = span.id.time.ns - id.time.ns;
+    } else {
+      span.queue_ns = span.start.time.ns - at.time.ns;
+      span.queue_error_ns = sum_of_errors(span.start.error_ns, at.error_ns);
+    }
+  };
+  using Kind = Identity::Kind;
+  const auto kind = cause.identity.kind;
+  if (kind == Kind::down || kind == Kind::exit) {
+    span.root = RootKind::system;
+    const auto exit = exits_.find(cause.identity.process);
+    if (exit == exits_.end()) return;
+    waited_since(exit->second.at, exit->second.id);
+    span.events.insert(span.events.begin(), exit->second.id);
+    if (exit->second.activity == kNoSpan) return;
+    auto certainty = kind == Kind::down ? EdgeCertainty::exact : EdgeCertainty::unique;
+    if (cause.plain)
+      certainty = cause.candidates > 1 ? EdgeCertainty::ambiguous : EdgeCertainty::inferred;
+    set_parent(cause.span, exit->second.activity, certainty, cause.candidates);
+    return;
+  }
+  if (kind == Kind::timer || kind == Kind::port) {
+    span.root = kind == Kind::timer ? RootKind::timer : RootKind::port;
+    return;
+  }
+  span.root = RootKind::untraced;
+  auto arrival = cause.arrival;
+  if (const auto fetch = takes_.find(arrival); fetch != takes_.end()) arrival = fetch->second;
+  const auto match = matches_.find(arrival);
+  if (match == matches_.end()) return;
+  const auto send = sends_.find(match->second.send);
+  if (send == sends_.end()) return;
+  waited_since(send->second.at, match->second.send);
+  span.events.insert(span.events.begin(), match->second.send);
+  auto certainty = certainty_of(match->second.how);
+  auto candidates = match->second.candidates;
+  if (cause.plain) {
+    candidates = std::max(candidates, cause.candidates);
+    certainty = cause.candidates > 1 || certainty == EdgeCertainty::ambiguous
+                    ? EdgeCertainty::ambiguous
+                    : EdgeCertainty::inferred;
+  }
+  const auto parent = alive(send->second.activity);
+  if (parent == kNoSpan) {
+    span.root = RootKind::process;
+    span.sender = send->second.from;
+    return;
+  }
+  set_parent(cause.span, parent, certainty, candidates);
+}
+
+void Causality::finish() {
+  matcher_.finish();
+  for (std::uint32_t i = 0; i < spans_.size(); ++i) spans_[i].parent = alive(spans_[i].parent);
+  for (const auto& cause : causes_) {
+    if (alive(cause.span) == cause.span) resolve(cause);
+  }
+  // Who answered a call, if it was not its own handling.
+  for (const auto& reply : replies_) {
+    const auto match = matches_.find(reply.fetch);
+    if (match == matches_.end()) continue;
+    const auto send = sends_.find(match->second.send);
+    if (send == sends_.end()) continue;
+    const auto by = alive(send->second.activity);
+    if (by != kNoSpan && spans_[by].parent != reply.call)
+      links_.push_back({by, reply.call, "reply"});
+  }
+  for (auto& link : links_) link = {alive(link.from), alive(link.to), link.why};
+  std::erase_if(links_, [](const SpanLink& l) {
+    return l.from == kNoSpan || l.to == kNoSpan || l.from == l.to;
+  });
+  break_circles();
+  for (auto& span : spans_) {
+    if (span.parent != kNoSpan || span.root != RootKind::none) continue;
+    span.root = RootKind::process;
+    if (!span.sender) span.sender = span.process;
+  }
+  compact();
+}
+
+// Edges lead back in time, except within the clocks' error: there ambiguous ones can close a circle. It is cut at the
+// span that began first.
+void Causality::break_circles() {
+  std::vector<std::uint32_t> seen(spans_.size(), 0);  // in which walk; 0: in none
+  for (std::uint32_t i = 0; i < spans_.size(); ++i) {
+    auto at = i;
+    while (at != kNoSpan && seen[at] == 0) {
+      seen[at] = i + 1;
+      at = spans_[at].parent;
+    }
+    if (at == kNoSpan || seen[at] != i + 1) continue;
+    auto first = at;
+    for (auto next = spans_[at].parent; next != at; next = spans_[next].parent) {
+      if (spans_[next].start.time < spans_[first].start.time) first = next;
+    }
+    spans_[first].parent = kNoSpan;
+    spans_[first].certainty = EdgeCertainty::exact;
+    spans_[first].root = RootKind::untraced;
+  }
+}
+
+void Causality::compact() {
+  std::vector<std::uint32_t> place(spans_.size(), kNoSpan);
+  std::uint32_t kept = 0;
+  for (std::uint32_t i = 0; i < spans_.size(); ++i) {
+    if (merged_[i] == i) place[i] = kept++;
+  }
+  const auto moved = [&](std::uint32_t span) { return span == kNoSpan ? kNoSpan : place[span]; };
+  for (std::uint32_t i = 0; i < spans_.size(); ++i) {
+    if (place[i] == kNoSpan) continue;
+    spans_[i].parent = moved(spans_[i].parent);
+    if (place[i] != i) spans_[place[i]] = std::move(spans_[i]);
+  }
+  for (auto& [event, span] : began_) span = moved(alive(span));
+  for (auto& [event, sent] : sends_) sent.activity = moved(alive(sent.activity));
+  for (auto& link : links_) link = {moved(link.from), moved(link.to), link.why};
+  spans_.resize(kept);
+}
+
+std::uint32_t Causality::span_of(const EventId& event) const {
+  if (const auto at = began_.find(event); at != began_.end()) return at->second;
+  if (const auto at = sends_.find(event); at != sends_.end()) return at->second.activity;
+  return kNoSpan;
+}
+
+}  // namespace scope::analysis

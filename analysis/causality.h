@@ -1,0 +1,192 @@
+// Causality: what caused what among the rows of a range, as a forest of spans (model.md, Taking, handling and state).
+//
+// Activity   What a process does from one cause to the next: a handling of a behaviour (from its taking to the next one; it
+//            stops at its last loop entry, so that continue and internal events belong to it), the life of a process from
+//            its spawning to its first taking, or what a plain process does after it fetched a message. What it sends,
+//            spawns or calls is caused by it.
+// Plain processes  nobody sees which message they took. One fetched since they last did something: `inferred`; several:
+//            `ambiguous`, with their number, and the newest is taken for it. Answers to their own calls are no new cause.
+// Span       An activity, a call as its caller sees it (from the request's sending to the reply's fetch), or a traced
+//            function that returned. A handled request is the child of its call.
+// Root       A span that nothing recorded caused: a timer, a port, an untraced sender, or a process that was busy
+//            already (`process`): each thing that one sends is a root of its own.
+// Life       Refers to context and clock. Owns the rows that its spans need later (EventIds only).
+// Bounds     One Span per activity, call and returned function; the caller bounds the rows. Thread: one.
+#pragma once
+
+#include <deque>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "analysis/message_match.h"
+#include "analysis/row_stream.h"
+
+namespace scope::analysis {
+
+enum class SpanKind : std::uint8_t { call, handle, cast, info, spawn, timer, function };
+std::string_view name(SpanKind kind);
+
+// How sure the edge from the parent is, the surest first. A root's is exact: it claims nothing.
+enum class EdgeCertainty : std::uint8_t { exact, unique, inferred, ambiguous };
+std::string_view name(EdgeCertainty certainty);
+
+enum class RootKind : std::uint8_t { none, process, port, timer, untraced, system };
+std::string_view name(RootKind kind);
+
+inline constexpr std::uint32_t kNoSpan = UINT32_MAX;
+
+struct EventIdHash {
+  std::size_t operator()(const EventId& id) const {
+    return std::hash<ProcessId>()(id.process) ^
+           static_cast<std::size_t>(static_cast<std::uint64_t>(id.time.ns) * 0x9E3779B97F4A7C15ULL +
+                                    id.ordinal);
+  }
+};
+
+struct Span {
+  EventId id;  // the event that began it
+  SpanKind kind = SpanKind::info;
+  std::uint32_t parent = kNoSpan;  // place in spans()
+  RootKind root = RootKind::none;  // only where there is no parent
+  EdgeCertainty certainty = EdgeCertainty::exact;
+  std::uint32_t candidates = 1;
+  ProcessId process;                // as its events name it
+  std::optional<ProcessId> sender;  // of a root of kind process: who was busy
+  Corrected start;
+  std::optional<Corrected> stop;
+  std::optional<std::int64_t> queue_ns;  // from its cause to its start
+  std::int64_t queue_error_ns = 0;       // 0 on one node, whose clock cancels out
+  std::string name;                      // what was asked, or the function
+  std::string module;                    // the behaviour or function's module
+  std::string error;                     // empty: none
+  std::vector<EventId> events;           // cause, start, reply: where they were recorded
+};
+
+struct SpanLink {
+  std::uint32_t from = 0, to = 0;
+  std::string_view
+      why;  // "reply": `from` answered the call `to`; "timer": `from` came before it in its process
+};
+
+class Causality : MatchSink {
+ public:
+  Causality(const Context& context, const ClockModel& clock);
+
+  // In the stream's order; all types that kTypes names.
+  void add(const RowStream::Item& item);
+  void finish();
+
+  static const std::uint32_t kTypes;
+
+  // After finish(). Merged spans have been taken out; parents come before or after their children.
+  const std::vector<Span>& spans() const { return spans_; }
+  const std::vector<SpanLink>& links() const { return links_; }
+  const MatchStats& matching() const { return matcher_.stats(); }
+  // The span that an event belongs to; kNoSpan: none.
+  std::uint32_t span_of(const EventId& event) const;
+
+ private:
+  struct Fetched {  // by a plain process
+    EventId id;
+    Corrected at;
+    Identity identity;
+    SpanKind kind;
+    std::string name;
+  };
+  struct Call {
+    ProcessId caller;
+    std::uint32_t span;
+  };
+  struct Frame {  // a function that was entered
+    std::string mfa;
+    EventId id;
+    Corrected at;
+    std::vector<std::uint32_t> inside;
+  };
+  struct Process {
+    std::uint32_t activity = kNoSpan;
+    std::uint32_t before_plain = kNoSpan;  // the activity before the first one of `plain`
+    bool behaviour = false;
+    std::vector<Fetched> fetched;  // since it last did something; at most kMaxFetched
+    std::uint32_t fetched_count = 0;
+    std::vector<std::uint32_t> plain;  // activities that fetches began
+    std::vector<Frame> frames;
+  };
+  struct Sent {
+    std::uint32_t activity = kNoSpan;  // or the call
+    ProcessId from;
+    Corrected at;
+  };
+  struct Cause {  // of a span that a message began
+    std::uint32_t span = 0;
+    EventId arrival;
+    Identity identity;
+    bool plain = false;
+    std::uint32_t candidates = 1;
+  };
+  struct Match {
+    EventId send;
+    Matched how = Matched::unknown;
+    std::uint32_t candidates = 0;
+  };
+  struct Exit {
+    std::uint32_t activity = kNoSpan;
+    EventId id;
+    Corrected at;
+  };
+  template <typename T>
+  using ByEvent = std::unordered_map<EventId, T, EventIdHash>;
+
+  void matched(const Message& send, const Message& arrival, Matched how,
+               std::uint32_t candidates) override;
+  void taken(const Message& fetch, const Message& take) override;
+
+  void sent(Process& process, const RowStream::Item& item, const Message& message);
+  void fetched(Process& process, const RowStream::Item& item, const Message& message);
+  void took(Process& process, const RowStream::Item& item, const Message& message);
+  void spawned(const RowStream::Item& item);
+  void exited(Process& process, const RowStream::Item& item);
+  void function(Process& process, const RowStream::Item& item);
+
+  std::uint32_t begin(SpanKind kind, const EventId& id, Corrected at);
+  void act(Process& process);  // it did something: what it fetched became its cause
+  std::uint32_t child_of(Process& process, SpanKind kind, const EventId& id, Corrected at);
+  void touch(Process& process, Corrected at);
+  void is_behaviour(Process& process);
+  void resolve(const Cause& cause);
+  void set_parent(std::uint32_t child, std::uint32_t parent, EdgeCertainty certainty,
+                  std::uint32_t candidates);
+  std::uint32_t alive(std::uint32_t span) const;  // what a merged span became
+  void break_circles();
+  void compact();
+
+  const store::View& view_;
+  Receivers receivers_;
+  MessageMatcher matcher_;
+  std::vector<Span> spans_;
+  std::vector<std::uint32_t> merged_;  // by span: into which; itself if it stands
+  std::vector<SpanLink> links_;
+  std::vector<Cause> causes_;
+  std::unordered_map<ProcessId, Process> processes_;
+  std::map<Identity::Ref, Call> calls_;  // that wait for their reply
+  struct Replied {
+    std::uint32_t call;
+    EventId fetch;
+  };
+  std::vector<Replied> replies_;
+  ByEvent<Sent> sends_;
+  ByEvent<Match> matches_;  // by arrival
+  ByEvent<EventId> takes_;  // take -> fetch
+  std::unordered_map<ProcessId, Exit> exits_;
+  std::unordered_map<ProcessId, std::uint32_t> children_;  // spawn spans, by child
+  ByEvent<std::uint32_t> began_;                           // by any of a span's events
+  std::uint64_t since_advance_ = 0;
+};
+
+// The message without its protocol, as a short name: its atom, or its tag and arity.
+std::string message_label(const codec::TraceRecord& record);
+
+}  // namespace scope::analysis
