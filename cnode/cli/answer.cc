@@ -145,9 +145,9 @@ std::string completeness_text(const TermView& answer, const Screen& screen) {
 }
 
 // base64url without padding: nothing in it needs quoting in a shell.
-std::string cursor_text(const TermView& value) {
-  const auto next = get(value, "next");
-  const auto bytes = next ? next->binary() : std::nullopt;
+std::string id_text(const TermView& map, std::string_view key) {
+  const auto value = get(map, key);
+  const auto bytes = value ? value->binary() : std::nullopt;
   std::string out;
   if (!bytes) return out;
   std::uint32_t bits = 0;
@@ -159,6 +159,8 @@ std::string cursor_text(const TermView& value) {
   if (held > 0) out += kDigits[bits << (6 - held) & 63];
   return out;
 }
+
+std::string cursor_text(const TermView& value) { return id_text(value, "next"); }
 
 std::optional<std::string> cursor_bytes(std::string_view text) {
   std::string out;

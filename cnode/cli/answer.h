@@ -51,11 +51,15 @@ std::string render_events(const codec::TermView& value, const Screen& screen, bo
 std::string render_state(const codec::TermView& value, const Screen& screen);
 std::string render_history(const codec::TermView& value, const Screen& screen);
 std::string render_flow(const codec::TermView& value, const Screen& screen);
+std::string render_traces(const codec::TermView& value, const Screen& screen);
+std::string render_trace(const codec::TermView& value, const Screen& screen);
 std::string render_clocks(const codec::TermView& value, const Screen& screen);
 std::string render_stats(const codec::TermView& value, const Screen& screen);
 
 // `next` of an answer as text for --cursor, and back. Empty: there is no more.
 std::string cursor_text(const codec::TermView& value);
+// The same of any opaque binary, such as an event's id.
+std::string id_text(const codec::TermView& map, std::string_view key);
 std::optional<std::string> cursor_bytes(std::string_view text);
 
 }  // namespace scope::node::cli

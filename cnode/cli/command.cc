@@ -167,6 +167,7 @@ std::vector<std::unique_ptr<Command>> commands(StartFn start) {
   out.push_back(make_events());
   out.push_back(make_state());
   out.push_back(make_flow());
+  out.push_back(make_traces());
   out.push_back(make_stats());
   out.push_back(make_clocks());
   out.push_back(make_verify_clean());

@@ -92,7 +92,9 @@ struct FilterRequest {
   analysis::Filter filter;
   std::optional<std::chrono::milliseconds> deadline;
   std::optional<std::uint32_t> limit;  // where it was said
+  std::optional<bool> errors;          // only traces with (without) one
 };
-Result<FilterRequest> read_filter(const codec::TermView& options);
+enum class Of { events, traces };
+Result<FilterRequest> read_filter(const codec::TermView& options, Of of = Of::events);
 
 }  // namespace scope::node

@@ -153,14 +153,21 @@ constexpr OptionReader<Building> kFilterOptions[] = {
        return {};
      }},
     {"trace_id", not_yet},
+    // Of traces only: the last.
+    {"errors",
+     [](Building& b, const TermView& v, std::string_view f) -> Status {
+       ASSIGN_OR_RETURN(b.out.errors, read_boolean(v, f));
+       return {};
+     }},
 };
 
 }  // namespace
 
-Result<FilterRequest> read_filter(const TermView& options) {
+Result<FilterRequest> read_filter(const TermView& options, Of of) {
   Building b;
+  const std::span<const OptionReader<Building>> table(kFilterOptions);
   RETURN_IF_ERROR(
-      read_options(options, std::span<const OptionReader<Building>>(kFilterOptions), b));
+      read_options(options, of == Of::traces ? table : table.first(table.size() - 1), b));
   const std::string node = b.out.filter.nodes.size() == 1 ? b.out.filter.nodes.front() : "";
   if (b.pid) {
     ASSIGN_OR_RETURN(b.out.filter.pid, read_process(*b.pid, "pid", node));

@@ -13,6 +13,7 @@
 #include "cnode/service/aggregate_request.h"
 #include "cnode/service/parse.h"
 #include "cnode/service/reply.h"
+#include "cnode/service/trace_request.h"
 
 namespace scope::node {
 namespace {
@@ -251,6 +252,9 @@ constexpr RequestDef kRequests[] = {
     {"get_state_history", 3, Lane::scans, get_state_history, true, "{get_state_history, Pid, #{}}"},
     {"get_message_flow", 4, Lane::scans, get_message_flow, true,
      "{get_message_flow, PidA, PidB, #{}}"},
+    {"get_traces", 2, Lane::scans, run_get_traces, true,
+     "{get_traces, #{since => {ago, 1, minute}, errors => true}}"},
+    {"get_trace", 2, Lane::scans, run_get_trace, true, "{get_trace, Id}"},
     {"aggregate", 4, Lane::scans, run_aggregate, true,
      "{aggregate, #{type => calls}, [mfa, {time, 1, minute}], [count, p99]}"},
     {"store", 2, Lane::upkeep, look_after_store, true, "{store, info | verify | {attach, Folder}}"},
@@ -263,8 +267,6 @@ constexpr RequestDef kRequests[] = {
      "{get_supervision_tree_at, Node, Time}"},
     {"get_supervision_diff", 4, Lane::scans, nullptr, false,
      "{get_supervision_diff, Node, T1, T2}"},
-    {"get_traces", 2, Lane::scans, nullptr, false, "{get_traces, Filter}"},
-    {"get_trace", 2, Lane::scans, nullptr, false, "{get_trace, Id}"},
     {"explain_state", 4, Lane::scans, nullptr, false, "{explain_state, Pid, Path, Time}"},
     {"subscribe", 3, Lane::control, nullptr, false, "{subscribe, Filter, Opts}"},
     {"demand", 3, Lane::control, nullptr, false, "{demand, Ref, N}"},

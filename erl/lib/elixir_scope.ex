@@ -112,6 +112,14 @@ defmodule ElixirScope do
     ask(filter, &{:aggregate, times(&1), group_by, measures})
   end
 
+  @doc """
+  Causal traces, newest first: what was caused by what over processes and nodes. Each has the `id` that `get_trace/2` takes.
+
+      ElixirScope.get_traces(since: {:ago, 1, :minute}, errors: true)
+  """
+  @spec get_traces(filter) :: answer(map)
+  def get_traces(filter \\ []), do: ask(filter, &{:get_traces, times(&1)})
+
   @doc "One causal trace as a tree of spans."
   @spec get_trace(term, keyword) :: answer(map)
   def get_trace(id, opts \\ []), do: ask(opts, fn _ -> {:get_trace, id} end)
@@ -145,6 +153,7 @@ defmodule ElixirScope do
         get_state_diff: 3..4,
         get_message_flow: 2..3,
         aggregate: 1..3,
+        get_traces: 0..1,
         get_trace: 1..2,
         subscribe: 0..2,
         demand: 2..3,

@@ -16,8 +16,9 @@
 -export([start/0, start/1, start/2, stop/0, stop/1, stop/2, status/0, status/1, is_running/0, is_running/1,
          hello/0, hello/1, clocks/0, clocks/1, update_config/2, update_config/3,
          get_events/1, get_events/2, get_state_at/2, get_state_at/3, get_state_history/2, get_state_history/3,
-         get_state_diff/3, get_state_diff/4, get_message_flow/3, get_message_flow/4, aggregate/3, aggregate/4, get_trace/1, get_trace/2,
-         subscribe/2, subscribe/3, demand/2, demand/3, unsubscribe/1, unsubscribe/2, request/2, scope_node/1]).
+         get_state_diff/3, get_state_diff/4, get_message_flow/3, get_message_flow/4, aggregate/3, aggregate/4,
+         get_traces/1, get_traces/2, get_trace/1, get_trace/2, subscribe/2, subscribe/3, demand/2,
+         demand/3, unsubscribe/1, unsubscribe/2, request/2, scope_node/1]).
 -export_type([options/0, answer/1, process/0, time/0, filter/0]).
 
 -type options() :: #{scope => node(), timeout => timeout()}.
@@ -103,6 +104,12 @@ get_message_flow(A, B, Filter, Options) -> request({get_message_flow, A, B, Filt
 aggregate(Filter, GroupBy, Measures) -> aggregate(Filter, GroupBy, Measures, #{}).
 -spec aggregate(filter(), term(), term(), options()) -> answer(map()).
 aggregate(Filter, GroupBy, Measures, Options) -> request({aggregate, Filter, GroupBy, Measures}, Options).
+
+%% Causal traces, newest first: get_traces([{since, {ago, 1, minute}}, {errors, true}]); then one of them by its id.
+-spec get_traces(filter()) -> answer(map()).
+get_traces(Filter) -> get_traces(Filter, #{}).
+-spec get_traces(filter(), options()) -> answer(map()).
+get_traces(Filter, Options) -> request({get_traces, Filter}, Options).
 
 -spec get_trace(term()) -> answer(map()).
 get_trace(Id) -> get_trace(Id, #{}).

@@ -82,6 +82,11 @@ requests_are_as_api_md_has_them(Config) ->
                          Asked(["state", "<a@h.9.1>", "--history", "--limit", "3"])),
     scope_test:assert_eq({get_message_flow, {a, 'x@h'}, {<<"<0.7.0>">>, 'y@h'}, []},
                          Asked(["flow", "{a,x@h}", "<0.7.0>@y@h"])),
+    scope_test:assert_eq({get_traces, [{pid, stock}, {module, ['Elixir.Shop.Stock']}, {min_duration, 2000000}, {errors, false},
+                                       {limit, 3}]},
+                         Asked(["traces", "--pid", "stock", "--module", "Shop.Stock", "--min-duration", "2ms", "--no-errors",
+                                "--limit", "3"])),
+    scope_test:assert_eq({get_trace, <<0:192>>}, Asked(["traces", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"])),
     scope_test:assert_eq(status, Asked(["status"])),
     scope_test:assert_eq(clocks, Asked(["clocks"])),
     ok.
@@ -136,6 +141,12 @@ states_and_flows(Config) ->
     has(History, "proven +<shop1@localhost.9.0> +\\{take,1\\} +apples: 4 -> 3"),
     {0, Flow} = scope(Config, ["flow", "a", "b"]),
     has(Flow, "250 µs +10.0 ms +±5.00 µs +unique +hello"),
+    {0, Traces} = scope(Config, ["traces", "--errors", "--min-duration", "2ms"]),
+    has(Traces, "±12.0 µs +12.0 ms +2 +1 +unique +<shop1@localhost.9.0> +call take/2 \\(process\\) +shop1@localhost +AAAA"),
+    {0, Trace} = scope(Config, ["traces", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]),
+    has(Trace, "^ *0 ns +±12.0 µs +\\* call take/2 \\(process\\) +<shop1@localhost.9.0> +shop1@localhost +12.0 ms"),
+    has(Trace, "^ *1.00 ms +±12.0 µs +- handle take/2 +<shop1@localhost.9.0> +shop1@localhost +1.00 ms +5.00 ms +exact +boom"),
+    has(Trace, "^not whole: cut by its bound of depth$"),
     ok.
 
 -spec an_error_is_explained(scope_test:config()) -> ok.
@@ -674,6 +685,19 @@ answer({get_message_flow, _, _, _}) ->
                           taken => unknown, latency_ns => 250000, queue_ns => 10000000, error_ns => 5000, matched => unique,
                           events => #{}}],
            next => none, completeness => #{complete => true}}};
+answer({get_traces, _}) ->
+    {ok, #{traces => [#{id => <<0:192>>, root => #{pid => shop_pid(9), node => 'shop1@localhost', kind => call, name => <<"take/2">>,
+                                                   origin => process},
+                        start => ?SECOND, start_error => 12000, duration_ns => 12000000, spans => 2, nodes => ['shop1@localhost'],
+                        errors => 1, certainty => unique}],
+           next => none, completeness => #{complete => true}}};
+answer({get_trace, Id}) ->
+    Span = #{id => Id, parent => none, depth => 0, kind => call, pid => shop_pid(9), node => 'shop1@localhost', name => <<"take/2">>,
+             origin => process, start => ?SECOND, start_error => 12000, stop => ?SECOND + 12000000, stop_error => 12000,
+             queue_ns => unknown, service_ns => 12000000, error => none, critical => true, certainty => exact, events => [Id]},
+    {ok, #{id => Id, links => [], cut => [depth], completeness => #{complete => true},
+           spans => [Span, Span#{id => <<1:192>>, parent => Id, depth => 1, kind => handle, origin => none, start => ?SECOND + 1000000,
+                                 queue_ns => 1000000, service_ns => 5000000, error => <<"boom">>, critical => false}]}};
 answer(_) -> {error, {bad_request, #{field => none, got => none, hint => <<"no">>}}}.
 
 %% A pid of a node that is not there.

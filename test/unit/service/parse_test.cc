@@ -243,7 +243,7 @@ TEST(FindRequest, SuggestsTheNearest) {
       {tup({atm("get_event"), mp({})}), Code::not_available, "did you mean {get_events"},
       {tup({atm("get_events")}), Code::bad_request, "wrong number of arguments"},
       {atm("get_events"), Code::bad_request, "wrong number of arguments"},
-      {tup({atm("get_trace"), num(1)}), Code::not_available, "later version"},
+      {tup({atm("explain_state"), num(1)}), Code::not_available, "later version"},
       {atm("subscribe"), Code::not_available, "later version"},
       {atm("xyzzyxyzzyxyzzy"), Code::not_available, "known: hello"},
       {num(5), Code::bad_request, "an atom or a tuple"},

@@ -117,7 +117,8 @@ TEST_F(ServiceTest, Hello) {
   EXPECT_EQ(value({"api"}), "1");
   EXPECT_EQ(value({"version"}), "<<\"0.1.0\">>");
   EXPECT_NE(value({"features"}).find("get_state_at"), std::string::npos);
-  EXPECT_EQ(value({"features"}).find("get_trace"), std::string::npos);
+  EXPECT_NE(value({"features"}).find("get_trace"), std::string::npos);
+  EXPECT_EQ(value({"features"}).find("subscribe"), std::string::npos);
 }
 
 TEST_F(ServiceTest, GetEventsGivesEventMapsAndACursor) {
@@ -180,6 +181,50 @@ TEST_F(ServiceTest, HistoryFlowAndClocksHaveTheirShapes) {
   EXPECT_EQ(value({"nodes", "a@h", "offset_ns"}), "0");
 }
 
+TEST_F(ServiceTest, TracesHaveTheirShapes) {
+  EXPECT_EQ(ask(tup({atm("get_traces"), mp({})})).substr(0, 20), "{ok,#{traces => [],n");
+  for (int i = 20; i < 25; ++i) {
+    node.send(p, q, int_term(i), base + i * kMs).fetch(q, int_term(i), base + i * kMs + 500);
+    node.take(q, int_term(i), base + i * kMs + 700);
+  }
+  world.append(node);
+  ASSERT_TRUE(world.store->flush(5000));
+  ask(tup({atm("get_traces"), mp({{"errors", atm("false")}, {"limit", num(3)}})}));
+  ASSERT_TRUE(reply.is_tuple("ok", 2));
+  const auto traces = *reply.element(1).map()->find("traces")->list();
+  ASSERT_EQ(traces.left(), 3u);
+  EXPECT_TRUE(reply.element(1).map()->find("next")->binary());
+  const auto first = *traces.item().map();
+  for (const char* key : {"id", "root", "start", "start_error", "duration_ns", "spans", "nodes",
+                          "errors", "certainty"}) {
+    EXPECT_TRUE(first.find(key)) << key;
+  }
+  const std::string id(*first.find("id")->binary_text());
+  ask(tup({atm("get_trace"), bin(id)}));
+  ASSERT_TRUE(reply.is_tuple("ok", 2));
+  EXPECT_EQ(reply.element(1).map()->find("id")->binary_text(), id);
+  EXPECT_EQ(value({"cut"}), "[]");
+  EXPECT_EQ(value({"links"}), "[]");
+  const auto span = *reply.element(1).map()->find("spans")->list()->item().map();
+  for (const char* key :
+       {"id", "parent", "kind", "pid", "node", "name", "start", "start_error", "stop", "stop_error",
+        "queue_ns", "queue_error", "service_ns", "error", "critical", "certainty", "events"}) {
+    EXPECT_TRUE(span.find(key)) << key;
+  }
+  EXPECT_TRUE(span.find("parent")->is_atom("none"));
+
+  EXPECT_EQ(ask(tup({atm("get_trace"), bin("short")})).substr(0, 31),
+            "{error,{bad_value,#{field => id");
+  EXPECT_EQ(ask(tup({atm("get_trace"), bin(std::string(24, '\xff'))})).substr(0, 20),
+            "{error,{not_recorded");
+  EXPECT_EQ(ask(tup({atm("get_traces"), mp({{"erors", atm("true")}})})).substr(0, 38),
+            "{error,{unknown_key,#{field => erors,g");
+  EXPECT_EQ(ask(tup({atm("get_traces"), mp({{"match", atm("_")}})})).substr(0, 36),
+            "{error,{bad_value,#{field => match,g");
+  EXPECT_EQ(ask(tup({atm("get_events"), mp({{"errors", atm("true")}})})).substr(0, 19),
+            "{error,{unknown_key");
+}
+
 TEST_F(ServiceTest, ControlRequestsReachTheDaemon) {
   EXPECT_EQ(
       ask(tup({atm("start"), kw({{"modules", atm("m")}})})),
@@ -212,7 +257,7 @@ TEST_F(ServiceTest, FaultsAnswerWithCodeFieldGotAndHint) {
             "{error,{bad_value,#{field => limit,got => <<\"0\">>,hint => <<\"must be an integer "
             "from 1 to "
             "10000\">>}}}");
-  EXPECT_EQ(ask(atm("get_trace")).substr(0, 21), "{error,{not_available");
+  EXPECT_EQ(ask(atm("subscribe")).substr(0, 21), "{error,{not_available");
   EXPECT_EQ(ask(num(1)).substr(0, 19), "{error,{bad_request");
 }
 
@@ -223,7 +268,7 @@ TEST_F(ServiceTest, EveryRequestOfRandomBytesIsAnswered) {
                        str("abc")};
   for (const auto* name :
        {"hello", "status", "start", "stop", "update_config", "get_events", "get_state_at",
-        "get_state_history", "get_message_flow", "clocks", "get_trace", "nonsense"}) {
+        "get_state_history", "get_message_flow", "clocks", "get_trace", "get_traces", "nonsense"}) {
     for (const auto& a : junk) {
       for (const auto& b : junk) {
         for (const auto& request :
