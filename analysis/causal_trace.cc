@@ -13,6 +13,10 @@
 namespace scope::analysis {
 namespace {
 
+// Without these there are no edges: where nothing traces them, an empty list means nothing.
+constexpr std::uint32_t kMessages = 1u << static_cast<unsigned>(codec::EventType::message_send) |
+                                    1u << static_cast<unsigned>(codec::EventType::message_fetch);
+
 struct Forest {
   Causality causality;
   ClusterTime until;  // rows were read until then
@@ -270,7 +274,8 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
   auto certified_low = covered_low, certified_high = covered_high;
   if (resume) (newest ? certified_low : certified_high) = resume->time;
   const auto seen = std::exchange(
-      out.completeness, certify(context, clock, {}, certified_low, certified_high, walk.upper));
+      out.completeness,
+      certify(context, clock, {}, kMessages, certified_low, certified_high, walk.upper));
   out.completeness.corrupt_blocks += seen.corrupt_blocks;
   out.completeness.deadline_cut |= seen.deadline_cut;
   for (auto& gap : unread) {
@@ -461,7 +466,7 @@ Result<Trace> get_trace(const Context& context, const EventId& id) {
     for (const auto& s : tree.trace.spans) concerned.insert(s.span.process.incarnation);
     const std::vector<Incarnation> incarnations(concerned.begin(), concerned.end());
     tree.trace.completeness =
-        certify(context, clock, incarnations, tree.trace.spans.front().span.start.time,
+        certify(context, clock, incarnations, kMessages, tree.trace.spans.front().span.start.time,
                 ClusterTime{std::max(tree.end, tree.trace.spans.front().span.start.time.ns)});
     tree.trace.completeness.corrupt_blocks += forest->corrupt;
     tree.trace.completeness.deadline_cut |= forest->deadline_cut;
