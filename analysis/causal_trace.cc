@@ -303,7 +303,10 @@ class CriticalPath {
       const auto parent = spans[i].span.parent;
       if (parent != kNoSpan) end_[parent] = std::max(end_[parent], end_[i]);
     }
-    if (!spans.empty()) mark(0, end_[0]);
+  }
+  // Of the first span, the root.
+  void mark() {
+    if (!spans_.empty()) mark(0, end_[0]);
   }
 
  private:
@@ -421,7 +424,7 @@ Tree tree_of(const Causality& causality, std::uint32_t root) {
     const auto parent = out.trace.spans[i].span.parent;
     if (parent != kNoSpan) below[parent].push_back(i);
   }
-  CriticalPath(out.trace.spans, below);
+  CriticalPath(out.trace.spans, below).mark();
   return out;
 }
 
