@@ -15,15 +15,15 @@ void Keywords::atoms(std::string_view name, const std::vector<std::string>& valu
 }
 
 void RowFlags::add_to(CLI::App& app) {
-  app.add_option("--pid", pid_, "of one process: 0.123.0@node, NAME@node, NAME");
-  app.add_option("--node,--nodes", nodes_, "of these nodes");
+  app.add_option("--pid", who_.pid, "of one process: 0.123.0@node, NAME@node, NAME");
+  app.add_option("--node,--nodes", who_.nodes, "of these nodes");
   app.add_option("--type,--types", types_,
                  "of these types, such as message_send, state_change, function_entry; or calls, "
                  "messages, ...");
-  app.add_option("--mfa", mfa_, "of a function: m:f/a, Mod.f/a, m:f");
-  app.add_option("--module,--modules", modules_, "of functions in these modules");
+  app.add_option("--mfa", who_.mfa, "of a function: m:f/a, Mod.f/a, m:f");
+  app.add_option("--module,--modules", who_.modules, "of functions in these modules");
   app.add_option("--peer", peer_, "with this process at the other end");
-  app.add_option("--min-duration", duration_, "calls that took at least so long: 10ms");
+  app.add_option("--min-duration", who_.duration, "calls that took at least so long: 10ms");
   app.add_option("--match", match_,
                  "whose message, arguments, state, result or reason matches, in Erlang's syntax: "
                  "\"{add, '_'}\", or with guards \"{{add, '$1'}, [{'>', '$1', 100}]}\"");
@@ -32,26 +32,30 @@ void RowFlags::add_to(CLI::App& app) {
   app.add_flag("--explain", explain_, "how it was found, too: indexes, blocks read, times");
 }
 
-Status RowFlags::check() {
-  nodes_ = split_commas(nodes_);
-  types_ = split_commas(types_);
-  for (auto& n : nodes_) {
+Status WhoFlags::check() {
+  for (auto& n : nodes = split_commas(nodes)) {
     ASSIGN_OR_RETURN(n, parse_node(n));
   }
-  for (auto& m : modules_ = split_commas(modules_)) {
+  for (auto& m : modules = split_commas(modules)) {
     ASSIGN_OR_RETURN(m, parse_atom(m));
   }
-  if (!pid_.empty()) {
-    ASSIGN_OR_RETURN(process_, parse_process(pid_, nodes_.size() == 1 ? nodes_.front() : ""));
+  if (!pid.empty()) {
+    ASSIGN_OR_RETURN(process, parse_process(pid, nodes.size() == 1 ? nodes.front() : ""));
   }
+  if (!mfa.empty()) {
+    ASSIGN_OR_RETURN(function, parse_mfa(mfa));
+  }
+  if (!duration.empty()) {
+    ASSIGN_OR_RETURN(min_duration, parse_duration(duration));
+  }
+  return {};
+}
+
+Status RowFlags::check() {
+  RETURN_IF_ERROR(who_.check());
+  types_ = split_commas(types_);
   if (!peer_.empty()) {
     ASSIGN_OR_RETURN(peer_process_, parse_process(peer_));
-  }
-  if (!mfa_.empty()) {
-    ASSIGN_OR_RETURN(parsed_mfa_, parse_mfa(mfa_));
-  }
-  if (!duration_.empty()) {
-    ASSIGN_OR_RETURN(min_duration_, parse_duration(duration_));
   }
   if (!match_.empty()) {
     ASSIGN_OR_RETURN(pattern_, parse_term(match_));
@@ -60,13 +64,13 @@ Status RowFlags::check() {
 }
 
 void RowFlags::write(Keywords& k) const {
-  if (process_) process_->encode(k.key("pid"));
-  k.atoms("node", nodes_);
+  if (who_.process) who_.process->encode(k.key("pid"));
+  k.atoms("node", who_.nodes);
   k.atoms("type", types_);
-  k.atoms("module", modules_);
-  if (parsed_mfa_) parsed_mfa_->encode(k.key("mfa"));
+  k.atoms("module", who_.modules);
+  if (who_.function) who_.function->encode(k.key("mfa"));
   if (peer_process_) peer_process_->encode(k.key("peer"));
-  if (min_duration_) k.key("min_duration").integer(*min_duration_);
+  if (who_.min_duration) k.key("min_duration").integer(*who_.min_duration);
   if (pattern_) k.key("match").raw(pattern_->bytes());
   if (!text_.empty()) k.key("text").binary(std::string_view(text_));
   if (explain_) k.key("explain").boolean(true);

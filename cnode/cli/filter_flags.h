@@ -29,6 +29,18 @@ class Keywords {
   codec::TermBuilder& out_;
 };
 
+// Whose: the flags that events, stats and traces share, as they were given and, after check(), as what they mean. Each
+// command names them in its own words and writes them.
+struct WhoFlags {
+  std::string pid, mfa, duration;
+  std::vector<std::string> nodes, modules;
+  std::optional<ProcessArg> process;
+  std::optional<MfaArg> function;
+  std::optional<std::int64_t> min_duration;
+
+  Status check();
+};
+
 // Which events: for events and stats.
 class RowFlags {
  public:
@@ -37,12 +49,11 @@ class RowFlags {
   void write(Keywords& out) const;
 
  private:
-  std::string pid_, peer_, mfa_, duration_, match_, text_;
-  std::vector<std::string> nodes_, types_, modules_;
+  WhoFlags who_;
+  std::string peer_, match_, text_;
+  std::vector<std::string> types_;
   bool explain_ = false;
-  std::optional<ProcessArg> process_, peer_process_;
-  std::optional<MfaArg> parsed_mfa_;
-  std::optional<std::int64_t> min_duration_;
+  std::optional<ProcessArg> peer_process_;
   std::optional<codec::TermBuilder> pattern_;
 };
 

@@ -26,12 +26,13 @@ class TracesCommand : public Question {
  protected:
   void add_own_flags(CLI::App& app) override {
     app.add_option("id", id_, "of a trace, as the list shows it, or of a span or event in it");
-    app.add_option("--pid", pid_, "that this process took part in: 0.123.0@node, NAME@node, NAME");
-    app.add_option("--node,--nodes", nodes_, "that these nodes took part in");
-    app.add_option("--mfa", mfa_, "with a call of this function: m:f/a, Mod.f/a, m:f");
-    app.add_option("--module,--modules", modules_, "with these behaviours, or calls in them");
+    app.add_option("--pid", who_.pid,
+                   "that this process took part in: 0.123.0@node, NAME@node, NAME");
+    app.add_option("--node,--nodes", who_.nodes, "that these nodes took part in");
+    app.add_option("--mfa", who_.mfa, "with a call of this function: m:f/a, Mod.f/a, m:f");
+    app.add_option("--module,--modules", who_.modules, "with these behaviours, or calls in them");
     app.add_option("--text", text_, "with this text in a message's name, a module or an error");
-    app.add_option("--min-duration", duration_, "that took at least so long: 10ms");
+    app.add_option("--min-duration", who_.duration, "that took at least so long: 10ms");
     app.add_flag("--errors,!--no-errors", errors_, "with an error, or without one");
     page_.add_to(app);
   }
@@ -43,22 +44,7 @@ class TracesCommand : public Question {
         return fail(Code::bad_value, "not an id: give one as `scope traces` shows it", "ID", id_);
       id_ = *std::move(bytes);
     }
-    nodes_ = split_commas(nodes_);
-    for (auto& n : nodes_) {
-      ASSIGN_OR_RETURN(n, parse_node(n));
-    }
-    for (auto& m : modules_ = split_commas(modules_)) {
-      ASSIGN_OR_RETURN(m, parse_atom(m));
-    }
-    if (!pid_.empty()) {
-      ASSIGN_OR_RETURN(process_, parse_process(pid_, nodes_.size() == 1 ? nodes_.front() : ""));
-    }
-    if (!mfa_.empty()) {
-      ASSIGN_OR_RETURN(parsed_mfa_, parse_mfa(mfa_));
-    }
-    if (!duration_.empty()) {
-      ASSIGN_OR_RETURN(min_duration_, parse_duration(duration_));
-    }
+    RETURN_IF_ERROR(who_.check());
     return page_.check();
   }
 
@@ -69,12 +55,12 @@ class TracesCommand : public Question {
     }
     out.tuple(2).atom("get_traces");
     Keywords k(out);
-    if (process_) process_->encode(k.key("pid"));
-    k.atoms("node", nodes_);
-    k.atoms("module", modules_);
-    if (parsed_mfa_) parsed_mfa_->encode(k.key("mfa"));
+    if (who_.process) who_.process->encode(k.key("pid"));
+    k.atoms("node", who_.nodes);
+    k.atoms("module", who_.modules);
+    if (who_.function) who_.function->encode(k.key("mfa"));
     if (!text_.empty()) k.key("text").binary(std::string_view(text_));
-    if (min_duration_) k.key("min_duration").integer(*min_duration_);
+    if (who_.min_duration) k.key("min_duration").integer(*who_.min_duration);
     if (errors_) k.key("errors").boolean(*errors_);
     page_.write(k);
     k.end();
@@ -85,12 +71,9 @@ class TracesCommand : public Question {
   }
 
  private:
-  std::string id_, pid_, mfa_, text_, duration_;
-  std::vector<std::string> nodes_, modules_;
+  WhoFlags who_;
+  std::string id_, text_;
   std::optional<bool> errors_;
-  std::optional<ProcessArg> process_;
-  std::optional<MfaArg> parsed_mfa_;
-  std::optional<std::int64_t> min_duration_;
   PageFlags page_;
 };
 
