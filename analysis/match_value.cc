@@ -46,8 +46,10 @@ int rank(TermKind kind) {
     case TermKind::binary:
     case TermKind::bitstring:
       return 10;
+    case TermKind::record:
+      return 11;
   }
-  return 11;
+  return 12;
 }
 
 template <typename T>

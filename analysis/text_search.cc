@@ -95,6 +95,17 @@ bool TextSearch::in(const TermView& term) const {
       }
       return false;
     }
+    case TermKind::record: {
+      const auto record = *term.record();
+      if (found_in(record.module) || found_in(record.name)) return true;
+      for (auto it = record.names; !it.done(); it.next()) {
+        if (in(it.item())) return true;
+      }
+      for (auto it = record.values; !it.done(); it.next()) {
+        if (in(it.item())) return true;
+      }
+      return false;
+    }
     default:
       return false;
   }

@@ -66,6 +66,10 @@ void renumber_local_atoms(std::byte* at, Renumber renumber) {
         at += kFunHeader;
         break;
       }
+      case kRecord:  // module, name, names and values follow its header as terms
+        pending += 2 + std::size_t{be32(at + 1)} * 2;
+        at += kRecordHeader;
+        break;
       case kAtomUtf8:
       case kAtom:
       case kSmallAtomUtf8:

@@ -44,6 +44,7 @@ class Walk {
   void long_bytes(SipHash& out, char c, std::uint64_t size, Bytes bytes, std::uint8_t last_mask);
   const std::byte* map(SipHash& out, const std::byte* at);
   const std::byte* list(SipHash& out, const std::byte* at);
+  const std::byte* record(SipHash& out, const std::byte* at);
   void other(SipHash& out, const TermView& term);
 
   const HashKey& key_;
@@ -93,6 +94,8 @@ const std::byte* Walk::term(SipHash& out, const std::byte* at) {
       out.put(pid.serial, 4);
       return at;
     }
+    case kRecord:
+      return record(out, at);
     default: {
       std::string_view name;
       if (const std::byte* end = read_atom(at, strings_, name)) {
@@ -168,6 +171,22 @@ const std::byte* Walk::map(SipHash& out, const std::byte* at) {
     sum += pair.finish();
   }
   out.put(sum, 8);
+  return at;
+}
+
+const std::byte* Walk::record(SipHash& out, const std::byte* at) {
+  if (!whole_) return nullptr;
+  const RecordParts record = *TermView::unchecked(at, strings_).record();
+  tagged(out, 'R', record.names.left());
+  text(out, 'a', record.module);
+  text(out, 'a', record.name);
+  for (ListView names = record.names; !names.done(); names.next()) {
+    text(out, 'a', *names.item().atom());
+  }
+  at += term_length(at);
+  for (ListView values = record.values; !values.done(); values.next()) {
+    term(out, values.item().start());
+  }
   return at;
 }
 

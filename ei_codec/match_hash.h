@@ -13,7 +13,8 @@
 //   'm' size:32 sum:64         map of <= 32 pairs: sum (wrapping) over pairs of SipHash(key-bytes, value-bytes)
 //   'M' size:32                larger maps
 //   'F' len:32 module index:32 uniq:16 bytes   local fun  'e' module function arity   external fun (atoms as 'a', arity:32)
-// When a further node would exceed the budget, the walk writes 'z' once and ends; `bounded` is set. What counts: every
+// When a further node would exceed the budget, or is a native record (OTP 29), into which no tracer can look, the walk
+// writes 'z' once and ends; `bounded` is set. What counts: every
 // term, every cons cell, the nil at a list's end; a pair's nodes too. If the budget ends inside a map of <= 32 pairs,
 // 'm' size:32 of the outermost such map stays and 'z' takes the place of its sum, because the pairs' order is chance.
 // A bitstring's unused bits are written as 0. Long binaries and large maps are abbreviated without `bounded`.

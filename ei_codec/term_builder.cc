@@ -265,6 +265,9 @@ TermBuilder& TermBuilder::term(const TermView& term) {
       case etf::kMap:
         at += 5;
         break;
+      case etf::kRecord:
+        at += etf::kRecordHeader;
+        break;
       case etf::kNewFun:
         copy_to(at);
         funs.push_back({at + 1 + etf::be32(at + 1), static_cast<std::size_t>(x_->index)});

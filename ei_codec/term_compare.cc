@@ -64,6 +64,11 @@ bool same_fun(const TermView& a, const TermView& b) {
   return same_items(p, q);
 }
 
+bool same_record(const RecordParts& a, const RecordParts& b) {
+  return a.module == b.module && a.name == b.name && same_items(a.names, b.names) &&
+         same_items(a.values, b.values);
+}
+
 bool is_integer(TermKind kind) { return kind == TermKind::integer || kind == TermKind::big; }
 bool is_list(TermKind kind) { return kind == TermKind::list || kind == TermKind::string; }
 
@@ -99,6 +104,8 @@ bool equal(const TermView& a, const TermView& b) {
       return same_fun(a, b);
     case TermKind::export_fun:
       return a.export_fun() == b.export_fun();
+    case TermKind::record:
+      return same_record(*a.record(), *b.record());
     default:
       return true;  // nil
   }

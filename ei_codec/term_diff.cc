@@ -17,7 +17,8 @@ class Differ {
  private:
   void maps(const MapView& a, const MapView& b);
   void tuples(ListView a, ListView b);
-  bool lists(const TermView& a, const TermView& b);  // false: to be taken as one value
+  bool records(const TermView& a, const TermView& b);  // false: to be taken as one value
+  bool lists(const TermView& a, const TermView& b);    // false: to be taken as one value
   void descend(PathStep step, const TermView& a, const TermView& b) {
     path_.push_back(step);
     terms(a, b);
@@ -66,7 +67,7 @@ void Differ::terms(const TermView& a, const TermView& b) {
       const auto old_tag = tag(a), new_tag = tag(b);
       if (!old_tag || !new_tag || old_tag == new_tag) return tuples(*a.elements(), *b.elements());
     }
-    if (lists(a, b)) return;
+    if (lists(a, b) || records(a, b)) return;
   }
   if (!equal(a, b) && !full()) out_.changed.push_back({path_, a, b});
 }
@@ -88,6 +89,21 @@ void Differ::maps(const MapView& a, const MapView& b) {
 
 void Differ::tuples(ListView a, ListView b) {
   for (std::uint32_t i = 0; !a.done(); a.next(), b.next(), ++i) descend(i, a.item(), b.item());
+}
+
+bool Differ::records(const TermView& a, const TermView& b) {
+  const auto was = a.record(), is = b.record();
+  if (!was || !is || was->module != is->module || was->name != is->name) return false;
+  auto p = was->names, q = is->names;
+  for (; !p.done() && !q.done(); p.next(), q.next()) {
+    if (p.item().atom() != q.item().atom()) return false;
+  }
+  if (p.done() != q.done()) return false;
+  auto name = was->names, x = was->values, y = is->values;
+  for (; !name.done(); name.next(), x.next(), y.next()) {
+    descend(name.item(), x.item(), y.item());
+  }
+  return true;
 }
 
 bool Differ::lists(const TermView& a, const TermView& b) {

@@ -62,6 +62,7 @@ class Printer {
   bool redacted(const TermView& term);
   bool sequence(ListView items, std::string_view left, std::string_view right);
   bool map(const TermView& term);
+  bool record(const RecordParts& record);
   bool json_pairs(MapView map);
   bool bits(const TermView& term);
   bool bytes_as_numbers(const TermView::BitParts& bits);
@@ -115,6 +116,8 @@ bool Printer::value(const TermView& term) {
       return json() ? sequence(*term.elements(), "[", "]") : sequence(*term.elements(), "{", "}");
     case TermKind::map:
       return map(term);
+    case TermKind::record:
+      return record(*term.record());
     case TermKind::binary:
     case TermKind::bitstring:
       return bits(term);
@@ -344,6 +347,46 @@ bool Printer::map(const TermView& term) {
     }
   }
   close("}", end);
+  return true;
+}
+
+bool Printer::record(const RecordParts& record) {
+  std::string left;
+  if (json()) {
+    left = "{\"$record\":" + text::quoted(record.module, '"', syntax_) +
+           ",\"$name\":" + text::quoted(record.name, '"', syntax_);
+  } else if (elixir()) {
+    left = "#Record<" + text::atom(record.module, syntax_) + "." + text::atom(record.name, syntax_);
+  } else {
+    left = "#" + text::atom(record.module, syntax_) + ":" + text::atom(record.name, syntax_) + "{";
+  }
+  const std::string_view right = elixir() ? ">" : "}";
+  const std::string_view cut = json() ? "\"...\":\"...\"" : mark();
+  const std::size_t end = comma().size() + cut.size() + right.size();
+  if (!open(left, end)) return false;
+  ListView names = record.names, values = record.values;
+  bool first = true;
+  for (; !names.done(); names.next(), values.next()) {
+    const std::string_view name = *names.item().atom();
+    const std::string key = json()     ? text::quoted(name, '"', syntax_) + ":"
+                            : elixir() ? text::elixir_key(name)
+                                       : text::atom(name, syntax_) + " = ";
+    out_ += first && elixir() ? " " : first && !json() ? "" : comma();
+    first = false;
+    if (key.size() + mark().size() > room()) {
+      out_ += cut;
+      break;
+    }
+    out_ += key;
+    reserve_ += mark().size();
+    const bool shown = value(values.item());
+    reserve_ -= mark().size();
+    if (!shown) {
+      out_ += mark();
+      break;
+    }
+  }
+  close(right, end);
   return true;
 }
 

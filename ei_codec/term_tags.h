@@ -14,6 +14,7 @@ class BatchStrings;
 namespace scope::codec::etf {
 
 enum Tag : std::uint8_t {
+  kRecord = 67,
   kNewFloat = 70,
   kBitBinary = 77,
   kCompressed = 80,
@@ -49,6 +50,7 @@ enum Tag : std::uint8_t {
 
 inline constexpr std::size_t kFloatText = 31;  // FLOAT_EXT: "%.20e", padded with zero bytes
 inline constexpr std::size_t kFunHeader = 30;  // tag, size:32, arity:8, uniq:128, index:32, free:32
+inline constexpr std::size_t kRecordHeader = 6;  // tag, fields:32, flags:8 (1: exported)
 inline constexpr std::size_t kMaxAtomChars = 255;
 
 inline std::uint8_t u8(const std::byte* p) { return static_cast<std::uint8_t>(*p); }

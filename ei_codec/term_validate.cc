@@ -45,6 +45,7 @@ class Validator {
   bool atom_then(std::size_t n) { return atom() && skip(n); }
   bool reference(std::size_t creation_bytes);
   bool fun(std::uint64_t& free, const std::byte*& fun_end);
+  bool record(std::uint64_t& fields);
   bool small_or_plain_integer();
   bool old_float();
   bool leaf();
@@ -122,6 +123,20 @@ bool Validator<Strings>::fun(std::uint64_t& free, const std::byte*& fun_end) {
   if (tag != kNewPid && tag != kPid) return fail("a fun's pid");
   if (!atom_then(tag == kNewPid ? 12 : 9)) return false;
   if (at_ > fun_end) return fail("a fun's size");
+  return true;
+}
+
+// Everything of a native record up to its values, which the caller walks. Each name is two bytes at least.
+template <typename Strings>
+bool Validator<Strings>::record(std::uint64_t& fields) {
+  if (room() < kRecordHeader) return fail(kCutOff);
+  fields = be32(at_ + 1);
+  if (u8(at_ + 5) > 1) return fail("a record's flags");
+  at_ += kRecordHeader;
+  if (!atom() || !atom()) return false;
+  for (std::uint64_t i = 0; i < fields; ++i) {
+    if (!atom()) return false;
+  }
   return true;
 }
 
@@ -236,6 +251,13 @@ Result<std::size_t> Validator<Strings>::run() {
         if (!sound) goto failed_there;
         fun_ends.push_back(fun_end);
         frame = kFunFrame;
+        break;
+      }
+      case kRecord: {
+        at_ = at;
+        const bool sound = record(entered);
+        at = at_;
+        if (!sound) goto failed_there;
         break;
       }
       default: {

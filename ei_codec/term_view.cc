@@ -123,6 +123,10 @@ const std::byte* skip(const std::byte* at, std::size_t& nodes) {
       case kNewFun:
         at += std::size_t{1} + be32(at + 1);
         break;
+      case kRecord:
+        pending += std::size_t{be32(at + 1)} * 2;
+        at = skip_atom(skip_atom(at + kRecordHeader));
+        break;
       default:
         at = skip_atom(at);
         break;
@@ -183,6 +187,8 @@ TermKind TermView::kind() const {
       return TermKind::fun;
     case kExport:
       return TermKind::export_fun;
+    case kRecord:
+      return TermKind::record;
     default:
       return TermKind::atom;
   }
@@ -428,6 +434,20 @@ std::optional<TermView::ExportParts> TermView::export_fun() const {
   const std::byte* p = read_atom(at_ + 1, strings_, out.module);
   p = read_atom(p, strings_, out.function);
   out.arity = u8(p + 1);
+  return out;
+}
+
+std::optional<RecordParts> TermView::record() const {
+  if (u8(at_) != kRecord) return std::nullopt;
+  RecordParts out;
+  out.exported = (u8(at_ + 5) & 1) != 0;
+  const std::byte* p = read_atom(at_ + kRecordHeader, strings_, out.module);
+  p = read_atom(p, strings_, out.name);
+  out.names.at_ = p;
+  out.names.strings_ = out.values.strings_ = strings_;
+  out.names.left_ = out.values.left_ = be32(at_ + 1);
+  for (std::uint32_t i = 0; i < out.names.left_; ++i) p = skip_atom(p);
+  out.values.at_ = p;
   return out;
 }
 

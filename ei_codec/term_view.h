@@ -2,8 +2,9 @@
 //
 // What   Every tag that OTP 25-29 sends (SMALL_ATOM_UTF8, ATOM_UTF8, ATOM, SMALL_ATOM, NEW_PID, PID, NEW_PORT, V4_PORT,
 //        PORT, NEWER_REFERENCE, NEW_REFERENCE, REFERENCE, SMALL_INTEGER, INTEGER, SMALL_BIG, LARGE_BIG, NEW_FLOAT,
-//        FLOAT, SMALL_TUPLE, LARGE_TUPLE, NIL, STRING, LIST, BINARY, BIT_BINARY, MAP, NEW_FUN, EXPORT) and one of our
-//        own, kTagLocalAtom (0xFB, id:32 big-endian): an atom by its id in the batch's string table (session.md).
+//        FLOAT, SMALL_TUPLE, LARGE_TUPLE, NIL, STRING, LIST, BINARY, BIT_BINARY, MAP, NEW_FUN, EXPORT, and RECORD, the native records of OTP 29:
+//        67, fields:32, flags:8 (1: exported), module, name, each field's name, each field's value) and one of our own, kTagLocalAtom
+//        (0xFB, id:32 big-endian): an atom by its id in the batch's string table (session.md).
 //        Compressed terms (80), atom cache references (82) and the LOCAL_EXT tag (121) are refused; so are Latin-1
 //        atoms (100, 115) with bytes over 127, which no node sends us (our flags have UTF8_ATOMS; in files made by
 //        term_to_binary use {minor_version, 2}), and floats that are not finite, which no node can hold.
@@ -62,7 +63,8 @@ enum class TermKind : std::uint8_t {
   bitstring,
   map,
   fun,
-  export_fun
+  export_fun,
+  record
 };
 
 struct PidParts {
@@ -90,6 +92,7 @@ struct BigParts {
 class TermView;
 class ListView;
 class MapView;
+struct RecordParts;
 
 // Checks one term at the start of `bytes` (no version magic) and returns its length in bytes. Whether a string table
 // holds the local atoms' ids is checked by view() only.
@@ -157,6 +160,7 @@ class TermView {
     bool operator==(const ExportParts&) const = default;
   };
   std::optional<ExportParts> export_fun() const;
+  std::optional<RecordParts> record() const;
 
   const StringTable* strings() const { return strings_; }
   const std::byte* start() const { return at_; }  // of bytes(), without finding its end
@@ -196,6 +200,13 @@ class ListView {
   std::uint32_t left_ = 0;
   bool string_ = false;    // at_ is inside a STRING_EXT
   bool has_tail_ = false;  // after the items of this part comes a tail
+};
+
+// A native record (OTP 29), whose definition its module holds. Names (atoms) and values are as many, in the same order.
+struct RecordParts {
+  std::string_view module, name;
+  bool exported = false;
+  ListView names, values;
 };
 
 // Pairs in encoded order:  for (MapView it = *t.map(); !it.done(); it.next()) use(it.key(), it.value());

@@ -27,7 +27,7 @@ inline constexpr std::uint64_t kMandatory25Set = 0x1070F94;
 // What we require: the set of 25, 32-bit ids (V4_NC) and UNLINK_ID. OTP 25 and later and their ei have all.
 inline constexpr std::uint64_t kRequired = kMandatory25Set | (4ull << 32) | 0x2000000;
 // What we offer: hidden, no atom cache, no fragments.
-inline constexpr std::uint64_t kOurs = 0xD075F4FBC;
+inline constexpr std::uint64_t kOurs = 0x4D075F4FBC;
 }  // namespace flags
 
 using Digest = std::array<std::byte, 16>;

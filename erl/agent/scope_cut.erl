@@ -133,7 +133,8 @@ walk(T, D, N, S = {_, #{text := Text}}) when is_list(T) ->
     case scope_text:list(first(?ITEMS, T), Text) of
         true -> {scope_redact:hide(T, S), N - 1};
         false -> list(T, ?ITEMS, D - 1, N - 1, 0, S, [])
-    end.
+    end;
+walk(_, _, N, _) -> {'...', N - 1}.           % a native record (OTP 29), or what comes later
 
 %% As list/7 leaves it.
 first(0, [_ | _]) -> '...';

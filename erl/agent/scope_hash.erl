@@ -13,7 +13,8 @@
 -define(ROT_LO(H, L, N), ((((L) bsl N) bor ((H) bsr (32 - N))) band ?M)).
 -define(IS_INT64(I), I >= -16#8000000000000000, I =< 16#7FFFFFFFFFFFFFFF).
 
-%% The hash, and whether the walk was cut.
+%% The hash, and whether the walk was cut: by the number of nodes, or by a term of a kind that is unknown here, as the native
+%% records of OTP 29.
 -spec hash(term(), <<_:128>>) -> {non_neg_integer(), boolean()}.
 hash(Term, Key) ->
     case walk(Term, ?NODES, [], Key) of
@@ -34,7 +35,11 @@ walk(M, N, Acc, Key) when is_map(M), map_size(M) =< ?SMALL_MAP ->
         cut -> {cut, Head};
         {N1, Sum} -> {N1, [Head, <<Sum:64/little>>]}
     end;
-walk(T, N, Acc, _) -> {N - 1, [Acc, leaf(T)]}.
+walk(T, N, Acc, _) ->
+    case leaf(T) of
+        unknown -> {cut, Acc};
+        Bytes -> {N - 1, [Acc, Bytes]}
+    end.
 
 elements(T, I, N, Acc, _) when I > tuple_size(T) -> {N, Acc};
 elements(T, I, N, Acc, Key) ->
@@ -91,7 +96,8 @@ leaf(F) when is_function(F) ->
         {type, external} ->
             [$e, $a, text(info(F, module)), $a, text(info(F, name)), <<(info(F, arity)):32/little>>];
         {type, local} -> [$F, text(info(F, module)), <<(info(F, new_index)):32/little>>, info(F, new_uniq)]
-    end.
+    end;
+leaf(_) -> unknown.
 
 info(F, Item) -> element(2, erlang:fun_info(F, Item)).
 

@@ -124,7 +124,8 @@ has(T = [_ | _], Rules = #{text := Text}) -> scope_text:list(T, Text) orelse eac
 has(T, #{text := Text}) when is_binary(T) -> scope_text:secret(T, whole, Text);
 has(T, Rules) when is_map(T) -> pairs(maps:next(maps:iterator(T)), Rules);
 has(T, _) when is_function(T) -> erlang:fun_info(T, env) =/= {env, []};
-has(_, _) -> false.
+has(T, _) when is_atom(T); is_number(T); is_pid(T); is_reference(T); is_port(T); T =:= []; is_bitstring(T) -> false;
+has(_, #{on := On}) -> On.        % a native record (OTP 29), or what comes later: what is in it cannot be told
 
 elements(T, I, _) when I > tuple_size(T) -> false;
 elements(T, I, Rules) -> has(element(I, T), Rules) orelse elements(T, I + 1, Rules).
@@ -164,6 +165,8 @@ walk(T, S = {_, Rules}) when is_map(T) ->
     maps:from_list([{walk(K, S), case is_key(K, Rules) of true -> hide(V, S); false -> walk(V, S) end}
                     || {K, V} <- maps:to_list(T)]);
 walk(T, _) when is_function(T) -> of_fun(T);
+walk(T, S = {_, #{on := true}}) when not (is_atom(T) orelse is_number(T) orelse is_pid(T) orelse is_reference(T) orelse
+                                        is_port(T) orelse T =:= [] orelse is_bitstring(T)) -> hide(T, S);
 walk(T, _) -> T.
 
 walk([], _, _, _, _) -> [];

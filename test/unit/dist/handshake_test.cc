@@ -37,7 +37,7 @@ TEST(HandshakeDigest, ComparesWholeDigestsOnly) {
   EXPECT_FALSE(same_digest(d, handshake_digest(Cookie("b"), 1)));
 }
 
-Hello sample() { return {0xD075F4FBC, 7, "scope@host", 0xFEDCBA98}; }
+Hello sample() { return {0x4D075F4FBC, 7, "scope@host", 0xFEDCBA98}; }
 
 codec::Bytes body(const ByteBuffer& frame) { return codec::Bytes(frame).subspan(2); }
 

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "ei_codec/capture_record.h"
+#include "ei_codec/local_atoms.h"
 #include "ei_codec/match_hash.h"
 #include "ei_codec/term_builder.h"
 #include "ei_codec/term_diff.h"
@@ -100,6 +101,70 @@ TEST(TermView, LocalAtomsOnlyWhereAllowed) {
   EXPECT_EQ(match_hash(*closure, {}).value, match_hash(*again, {}).value);
   EXPECT_EQ(again->fun()->module, "seven");
   EXPECT_EQ(again->fun_environment().item().export_fun()->arity, 2u);
+}
+
+// #shop:item{id = Id, price = {1,2}}, as OTP 29 sends it.
+Buffer item_record(int id, int flags = 1) {
+  return bytes_of({67,  0,   0,   0,   2,   flags, 119, 4,   's', 'h', 'o', 'p', 119,
+                   4,   'i', 't', 'e', 'm', 119,   2,   'i', 'd', 119, 5,   'p', 'r',
+                   'i', 'c', 'e', 97,  id,  104,   2,   97,  1,   97,  2});
+}
+
+TEST(TermView, NativeRecords) {
+  const Buffer bytes = item_record(7);
+  const auto record = good(bytes).record();
+  ASSERT_TRUE(record);
+  EXPECT_EQ(record->module, "shop");
+  EXPECT_EQ(record->name, "item");
+  EXPECT_TRUE(record->exported);
+  EXPECT_EQ(record->names.left(), 2u);
+  EXPECT_EQ(record->names.item().atom(), "id");
+  ListView values = record->values;
+  EXPECT_EQ(values.item().integer(), 7);
+  values.next();
+  EXPECT_EQ(values.item().arity(), 2u);
+  values.next();
+  EXPECT_TRUE(values.done());
+  EXPECT_EQ(good(bytes_of({97, 1})).record().has_value(), false);
+
+  EXPECT_EQ(print(good(bytes), Syntax::erlang), "#shop:item{id = 7,price = {1,2}}");
+  EXPECT_EQ(print(good(bytes), Syntax::elixir), "#Record<:shop.:item id: 7, price: {1, 2}>");
+  EXPECT_EQ(print(good(bytes), Syntax::json),
+            R"({"$record":"shop","$name":"item","id":7,"price":[1,2]})");
+  EXPECT_TRUE(equal(good(bytes), good(item_record(7))));
+  const Buffer eight = item_record(8);
+  EXPECT_FALSE(equal(good(bytes), good(eight)));
+  EXPECT_NE(structural_hash(good(bytes)), structural_hash(good(eight)));
+  EXPECT_TRUE(match_hash(good(bytes), {}).bounded);  // no tracer can look into it
+  const auto changes = diff(good(bytes), good(eight));
+  ASSERT_EQ(changes.changed.size(), 1u);
+  EXPECT_EQ(std::get<TermView>(changes.changed[0].path.at(0)).atom(), "id");
+
+  for (std::size_t n = 0; n < bytes.size(); ++n)
+    EXPECT_TRUE(bad(Buffer(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(n)))) << n;
+  EXPECT_TRUE(bad(item_record(7, 2)));  // flags of a later version
+  Buffer huge = bytes;
+  huge[1] = huge[2] = std::byte{0xFF};
+  EXPECT_TRUE(bad(huge));
+}
+
+TEST(TermView, NativeRecordsNameAtomsByNumber) {
+  struct Table : StringTable {
+    std::optional<std::string_view> atom(std::uint32_t id) const override {
+      return id == 7 ? "seven" : "eight";
+    }
+  } table;
+  Buffer bytes = bytes_of(
+      {67, 0, 0, 0, 1, 0, 0xFB, 0, 0, 0, 7, 0xFB, 0, 0, 0, 7, 0xFB, 0, 0, 0, 7, 0xFB, 0, 0, 0, 7});
+  const ValidateLimits allowed{.local_atoms = true};
+  EXPECT_TRUE(bad(bytes));
+  const auto term = view(bytes, allowed, &table);
+  ASSERT_TRUE(term);
+  TermBuilder copy;
+  copy.term(*term);
+  EXPECT_EQ(print(*view(copy.bytes()), Syntax::erlang), "#seven:seven{seven = seven}");
+  renumber_local_atoms(bytes.data(), [](std::uint32_t id) { return id + 1; });
+  EXPECT_EQ(print(*view(bytes, allowed, &table), Syntax::erlang), "#eight:eight{eight = eight}");
 }
 
 TEST(TermView, PidsPortsReferences) {
