@@ -328,8 +328,8 @@ Status Aggregation::run() {
   }
   {
     const Timed timed(scan_.explain, "completeness");
-    out_.completeness = certify(context_, clock_, test_.concerned(scan_), spec_.filter.types,
-                                scan_.since, scan_.until);
+    out_.completeness =
+        certify(context_, clock_, test_.concerned(scan_), test_.asked(), scan_.since, scan_.until);
   }
   out_.completeness.corrupt_blocks += corrupt_;
   out_.completeness.undecided = undecided_;

@@ -14,7 +14,6 @@ using codec::EventType;
 using codec::TermView;
 using codec::TraceRecord;
 
-constexpr std::uint32_t bit(EventType type) { return 1u << static_cast<unsigned>(type); }
 constexpr std::size_t kMaxFetched = 16, kMaxFrames = 64, kMaxText = 200;
 constexpr std::uint64_t kAdvanceEvery = 4096;
 

@@ -27,10 +27,70 @@ std::optional<ClusterTime> dropped_before(const Context& context, const ClockMod
   return oldest ? oldest : context.now;
 }
 
+constexpr std::uint32_t kFunctions = bit(codec::EventType::function_entry) |
+                                     bit(codec::EventType::function_exit) |
+                                     bit(codec::EventType::function_exception);
+
+bool names(const TraceScope& trace, const store::IncarnationInfo& life, const ProcessId& process) {
+  return trace.every_process || trace.by_name ||
+         std::ranges::any_of(trace.processes, [&](const PidSpec& pid) {
+           return pid.id == process.id && pid.serial == process.serial && pid.node == life.node &&
+                  (pid.creation == 0 || pid.creation == life.creation);
+         });
+}
+
+bool names(const TraceScope& trace, const MfaSpec& function) {
+  if (std::ranges::find(trace.modules, function.module) != trace.modules.end()) return true;
+  return std::ranges::any_of(trace.functions, [&](const MfaSpec& traced) {
+    return traced.module == function.module &&
+           (function.function.empty() || traced.function.empty() ||
+            traced.function == function.function) &&
+           (!function.arity || !traced.arity || traced.arity == function.arity);
+  });
+}
+
+// The processes and functions that were asked for, and that no trace of that node names.
+void say_unnamed(const store::View& view, const NodeScope& scope, const Asked& asked,
+                 Completeness& out) {
+  const auto say = [&](const std::string& what) {
+    const std::string reason = "no trace there names " + what;
+    if (std::ranges::none_of(out.not_traced, [&](const NotTraced& n) {
+          return n.node == scope.node && n.reason == reason;
+        })) {
+      out.not_traced.push_back({scope.node, reason, scope.since});
+    }
+  };
+  for (const auto& process : asked.processes) {
+    const auto* life = info_of(view, process.incarnation);
+    if (life == nullptr || life->node != scope.node) continue;
+    const auto relevant = [&](const TraceScope& t) { return (t.types & asked.types) != 0; };
+    if (std::ranges::any_of(scope.traces, relevant) &&
+        std::ranges::none_of(scope.traces, [&](const TraceScope& t) {
+          return relevant(t) && names(t, *life, process);
+        })) {
+      say(pid_text(process.id, process.serial));
+    }
+  }
+  const auto function = [&](const MfaSpec& wanted) {
+    if (std::ranges::any_of(scope.traces, [&](const TraceScope& t) {
+          return (t.types & asked.types & kFunctions) != 0 && names(t, wanted);
+        })) {
+      return;
+    }
+    std::string what = wanted.module;
+    if (!wanted.function.empty()) what += ":" + wanted.function;
+    if (wanted.arity) what += "/" + std::to_string(*wanted.arity);
+    say(what);
+  };
+  if ((asked.types & kFunctions) == 0) return;
+  if (asked.function != nullptr) function(*asked.function);
+  for (const auto& module : asked.modules) function({module, {}, {}});
+}
+
 }  // namespace
 
 Completeness certify(const Context& context, const ClockModel& clock,
-                     std::span<const Incarnation> incarnations, std::uint32_t types,
+                     std::span<const Incarnation> incarnations, const Asked& asked,
                      std::optional<ClusterTime> from, std::optional<ClusterTime> until,
                      std::optional<store::Lsn> upper) {
   Completeness out;
@@ -86,11 +146,16 @@ Completeness certify(const Context& context, const ClockModel& clock,
     }
     for (const auto& kind : context.coverage->kinds) {
       const bool later = kind.since && until && *until <= *kind.since;
-      const bool asked = types != ~0u && (types >> static_cast<unsigned>(kind.type) & 1) != 0;
-      if (!asked || !concerned(kind.node) || later) continue;
+      const bool named =
+          asked.types != ~0u && (asked.types >> static_cast<unsigned>(kind.type) & 1) != 0;
+      if (!named || !concerned(kind.node) || later) continue;
       out.not_traced.push_back(
           {kind.node, "no trace there asks for " + std::string(codec::event_type_name(kind.type)),
            kind.since});
+    }
+    for (const auto& scope : context.coverage->scopes) {
+      const bool later = scope.since && until && *until <= *scope.since;
+      if (concerned(scope.node) && !later) say_unnamed(*context.view, scope, asked, out);
     }
     for (const auto& s : context.coverage->sampled) {
       const bool known = std::ranges::any_of(

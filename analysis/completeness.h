@@ -11,10 +11,18 @@
 namespace scope::analysis {
 
 // The gaps of these incarnations (empty: all) that overlap [from, until] (open where empty), plus the coverage of their
-// nodes. Gaps of unknown time (a clock never measured) are always listed. `types`: the kinds of events that were asked for by
-// name, which must be traced for an empty answer to mean anything; all: whatever is traced.
+// nodes. Gaps of unknown time (a clock never measured) are always listed. What was `asked` for by name must be traced for
+// an empty answer to mean anything: each kind of event, each process, the function.
+struct Asked {
+  Asked(std::uint32_t t, std::span<const ProcessId> p = {}) : types(t), processes(p) {}
+
+  std::uint32_t types;  // all: whatever is traced
+  std::span<const ProcessId> processes;
+  const MfaSpec* function = nullptr;  // null: any
+  std::span<const std::string> modules = {};
+};
 Completeness certify(const Context& context, const ClockModel& clock,
-                     std::span<const Incarnation> incarnations, std::uint32_t types,
+                     std::span<const Incarnation> incarnations, const Asked& asked,
                      std::optional<ClusterTime> from, std::optional<ClusterTime> until,
                      std::optional<store::Lsn> upper = {});
 

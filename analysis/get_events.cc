@@ -90,7 +90,7 @@ Result<EventsPage> get_events(const Context& context, const Filter& filter) {
   {
     const Timed timed(explain, "completeness");
     page.completeness =
-        certify(context, clock, test->concerned(spec), filter.types, low, high, walk.upper);
+        certify(context, clock, test->concerned(spec), test->asked(), low, high, walk.upper);
   }
   page.completeness.corrupt_blocks += found.corrupt_blocks + loaded.corrupt_blocks;
   page.completeness.truncated = loaded.truncated;

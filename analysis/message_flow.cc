@@ -17,8 +17,6 @@ namespace {
 using codec::EventType;
 using codec::TraceRecord;
 
-constexpr std::uint32_t bit(EventType type) { return 1u << static_cast<unsigned>(type); }
-
 // Around the page's sends, what else is looked at: older sends of the same content, later fetches.
 constexpr std::int64_t kBeforeNs = 1'000'000'000;
 constexpr std::int64_t kAfterNs = 5'000'000'000;
@@ -178,7 +176,8 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
   const std::vector<Incarnation> incarnations(concerned.begin(), concerned.end());
   out.completeness =
       certify(context, clock, incarnations,
-              bit(EventType::message_send) | bit(EventType::message_fetch), low, high, walk.upper);
+              {bit(EventType::message_send) | bit(EventType::message_fetch), sends.processes}, low,
+              high, walk.upper);
   out.completeness.corrupt_blocks += corrupt + loaded.corrupt_blocks;
   out.completeness.truncated = loaded.truncated;
   out.completeness.redacted = loaded.redacted;

@@ -113,6 +113,20 @@ struct KindNotTraced {  // of a node where other kinds of events are traced
   codec::EventType type = codec::EventType::gap;
   std::optional<ClusterTime> since = {};
 };
+// What one trace looks at.
+struct TraceScope {
+  std::uint32_t types = 0;           // bits 1 << EventType
+  bool every_process = true;         // else `processes`, and perhaps others by their names
+  bool by_name = false;              // who has a name, only its node knows
+  std::vector<PidSpec> processes;    // creation 0: of any life of the node
+  std::vector<std::string> modules;  // of calls: all functions of these, and
+  std::vector<MfaSpec> functions;    // these
+};
+struct NodeScope {  // a node where something is traced
+  std::string node;
+  std::optional<ClusterTime> since = {};  // when its traces changed last; nullopt: not known
+  std::vector<TraceScope> traces;
+};
 struct Sampled {
   std::string node;
   double rate = 1.0;
@@ -122,6 +136,7 @@ struct Sampled {
 struct Coverage {
   std::vector<NotTraced> not_traced;
   std::vector<KindNotTraced> kinds;
+  std::vector<NodeScope> scopes;
   std::vector<Sampled> sampled;
 };
 

@@ -70,6 +70,14 @@ Verdict RowTest::accept(const store::StoredRow& row, Hit& hit) {
   return verdict;
 }
 
+Asked RowTest::asked() const {
+  Asked asked(filter_.types);
+  if (pid_) asked.processes = pid_->ids;
+  if (filter_.mfa) asked.function = &*filter_.mfa;
+  asked.modules = filter_.modules;
+  return asked;
+}
+
 std::vector<Incarnation> RowTest::concerned(const ScanSpec& spec) const {
   if (!pid_) return spec.incarnations;
   std::vector<Incarnation> own;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "analysis/call_duration.h"
+#include "analysis/completeness.h"
 #include "analysis/event_scan.h"
 #include "analysis/query.h"
 #include "analysis/resolve.h"
@@ -30,6 +31,8 @@ class RowTest {
   void read(std::uint32_t unit, const store::Rows& rows);
 
   const std::optional<Process>& pid() const { return pid_; }
+  // What is asked for by name; refers to this object and the filter.
+  Asked asked() const;
   // Of the rows asked for, whose incarnations? Empty: all.
   std::vector<Incarnation> concerned(const ScanSpec& spec) const;
 

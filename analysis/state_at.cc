@@ -15,8 +15,6 @@ namespace {
 using codec::EventType;
 using codec::TraceRecord;
 
-constexpr std::uint32_t bit(EventType type) { return 1u << static_cast<unsigned>(type); }
-
 // All that this node's agents recorded before that time is in the view; nullopt: not known.
 std::optional<ClusterTime> final_until(const Context& context, const ClockModel& clock,
                                        const Process& process) {
@@ -281,8 +279,9 @@ Result<StateAt> state_at(const Context& context, const ProcessSpec& spec, const 
 
   std::vector<Incarnation> incarnations;
   for (const auto& id : out.process.ids) incarnations.push_back(id.incarnation);
-  out.completeness = certify(context, clock, incarnations, bit(EventType::state_change),
-                             out.state.at.time, out.asked);
+  out.completeness =
+      certify(context, clock, incarnations, {bit(EventType::state_change), out.process.ids},
+              out.state.at.time, out.asked);
   out.completeness.corrupt_blocks += found.corrupt_blocks;
 
   const auto& record = out.state.row.record;

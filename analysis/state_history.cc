@@ -17,7 +17,6 @@ using codec::EventType;
 using codec::TermView;
 using codec::TraceRecord;
 
-constexpr std::uint32_t bit(EventType type) { return 1u << static_cast<unsigned>(type); }
 constexpr std::int64_t kSearchNs =
     10'000'000'000;  // how long before its taking a message's send is looked for
 
@@ -216,7 +215,8 @@ Result<StateHistory> state_history(const Context& context, const ProcessSpec& sp
   std::vector<Incarnation> incarnations;
   for (const auto& id : out.process.ids) incarnations.push_back(id.incarnation);
   out.completeness =
-      certify(context, clock, incarnations, bit(EventType::state_change), low, high, walk.upper);
+      certify(context, clock, incarnations, {bit(EventType::state_change), out.process.ids}, low,
+              high, walk.upper);
 
   // Causes: of each state, the last message taken since the state before.
   std::vector<Hit> causes;

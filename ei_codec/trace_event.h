@@ -47,6 +47,8 @@ enum class EventType : std::uint8_t {
 inline constexpr unsigned kMaxEventType = 21;
 
 std::string_view event_type_name(EventType type);
+// Its place in a set of types.
+constexpr std::uint32_t bit(EventType type) { return 1u << static_cast<unsigned>(type); }
 std::optional<EventType> event_type_from_name(std::string_view name);
 
 // A module, function, arity. Empty module: none.

@@ -456,16 +456,31 @@ std::vector<TracingStatus> Agents::tracing() const {
   return out;
 }
 
+namespace {
+
+analysis::TraceScope scope_of(const TraceSpec& spec) {
+  return {traced_types(spec),  spec.all || (spec.pids.empty() && spec.names.empty()),
+          !spec.names.empty(), spec.pids,
+          spec.modules,        spec.mfas};
+}
+
+}  // namespace
+
 std::shared_ptr<const analysis::Coverage> Agents::coverage() const {
   auto coverage = std::make_shared<analysis::Coverage>();
   for (const auto& [name, session] : sessions_) {
     const bool live = session->state() == AgentState::live;
     bool traced = false;
     std::uint32_t types = 0;
+    std::vector<std::uint64_t> ids;
+    analysis::NodeScope scope;
+    scope.node = name;
     for (const auto& [id, trace] : traces_) {
       if (!live || !wants(trace.spec, name) || trace.ended.contains(name)) continue;
       traced = true;
       types |= traced_types(trace.spec);
+      ids.push_back(id);
+      scope.traces.push_back(scope_of(trace.spec));
       if (trace.spec.sample && *trace.spec.sample < 1) {
         coverage->sampled.push_back({name, *trace.spec.sample});
       }
@@ -483,7 +498,11 @@ std::shared_ptr<const analysis::Coverage> Agents::coverage() const {
         coverage->kinds.push_back({name, static_cast<codec::EventType>(t),
                                    known == kind_since_.end() ? std::nullopt : known->second});
     }
+    const auto [traced_by, first] = scopes_.try_emplace(name, ids, std::nullopt);
+    if (!first && traced_by->second.ids != ids) traced_by->second = {ids, store_.now()};
+    scope.since = traced_by->second.since;
     if (traced) {
+      coverage->scopes.push_back(std::move(scope));
       not_traced_since_[name] = std::nullopt;
       const auto& spending = session->info().spending;
       if (!spending.rung.empty() && spending.rung != "full") {

@@ -115,6 +115,12 @@ class Agents : public NodeObserver {
   mutable std::map<std::string, std::optional<ClusterTime>> not_traced_since_;
   // The same of each kind of event; what was never asked for has no entry.
   mutable std::map<std::pair<std::string, unsigned>, std::optional<ClusterTime>> kind_since_;
+  // The traces of a node and since when it is these; nullopt: since before it was looked at.
+  struct Scopes {
+    std::vector<std::uint64_t> ids;
+    std::optional<ClusterTime> since;
+  };
+  mutable std::map<std::string, Scopes> scopes_;
   const std::shared_ptr<Counters> counters_;
   bool stopping_ = false;
   std::function<void()> coverage_changed_;

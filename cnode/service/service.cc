@@ -23,9 +23,9 @@ TermBuilder ok_reply() {
   return out;
 }
 
-// What a caller's atom table can bear.
+// What a caller's atom table can bear. An atom takes two bytes at least, so that most replies need no count.
 TermBuilder checked(TermBuilder reply) {
-  if (count_atoms(reply.bytes()) <= kMaxAtoms) return reply;
+  if (reply.bytes().size() < 2 * kMaxAtoms || count_atoms(reply.bytes()) <= kMaxAtoms) return reply;
   return error_reply(
       {Code::too_many_atoms, "narrow the filter: a smaller limit or a shorter time", "filter", {}});
 }

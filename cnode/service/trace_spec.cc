@@ -15,7 +15,6 @@ namespace {
 using codec::EventType;
 using codec::TermView;
 
-constexpr std::uint32_t bit(EventType type) { return 1u << static_cast<unsigned>(type); }
 
 struct Group {
   std::string_view name;

@@ -3,12 +3,12 @@
 -export([all/0, timeout/1]).
 -export([stopped_while_deploying/1, answers_hello_and_status/1, wrong_requests/1, unknown_name_is_noproc_at_once/1, records_calls/1,
          state_at_any_time/1, an_idle_nodes_state_is_proven/1, state_history_and_causes/1, flow_across_nodes/1, lifecycle_and_names/1,
-         finds_nodes_by_itself/1, a_node_that_is_gone_is_forgotten/1, coverage_is_by_time/1, leaves_no_trace/1, a_second_start_is_a_union/1, trace_expires/1, what_is_not_there_is_named/1]).
+         finds_nodes_by_itself/1, a_node_that_is_gone_is_forgotten/1, coverage_is_by_time/1, what_no_trace_names_is_said/1, leaves_no_trace/1, a_second_start_is_a_union/1, trace_expires/1, what_is_not_there_is_named/1]).
 -import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [call/3, ask/3, await_live/3, all_events/4]).
 
 all() -> [answers_hello_and_status, wrong_requests, unknown_name_is_noproc_at_once, records_calls, state_at_any_time, an_idle_nodes_state_is_proven,
-          state_history_and_causes, flow_across_nodes, lifecycle_and_names, finds_nodes_by_itself, a_node_that_is_gone_is_forgotten, coverage_is_by_time, leaves_no_trace,
+          state_history_and_causes, flow_across_nodes, lifecycle_and_names, finds_nodes_by_itself, a_node_that_is_gone_is_forgotten, coverage_is_by_time, what_no_trace_names_is_said, leaves_no_trace,
           stopped_while_deploying,
           a_second_start_is_a_union, trace_expires, what_is_not_there_is_named].
 timeout(_) -> 90000.
@@ -290,6 +290,37 @@ coverage_is_by_time(Config) ->
     #{completeness := Between} = ask(A, D2, {get_events, #{node => node_of(A), since => Again1, until => Again2}}),
     %% It does not know since when nothing is traced.
     [#{kind := not_traced, since := unknown}] = maps:get(missing, Between).
+
+%% Of a process or a function that no trace names, "nothing" is not an answer; of the time when one did, it is.
+what_no_trace_names_is_said(Config) ->
+    {[A], D} = cluster(Config, [a]),
+    [P1, P2] = [begin {ok, P} = rpc(A, scope_counter, start, [N]), P end || N <- [c1, c2]],
+    State = fun(P, K) ->
+                    rpc(A, gen_server, call, [P, {add, K}]),
+                    Events = await_events(A, D, #{pid => P, type => state_change}, fun(L) -> length(L) >= K end),
+                    maps:get(time, lists:last(Events))
+            end,
+    Unnamed = fun(Filter) ->
+                      #{completeness := C} = ask(A, D, {get_events, Filter}),
+                      [{R, S} || #{kind := not_traced, reason := R, since := S} <- maps:get(missing, C, [])]
+              end,
+    Both = start_trace(A, D, #{pids => [P1, P2], events => [state]}),
+    Since = State(P2, 1),
+    assert_eq([], Unnamed(#{pid => P2, since => Since})),
+    _ = start_trace(A, D, #{pids => [P1], events => [state]}),
+    #{stopped := [Both]} = ask(A, D, {stop, Both}),
+    Until = State(P1, 1),
+    [{Process, When}] = Unnamed(#{pid => P2, since => Since}),
+    assert_eq(lists:flatten(["no trace there names ", local(P2)]), atom_to_list(Process)),
+    true = is_integer(When) andalso When > Since andalso When < Until,
+    assert_eq([], Unnamed(#{pid => P1, since => Since})),
+    assert_eq([], Unnamed(#{pid => P2, since => Since, until => When})),
+    [{'no trace there names lists:nth/2', When}] = Unnamed(#{mfa => {lists, nth, 2}, since => Since}).
+
+%% As its own node writes it.
+local(Pid) ->
+    [_, Id, Serial] = string:lexemes(pid_to_list(Pid), "<.>"),
+    ["<0.", Id, ".", Serial, ">"].
 
 leaves_no_trace(Config) ->
     {Nodes = [A | _], D} = cluster(Config, [a, b]),

@@ -20,7 +20,6 @@ using test::int_term;
 using test::World;
 
 constexpr std::int64_t kMs = 1'000'000, kSecond = 1000 * kMs;
-constexpr std::uint32_t bit(EventType t) { return 1u << static_cast<unsigned>(t); }
 
 struct Call {
   std::string node, function;

@@ -18,7 +18,6 @@ using test::World;
 
 constexpr std::int64_t kMs = 1'000'000;
 
-std::uint32_t bit(codec::EventType type) { return 1u << static_cast<unsigned>(type); }
 
 struct Fact {
   std::string node;

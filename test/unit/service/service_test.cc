@@ -367,6 +367,34 @@ TEST_F(ServiceTest, AKindOfEventsThatIsAskedForByNameMustBeTraced) {
   EXPECT_EQ(value({"completeness", "complete"}), "true");
 }
 
+TEST_F(ServiceTest, AFunctionThatIsAskedForMustBeNamedByATrace) {
+  auto coverage = std::make_shared<analysis::Coverage>();
+  analysis::TraceScope calls;
+  calls.types = bit(codec::EventType::function_entry);
+  calls.modules = {"shop"};
+  calls.functions = {{"stock", "take", 2}};
+  analysis::NodeScope scope;
+  scope.node = "a@h";
+  scope.since = ClusterTime{5};
+  scope.traces = {calls};
+  coverage->scopes = {scope};
+  service.set_coverage(coverage);
+  ask(tup({atm("get_events"), kw({{"mfa", tup({atm("stock"), atm("give"), num(2)})}})}));
+  EXPECT_EQ(value({"completeness", "missing"}),
+            "[#{kind => not_traced,node => a@h,reason => 'no trace there names stock:give/2',"
+            "since => 5}]");
+  ask(tup({atm("get_events"), kw({{"mfa", tup({atm("stock"), atm("take"), num(2)})}})}));
+  EXPECT_EQ(value({"completeness", "complete"}), "true");
+  ask(tup({atm("get_events"), kw({{"module", atm("shop")}})}));
+  EXPECT_EQ(value({"completeness", "complete"}), "true");
+  ask(tup({atm("get_events"), kw({{"module", atm("orders")}})}));
+  EXPECT_EQ(value({"completeness", "complete"}), "false");
+  ask(tup({atm("get_events"), kw({{"module", atm("orders")}, {"until", num(5)}})}));
+  EXPECT_EQ(value({"completeness", "complete"}), "true");
+  ask(tup({atm("get_events"), kw({{"module", atm("orders")}, {"type", atm("message_send")}})}));
+  EXPECT_EQ(value({"completeness", "complete"}), "true");
+}
+
 TEST(CountAtoms, CountsDistinctAtomsOfEveryKindOfTerm) {
   TermBuilder b;
   b.tuple(7).atom("a").atom("b").atom("a");

@@ -13,7 +13,6 @@ using codec::EventType;
 using store::RowFilter;
 using store::Selection;
 
-constexpr std::uint32_t bit(EventType type) { return 1U << static_cast<unsigned>(type); }
 
 class IndexTest : public StoreTest {
  protected:
