@@ -33,6 +33,9 @@ std::string when(const codec::TermView& map, std::string_view key, std::string_v
 // "complete", or one line for each thing that is missing.
 std::vector<std::string> completeness(const codec::TermView& map);
 std::string completeness_text(const codec::TermView& answer, const Screen& screen);
+// What stands beneath a page of an answer: that it is empty, completeness, the cursor, how it was found.
+std::string footer(const codec::TermView& value, std::size_t rows, std::string_view what,
+                   const Screen& screen);
 // How it was found, if that was asked for; else nothing.
 std::string explain_text(const codec::TermView& answer, const Screen& screen);
 
@@ -51,6 +54,9 @@ std::string render_events(const codec::TermView& value, const Screen& screen, bo
 std::string render_state(const codec::TermView& value, const Screen& screen);
 std::string render_history(const codec::TermView& value, const Screen& screen);
 std::string render_flow(const codec::TermView& value, const Screen& screen);
+// The same as a sequence diagram, by time of sending, whatever the answer's order: as text, and as Mermaid's source.
+std::string render_flow_diagram(const codec::TermView& value, const Screen& screen);
+std::string render_flow_mermaid(const codec::TermView& value, const Screen& screen);
 std::string render_traces(const codec::TermView& value, const Screen& screen);
 std::string render_trace(const codec::TermView& value, const Screen& screen);
 std::string render_clocks(const codec::TermView& value, const Screen& screen);

@@ -5,6 +5,7 @@
 
 #include "cnode/cli/answer.h"
 #include "cnode/cli/table.h"
+#include "cnode/cli/time_column.h"
 #include "cnode/cli/times.h"
 #include "ei_codec/base/counters.h"
 
@@ -35,36 +36,6 @@ std::string call_of(const TermView& map, const Screen& screen) {
   }
   return fmt::format("{}({})", text, inside);
 }
-
-// The column of times: whole ones, but on a terminal the date and zone go into the title if all rows share them.
-class TimeColumn {
- public:
-  TimeColumn(std::string_view title, const std::vector<TermView>& rows, std::string_view key,
-             const Screen& screen)
-      : title_(title), key_(key) {
-    if (screen.out.width == 0) return;
-    for (const auto& row : rows) {
-      const auto whole = when(row, key_, "");
-      if (whole.size() < kDate + kTime) continue;
-      const auto day = whole.substr(0, kDate - 1) + whole.substr(kDate + kTime);
-      if (!day_.empty() && day != day_) {
-        day_.clear();
-        return;
-      }
-      day_ = day;
-    }
-  }
-  Column column() const { return {day_.empty() ? title_ : day_}; }
-  Cell cell(const TermView& row) const {
-    const auto whole = when(row, key_, "");
-    return {day_.empty() || whole.size() < kDate + kTime ? whole : whole.substr(kDate, kTime),
-            Paint::dim};
-  }
-
- private:
-  static constexpr std::size_t kDate = 11, kTime = 15;  // "2024-05-01T", "12:00:00.000000"
-  std::string title_, key_, day_;
-};
 
 Paint paint_of(std::string_view type) {
   if (type == "function_exception" || type == "process_exit" || type == "gap" ||
@@ -117,17 +88,6 @@ void add_outcomes(const TermView& nodes, Table& table, const Screen& screen) {
   }
 }
 
-std::string footer(const TermView& value, std::size_t rows, std::string_view what,
-                   const Screen& screen) {
-  std::string out = rows == 0 ? fmt::format("no {}\n", what) : "";
-  out += completeness_text(value, screen);
-  if (const auto cursor = cursor_text(value); !cursor.empty()) {
-    out += paint(Paint::dim, fmt::format("more: --cursor {}", cursor), screen.out) + "\n";
-  }
-  out += explain_text(value, screen);
-  return out;
-}
-
 std::string heading(std::string_view text, const Screen& screen) {
   return "\n" + paint(Paint::bold, text, screen.out) + "\n";
 }
@@ -150,6 +110,17 @@ std::string join(std::vector<TermView> items, const Screen& screen) {
 }
 
 }  // namespace
+
+std::string footer(const TermView& value, std::size_t rows, std::string_view what,
+                   const Screen& screen) {
+  std::string out = rows == 0 ? fmt::format("no {}\n", what) : "";
+  out += completeness_text(value, screen);
+  if (const auto cursor = cursor_text(value); !cursor.empty()) {
+    out += paint(Paint::dim, fmt::format("more: --cursor {}", cursor), screen.out) + "\n";
+  }
+  out += explain_text(value, screen);
+  return out;
+}
 
 std::string describe(const TermView& event, const Screen& screen) {
   const auto type = get_text(event, "type");

@@ -10,6 +10,8 @@
          other_owners_are_notes/1, unreachable_nodes/1, nodes_from_the_daemon/1, many_nodes_json/1]).
 -export([daemon/1, held/0, agents_daemon/1]).
 
+-import(scope_cli, [scope/2, scope/3, on_terminal/3, uncoloured/1, has/2]).
+
 -define(SECOND, 1714557600000000000). % 2024-05-01T10:00:00Z
 
 -spec all() -> [atom()].
@@ -22,11 +24,7 @@ all() ->
      many_nodes_json, the_agent_itself].
 
 -spec init(scope_test:config()) -> scope_test:config().
-init(Config = #{tmp := Tmp, cookie := Cookie}) ->
-    File = filename:join(Tmp, ".erlang.cookie"),
-    ok = file:write_file(File, Cookie),
-    ok = file:change_mode(File, 8#400),
-    Config.
+init(Config) -> scope_cli:cookie(Config).
 
 %% --- questions -------------------------------------------------------------------------------------------------------
 
@@ -229,16 +227,10 @@ it_leaves_no_trace(Config) ->
 -spec on_a_terminal(scope_test:config()) -> ok.
 on_a_terminal(Config) ->
     _ = start_daemon(Config),
-    Run = fun(Args, Env) ->
-                  P = scope_test:start_program(Config, "/usr/bin/script",
-                                               ["-qec", lists:flatten(lists:join(" ", [exe() | Args])), "/dev/null"],
-                                               [{"TZ", "UTC"}, {"TERM", "xterm"}, {"NO_COLOR", false} | Env]),
-                  {0, Lines} = collect(scope_test:os_pid(P), []),
-                  [re:replace(L, "\r", "", [global, {return, binary}]) || L <- Lines]
-          end,
+    Run = fun(Args, Env) -> {0, Lines} = on_terminal(Config, Args, Env), Lines end,
     Coloured = Run(["events"], [{"COLUMNS", "80"}]),
     {_, _} = binary:match(iolist_to_binary(Coloured), <<"\e[32mmessage_send\e[0m">>),
-    Plain = [re:replace(L, "\e\\[[0-9]*m", "", [global, unicode, {return, binary}]) || L <- Coloured],
+    Plain = uncoloured(Coloured),
     [true = string:length(L) =< 80 || L <- lists:sublist(Plain, 2)],
     has(Plain, "^2024-05-01Z +error"), % what all rows share
     has(Plain, "^10:00:00.000000 "),
@@ -557,25 +549,6 @@ agents_daemon_loop(Agent) ->
 
 %% --- helpers ---------------------------------------------------------------------------------------------------------
 
-scope(Config, Args) -> scope(Config, Args, []).
-
-scope(Config, Args, Env) ->
-    P = scope_test:start_program(Config, exe(), Args, [{"TZ", "UTC"}, {"SCOPE_NODE", false}, {"SCOPE_SYNTAX", false} | Env]),
-    collect(scope_test:os_pid(P), []).
-
-exe() ->
-    case os:find_executable("scope", os:getenv("SCOPE_BIN", "")) of
-        false -> filename:join([os:getenv("SCOPE_BUILD", "build/dev"), "bin", "scope"]);
-        Exe -> Exe
-    end.
-
-collect(OsPid, Lines) ->
-    receive
-        {line, OsPid, Line} -> collect(OsPid, [Line | Lines]);
-        {exited, OsPid, Status} -> {Status, lists:reverse(Lines)}
-    after 20000 -> error({still_running, lists:reverse(Lines)})
-    end.
-
 %% With $SCOPE_TARGET_OTP=27 the nodes that are looked at run that OTP.
 target(Config, Name) -> target(Config, Name, #{}).
 target(Config, Name, Opts) ->
@@ -587,13 +560,6 @@ target(Config, Name, Opts) ->
 otp(Node) -> list_to_integer(scope_test:rpc(Node, erlang, system_info, [otp_release])).
 
 verify(Config, Node) -> scope(Config, ["verify-clean", atom_to_list(scope_test:node_of(Node))]).
-
-has(Lines, Regex) ->
-    Text = lists:join($\n, Lines),
-    case re:run(Text, Regex, [multiline, unicode]) of
-        {match, _} -> ok;
-        nomatch -> error({not_there, Regex, iolist_to_binary(Text)})
-    end.
 
 %% A process on the node that runs Fun and then holds what it set.
 plant(Node, Fun) ->
