@@ -53,9 +53,9 @@
 %%             A start with the Id of a living one with the same Spec is ok; with another Spec, `exists`.
 %%   {probe, Spec}      -> {ok, Prediction with spent => ..}: starts nothing
 %%   {stop, Id | all}   -> ok | {error, not_found}; the others go on exactly as they were
-%%   status             -> also budget, spent => #{cpu, own_cpu, events, bytes, memory, kinds, total_ns}, costs (ns that an
+%%   status             -> also budget, spent => #{cpu, own_cpu, events, bytes, memory, kinds, total_ns, at => raw time}, costs (ns that an
 %%                          event of a kind takes of {its tracee, us}, measured here), ladder => #{rung, cause, rung_ms,
-%%                          failed_tries}, counters => #{MFA => calls per second} on the rung `counters`, and
+%%                          failed_tries, left_out}, counters => #{MFA => calls per second} on the rung `counters`, and
 %%                          traces => #{Id => #{budget, spent, events, shared}};
 %%                      -> {ok, #{tracing => #{Id => Spec}, patterns, processes, captured, dropped, held_bytes,
 %%                          held_batches, hold_bytes, hold_seconds, sent, refused, queue, memory, mode}}

@@ -8,14 +8,16 @@
 %%            + reductions of our other processes x the measured time of a reduction.
 %% Bucket   A fifth of a second's worth of each limit. It fills with time, events empty it; who finds it dry says so, once.
 %%          So in any time t at most limit x (t + 0.2 s) is spent, plus what comes until the guard has stepped down.
-%% Ladder   full -> no_args -> fewer -> counters -> off. `fewer` is a sample of the processes that follows the rate: as
-%%          many as the budget should pay for by how quickly the bucket ran dry, fitted anew up to three times in a row.
+%% Ladder   full -> no_args -> fewer -> counters -> off. On `fewer` those that spent most are left out, 32 at most, until the
+%%          budget should pay for the others by how quickly the bucket ran dry; if it does not, the others are a sample
+%%          that follows the rate. Fitted anew up to three times in a row.
 %%          Down at once; up after a quiet time that doubles with each failed try, and not at all after the third, until
 %%          something else is started or stopped.
 -module(scope_budget).
 
 -export([limits/2, narrowest/2, count/1, spent_ns/3, percent/2, bucket/3, native/3, spend/4, bucket_ns/1,
-         in_sample/2, new/1, rung/1, factor/1, args/1, fewer/1, down/4, up/5, demand/2, blame/3, status/1, reset/1]).
+         in_sample/2, new/1, rung/1, factor/1, args/1, fewer/1, left_out/1, still_left_out/2,
+         tracees/1, down/5, up/5, demand/2, blame/3, status/1, reset/1]).
 -export_type([limits/0, costs/0, bucket/0, ladder/0, rung/0]).
 
 -type limits() :: #{cpu | memory | events | bytes | up_ms | available => number()} | none.
@@ -28,6 +30,8 @@
 -define(AIM, 0.7).              % of the budget, where the share of processes is chosen
 -define(LEAST, 1 / 1024).
 -define(REFITS, 3).
+-define(MOST_OUT, 32).
+-define(BUSY, 0.1).             % of the budget: who takes less is not left out by himself
 -define(STABLE_MS, 60000).     % so long at the top, and earlier tries are forgotten
 
 %% With the defaults for what is not said; what makes no sense is not said.
@@ -147,7 +151,8 @@ in_sample(Pid, Rate) ->       % as sampled_out() in erl/c_src/trace.cc; the hash
 
 -record(l, {rung = full :: rung(), cause = none :: atom(), since :: integer(), tries = 0 :: non_neg_integer(),
             raised = never :: integer() | never, up_ms :: pos_integer(),
-            factor = 0.125 :: float(), refits = 0 :: non_neg_integer()}).    % of the rung `fewer`
+            factor = 0.125 :: float(), refits = 0 :: non_neg_integer(),      % of the rung `fewer`, as is:
+            out = #{} :: #{pid() => true}}).                                 % who is left out
 -opaque ladder() :: #l{}.
 
 -spec new(limits()) -> ladder().
@@ -168,6 +173,18 @@ factor(#l{rung = R}) when R =:= full; R =:= no_args -> 1.0;
 factor(#l{rung = fewer, factor = F}) -> F;
 factor(_) -> 0.0.
 
+%% The busiest, which are not traced whatever the share of the others.
+-spec left_out(ladder()) -> #{pid() => true}.
+left_out(#l{rung = fewer, out = Out}) -> Out;
+left_out(_) -> #{}.
+
+-spec still_left_out(fun((pid()) -> boolean()), ladder()) -> ladder().
+still_left_out(Alive, L = #l{out = Out}) -> L#l{out = maps:filter(fun(P, _) -> Alive(P) end, Out)}.
+
+%% Equal if the same processes are traced.
+-spec tracees(ladder()) -> term().
+tracees(L) -> {factor(L), left_out(L)}.
+
 -spec args(ladder()) -> boolean().
 args(#l{rung = R}) -> R =:= full.
 
@@ -176,27 +193,40 @@ args(#l{rung = R}) -> R =:= full.
 demand(Share, Ns) -> 1 + Share * ?BURST_NS / max(1000, Ns).
 
 %% One down. Useful: whether `no_args` would change anything; Demand: as demand/2 has it, or unknown. Soon after a step up
-%% it is a failed try.
--spec down(atom(), boolean(), float() | unknown, ladder()) -> ladder().
-down(Cause, Useful, Demand, L0 = #l{rung = R, raised = Raised, tries = Tries, up_ms = UpMs, factor = F, refits = N}) ->
+%% it is a failed try. Spenders: who spent most, and which part of all.
+-spec down(atom(), boolean(), float() | unknown, [{pid(), float()}], ladder()) -> ladder().
+down(Cause, Useful, Demand, Spenders, L0 = #l{rung = R, raised = Raised, tries = Tries, up_ms = UpMs, factor = F, refits = N}) ->
     Now = erlang:monotonic_time(millisecond),
     Failed = Raised =/= never andalso Now - Raised < 2 * UpMs,
     L = L0#l{cause = Cause, since = Now, raised = never, tries = Tries + case Failed of true -> 1; false -> 0 end},
     case R of
         full when Useful -> L#l{rung = no_args};
-        _ when R =:= full; R =:= no_args -> L#l{rung = fewer, factor = max(?LEAST, fit(1.0, Demand)), refits = 0};
-        fewer when Demand =/= unknown, N < ?REFITS, F > 2 * ?LEAST ->
-            L#l{factor = max(?LEAST, fit(F, Demand)), refits = N + 1};
+        _ when R =:= full; R =:= no_args -> fit(1.0, Demand, Spenders, L#l{rung = fewer, refits = 0, out = #{}});
+        fewer when Demand =/= unknown, N < ?REFITS, F > 2 * ?LEAST -> fit(F, Demand, Spenders, L#l{refits = N + 1});
         fewer -> L#l{rung = counters};
         _ -> L#l{rung = off}
     end.
 
-fit(F, unknown) -> F / 8;
-fit(F, Demand) -> min(F / 2, F * ?AIM / Demand).
+fit(F, unknown, _, L) -> L#l{factor = max(?LEAST, F / 8)};
+fit(F, Demand, Spenders, L = #l{out = Before}) ->
+    case leave_out(Spenders, Demand, Demand, Before) of
+        {Left, Out} when Left =< ?AIM -> L#l{factor = F, out = Out};
+        {Left, Before} -> L#l{factor = max(?LEAST, min(F / 2, F * ?AIM / Left))};
+        {Left, Out} -> L#l{factor = max(?LEAST, F * ?AIM / Left), out = Out}
+    end.
+
+%% What the others ask for, and who has to go; of who has gone there may have been something under way.
+leave_out([{Pid, Part} | Rest], Demand, Left, Out) when is_map_key(Pid, Out) ->
+    leave_out(Rest, Demand, Left - Part * Demand, Out);
+leave_out([{Pid, Part} | Rest], Demand, Left, Out) when Left > ?AIM, Part * Demand > ?BUSY, map_size(Out) < ?MOST_OUT ->
+    leave_out(Rest, Demand, Left - Part * Demand, Out#{Pid => true});
+leave_out(_, _, Left, Out) -> {Left, Out}.
 
 %% {up, L}: one up, if the share of the limit that is spent, and that would be spent one rung up, is small, after a quiet
 %% time. With few processes first more of them.
 -spec up(float(), float(), boolean(), integer(), ladder()) -> {up, ladder()} | {stay, ladder()}.
+up(_, _, Useful, Now, L = #l{rung = fewer, factor = 1.0, out = Out}) when map_size(Out) =:= 0 ->     % those that were left out have ended
+    {up, L#l{rung = case Useful of true -> no_args; false -> full end, since = Now, raised = Now, cause = quiet}};
 up(_, _, _, Now, L = #l{rung = full, tries = Tries, since = Since}) when Tries > 0, Now - Since > ?STABLE_MS ->
     {stay, L#l{tries = 0}};
 up(Spent, _, _, Now, L = #l{rung = fewer, factor = F, since = Since, tries = Tries, up_ms = UpMs})
@@ -210,7 +240,7 @@ up(_, Share, Useful, Now, L = #l{rung = R, since = Since, tries = Tries, up_ms =
              fewer -> full;
              no_args -> full
          end,
-    {up, L#l{rung = Up, since = Now, raised = Now, cause = quiet}};
+    {up, L#l{rung = Up, since = Now, raised = Now, cause = quiet, out = case Up of fewer -> L#l.out; _ -> #{} end}};
 up(_, _, _, _, L) -> {stay, L}.
 
 %% Which limit a second's spending breaks, by the largest share; none if all is within.
@@ -227,7 +257,8 @@ blame(Spent, Limits, Factor) ->
 
 -spec status(ladder()) -> map().
 status(L = #l{rung = R, cause = C, since = Since, tries = Tries}) ->
-    #{rung => R, rate => factor(L), cause => C, rung_ms => erlang:monotonic_time(millisecond) - Since, failed_tries => Tries}.
+    #{rung => R, rate => factor(L), cause => C, rung_ms => erlang:monotonic_time(millisecond) - Since, failed_tries => Tries,
+      left_out => map_size(left_out(L))}.
 
 %% Something else is traced now: what was tried says nothing of it.
 -spec reset(ladder()) -> ladder().

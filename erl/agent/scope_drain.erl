@@ -135,10 +135,12 @@ look(S = #s{drained = Drained, rest = Rest, events = Events, ctx = Ctx}) ->
 %% puts back what the next rung allows.
 dry(0, S) -> S;
 dry({Dry, _}, S = #s{dry = Dry}) -> S;
-dry({Dry, Ago}, S = #s{ctx = #{guard := Guard}}) ->
+dry({Dry, Ago}, S0 = #s{ctx = #{guard := Guard}}) ->
     At = mono() - Ago,
     scope_trace:all_off(self()),
-    Guard ! {dry, any, At, At, mono()},
+    Relieved = mono(),
+    S = drain(?ROUNDS, S0#s{drained = Relieved}),           % what tells who it was
+    Guard ! {dry, any, At, At, Relieved, [{pid(P), Part} || {P, Part} <- scope_nif:spenders()]},
     S#s{dry = Dry}.
 
 drain(0, S) -> S;

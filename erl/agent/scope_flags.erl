@@ -33,7 +33,8 @@ wanted(Pid, S = #s{starts = Starts}) ->
                                        All orelse is_map_key(Pid, Pids), in_sample(Pid, St, S)])).
 
 -spec in_sample(pid(), #start{}, #s{}) -> boolean().
-in_sample(Pid, Start, S) -> scope_budget:in_sample(Pid, rate(Start, S)).
+in_sample(Pid, Start, S = #s{ladder = Ladder}) ->
+    scope_budget:in_sample(Pid, rate(Start, S)) andalso not is_map_key(Pid, scope_budget:left_out(Ladder)).
 
 rate(#start{spec = #{sample := Sample}}, #s{ladder = Ladder}) -> Sample * scope_budget:factor(Ladder).
 
@@ -111,10 +112,7 @@ trace_processes(Id, Start = #start{spec = Spec}, S) ->
 flags_on(Pids, Start = #start{flags = Flags}, Follow, S = #s{tracer = Tracer}) ->
     LeftOut = scope_trace:left_out(),
     {Out, Free} = lists:partition(fun(P) -> is_map_key(P, LeftOut) end, Pids),
-    {Rest, Skipped} = case rate(Start, S) of
-                          R when R >= 1 -> {Free, []};
-                          R -> lists:partition(fun(P) -> scope_budget:in_sample(P, R) end, Free)
-                      end,
+    {Rest, Skipped} = lists:partition(fun(P) -> in_sample(P, Start, S) end, Free),
     _ = [Tracer ! {follow, Follow, Rest} || Follow =/= false],
     Results = in_chunks(fun(P) -> {P, scope_trace:flags_on(P, Flags, Tracer)} end, Rest),
     {[P || {P, ok} <- Results], Skipped,

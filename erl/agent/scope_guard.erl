@@ -56,8 +56,8 @@ handle({peers, Ctx = #{tracer := Tracer, trace := Trace}}, S) ->
     S#s{ctx = Ctx, tracer = Tracer};
 handle({tracer_lost, From}, S) -> scope_watch:tracer_lost(From, S);
 handle({overload, Tracer, From}, S = #s{tracer = Tracer}) -> scope_watch:overload(From, S);
-handle({dry, What, From, Noticed, Relieved}, S) ->          % the tracer has taken all flags off
-    scope_ladder:step_down(What, #{from => From, noticed => Noticed, relieved => Relieved}, S);
+handle({dry, What, From, Noticed, Relieved, Spenders}, S) ->      % the tracer has taken all flags off
+    scope_ladder:step_down(What, Spenders, #{from => From, noticed => Noticed, relieved => Relieved}, S);
 handle({resume, Ref}, S = #s{paused = {Ref, Reason, From}}) ->
     S1 = scope_flags:reapply(S#s{paused = no}),
     scope_flags:gap({Reason, unknown, From, mono()}, S1),

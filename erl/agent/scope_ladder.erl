@@ -2,7 +2,7 @@
 %% is scope_budget's.
 -module(scope_ladder).
 
--export([breaker/2, changed/1, limits_with/2, look/2, recount/1, refill/2, step_down/3, tell_low/1, traces/1]).
+-export([breaker/2, changed/1, limits_with/2, look/2, recount/1, refill/2, step_down/4, tell_low/1, traces/1]).
 
 -include("scope_guard.hrl").
 
@@ -102,11 +102,13 @@ second(S = #s{spent = Spent, ladder = Ladder, low = Low}) ->
     #{memory := Memory} = scope_spent:status(Spent),
     Limits = #{memory := Most} = limits_with([], S),
     {_, Share} = scope_budget:blame(seen(S), Limits, 1.0),
-    Told = case Low =/= none andalso mono() - Low >= ?LOW_MS * 1000000 of true -> tell_low(S); false -> S end,
+    Told0 = case Low =/= none andalso mono() - Low >= ?LOW_MS * 1000000 of true -> tell_low(S); false -> S end,
+    Alive = scope_budget:still_left_out(fun is_process_alive/1, Ladder),
+    Told = Told0#s{ladder = Alive},
     if
         Memory > Most -> breaker(memory, Told);
         true ->
-            case scope_budget:up(Share, one_up(Share, Limits, S), args_asked(S), now_ms(), Ladder) of
+            case scope_budget:up(Share, one_up(Share, Limits, S), args_asked(S), now_ms(), Alive) of
                 {up, New} -> step_to(New, #{}, Told);
                 {stay, New} -> Told#s{ladder = New}
             end
@@ -141,32 +143,33 @@ breaker(_, S = #s{limits = none}) -> S;
 breaker(Why, S = #s{ladder = Ladder}) ->
     case scope_budget:status(Ladder) of
         #{rung := Rung, rung_ms := Ms} when Rung =/= full, Ms < 1000 -> S;
-        _ -> step_down(Why, #{noticed => mono()}, S)
+        _ -> step_down(Why, [], #{noticed => mono()}, S)
     end.
 
--spec step_down(atom(), map(), #s{}) -> #s{}.
-step_down(_, _, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> scope_flags:reapply(refill(1.0, S));
-step_down(any, Figures, S0 = #s{ctx = Ctx, costs = Costs, spent = Spent}) ->
+%% Spenders: who spent most, and which part of all.
+-spec step_down(atom(), [{pid(), float()}], map(), #s{}) -> #s{}.
+step_down(_, _, _, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> scope_flags:reapply(refill(1.0, S));
+step_down(any, Spenders, Figures, S0 = #s{ctx = Ctx, costs = Costs, spent = Spent}) ->
     S = S0#s{spent = scope_spent:look(Ctx, Costs, Spent)},
     Limits = limits_with([], S),
     {What, Share} = scope_budget:blame(seen(S), Limits, 1.0),
     %% What the rings hold is not counted yet, and may be all there is.
-    step_down(case Share > 0.5 of true -> What; false -> scope_budget:narrowest(Limits, Costs) end, Figures, S);
-step_down(Why, Figures, S = #s{ladder = Ladder, filled = {Share, At}}) ->
+    step_down(case Share > 0.5 of true -> What; false -> scope_budget:narrowest(Limits, Costs) end, Spenders, Figures, S);
+step_down(Why, Spenders, Figures, S = #s{ladder = Ladder, filled = {Share, At}}) ->
     Demand = case Figures of
                  #{from := _, noticed := Dry} -> scope_budget:demand(Share, Dry - At);       % the bucket ran dry
                  _ -> unknown
              end,
     case scope_budget:rung(Ladder) of
         counters when Demand =/= unknown -> scope_flags:reapply(refill(0.25, S));   % what was under way: nothing is traced
-        _ -> step_to(scope_budget:down(Why, args_asked(S), Demand, Ladder), Figures, S)
+        _ -> step_to(scope_budget:down(Why, args_asked(S), Demand, Spenders, Ladder), Figures, S)
     end.
 
 %% Relief first, then order: flags go by one call, those that stay come back.
 step_to(New, Figures, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx}) ->
     From = scope_budget:rung(Old),
     #{rung := To, cause := Why} = scope_budget:status(New),
-    Down = scope_budget:factor(New) < scope_budget:factor(Old),
+    Down = scope_budget:factor(New) < scope_budget:factor(Old) orelse map_size(scope_budget:left_out(New)) > map_size(scope_budget:left_out(Old)),
     Off = is_map_key(relieved, Figures),
     _ = Down andalso not Off andalso scope_trace:all_off(Tracer),
     Relieved = maps:get(relieved, Figures, mono()),
@@ -176,7 +179,7 @@ step_to(New, Figures, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx}) ->
              off -> scope_guard:stop_all(over_budget, S2);
              _ ->
                  {ok, _, Set} = scope_flags:set_patterns(scope_flags:desired(S2#s.starts, S2), recount(S2)),
-                 case scope_budget:factor(New) =:= scope_budget:factor(Old) andalso not Off of
+                 case scope_budget:tracees(New) =:= scope_budget:tracees(Old) andalso not Off of
                      true -> Set;
                      false -> scope_flags:reapply(Set)
                  end
@@ -185,7 +188,7 @@ step_to(New, Figures, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx}) ->
     Took = case Figures of #{noticed := At} -> #{took_us => ((case Down orelse Off of true -> Relieved; false -> Now end) - At) div 1000}; _ -> #{} end,
     Limits = case limits_with([], S1) of none -> #{}; L -> maps:with([cpu, events, bytes, memory], L) end,
     scope_flags:gap({case Why of quiet -> stepped_up; _ -> stepped_down end, unknown, maps:get(from, Figures, Now), Now,
-         maps:merge(Took, #{from => From, to => To, cause => Why, rate => scope_budget:factor(New), budget => Limits, spent => maps:without([kinds], scope_spent:status(S1#s.spent))})},
+         maps:merge(Took, #{from => From, to => To, cause => Why, rate => scope_budget:factor(New), left_out => map_size(scope_budget:left_out(New)), budget => Limits, spent => maps:without([kinds, at], scope_spent:status(S1#s.spent))})},
         S3),
     S3#s{low = case To of off -> none; _ -> Now end}.
 
@@ -197,7 +200,10 @@ tell_low(S = #s{low = Low, ladder = Ladder, starts = Starts}) ->
     _ = case scope_budget:rung(Ladder) of
             full -> ok;
             no_args -> scope_flags:gap({args_left_out, 0, Low, Now}, S);
-            fewer -> scope_flags:gap({fewer_tracees, unknown, Low, Now, #{rate => scope_budget:factor(Ladder)}}, S);
+            fewer ->
+                Out = maps:keys(scope_budget:left_out(Ladder)),
+                _ = [scope_flags:gap({busiest_left_out, unknown, Low, Now, #{processes => Out}}, S) || Out =/= []],
+                scope_flags:gap({fewer_tracees, unknown, Low, Now, #{rate => scope_budget:factor(Ladder)}}, S);
             _ -> scope_flags:gap({counters_only, unknown, Low, Now}, S)
         end,
     Rates = lists:usort([R || #start{spec = #{sample := R}} <- maps:values(Starts), R < 1]),

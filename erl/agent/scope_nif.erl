@@ -9,7 +9,7 @@
 
 -export([load/2, samples/0, random/0]).
 -export([enabled/3, trace/5]).
--export([setup/1, drain/0, pending/0, counters/0, lease/1, stop/0, watch/1, drainer/1, active/0, calibrated/0,
+-export([setup/1, drain/0, pending/0, spenders/0, counters/0, lease/1, stop/0, watch/1, drainer/1, active/0, calibrated/0,
          set_sample/1, set_budget/1, set_procs/2, set_caps/1, set_key/1, set_roles/1,
          set_redaction/1]).
 -export_type([drained/0]).
@@ -171,6 +171,10 @@ drain() -> erlang:nif_error(not_loaded).
 %% time when the budget's bucket was found dry or 0}
 -spec pending() -> {non_neg_integer(), non_neg_integer(), non_neg_integer(), 0 | {integer(), integer()}}.
 pending() -> erlang:nif_error(not_loaded).
+
+%% Who spent most since the bucket was filled, and which part of all.
+-spec spenders() -> [{ids(), float()}].
+spenders() -> erlang:nif_error(not_loaded).
 -spec counters() -> #{pushed | dropped | rejected | bytes | ring_bytes | rings | held => non_neg_integer()}.
 counters() -> #{pushed => 0, dropped => 0, rejected => 0, bytes => 0, ring_bytes => 0, rings => 0, held => 0}.
 %% The agent's word that it is there; without it for so many ms, tracees lose their flags.

@@ -42,7 +42,7 @@ look(Now, Dt, Ctx, Costs, S = #spent{totals = Before, reductions = R0}) ->
                      bytes => round(PerSecond(map_get(bytes, Delta))), memory => memory(Ctx)}}.
 
 -spec status(spent()) -> #{atom() => term()}.
-status(#spent{last = Last, kinds = Kinds, all = All}) -> Last#{kinds => Kinds, total_ns => round(All)}.
+status(#spent{at = At, last = Last, kinds = Kinds, all = All}) -> Last#{kinds => Kinds, total_ns => round(All), at => At}.
 
 %% The processes of ours that do not receive traces. What the Erlang tracer does is in the costs of events; of the native
 %% one's drainer what the library does.

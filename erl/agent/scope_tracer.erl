@@ -230,7 +230,7 @@ ship(S0 = #s{events = Events, called = Called, n = N, gaps = Gaps, ctx = Ctx, se
                  Counted -> Counted#{calls => maps:get(calls, Counted, 0) + Called}
              end,
     scope_beat:counted(Counts, Bytes, Ctx),
-    S = spend(Counts, Bytes, First, Now, S0),
+    S = spend(Counts, Bytes, fun() -> pids(binary_to_term(Bin)) end, First, Now, S0),
     scope_beat:captured(N, Ctx),
     Empty = mark(Now, S#s{calls = <<>>, called = 0, events = [], n = 0, bytes = 0}),
     case scope_beat:under_way(Ctx) + Bytes > ?MAX_UNDER_WAY of
@@ -246,15 +246,22 @@ ship(S0 = #s{events = Events, called = Called, n = N, gaps = Gaps, ctx = Ctx, se
     end.
 
 %% When the budget is used up all flags go, here and now; the guard, who may be busy, hears of it and steps down.
-spend(Counts, Bytes, First, Now, S = #s{bucket = Bucket, ctx = #{guard := Guard}}) ->
+spend(Counts, Bytes, Pids, First, Now, S = #s{bucket = Bucket, ctx = #{guard := Guard}}) ->
     {Left, New} = scope_budget:spend(Counts, Bytes, Now, Bucket),
     _ = case Left of
             {dry, What} ->
                 scope_trace:all_off(self()),
-                Guard ! {dry, What, First, Now, mono()};
+                Guard ! {dry, What, First, Now, mono(), spenders(Pids())};
             ok -> ok
         end,
     S#s{bucket = New}.
+
+pids(Events) -> [element(2, E) || E <- Events, element(1, E) =:= trace_ts].
+
+%% Who made most of the events, and which part of them.
+spenders(Pids) ->
+    Of = lists:foldl(fun(P, M) -> maps:update_with(P, fun(N) -> N + 1 end, 1, M) end, #{}, Pids),
+    lists:sublist([{P, N / length(Pids)} || {N, P} <- lists:reverse(lists:sort([{N, P} || {P, N} <- maps:to_list(Of)]))], 32).
 
 %% A message to ourselves: when it is received, all that was queued before it has been.
 mark(Now, S = #s{marker = false, marked = Marked}) when Now - Marked > ?MARK_NS ->
@@ -273,20 +280,20 @@ after_batch(S) ->
 overloaded(S = #s{ctx = #{guard := Guard}}) ->
     From = mono(),
     scope_trace:all_off(self()),
-    {N, S1} = discard(0, S),
+    {N, Pids, S1} = discard(0, [], S),
     Until = mono(),
     scope_beat:discarded(N, S#s.ctx),
     garbage_collect(),
     Guard ! {overload, self(), From},
-    S2 = spend(#{discarded => N}, 0, From, Until, S1),
+    S2 = spend(#{discarded => N}, 0, fun() -> Pids end, From, Until, S1),
     loop(S2#s{gaps = [{overload, N, S#s.cut, Until} | S1#s.gaps]}, 0).
 
-discard(N, S) ->
+discard(N, Pids, S) ->
     receive
         Trace when element(1, Trace) =:= trace_ts ->
             {_, S1} = needed(Trace, S),
-            discard(N + 1, S1)
-    after 0 -> {N, S}
+            discard(N + 1, case N rem 16 of 0 -> [element(2, Trace) | Pids]; _ -> Pids end, S1)
+    after 0 -> {N, Pids, S}
     end.
 
 mono() -> erlang:monotonic_time(nanosecond).

@@ -1,9 +1,29 @@
 // set_budget: what the budget has to do with time is scope_budget's to say, and comes here as numbers.
 #include "erl/c_src/budget.h"
 
+#include <cstring>
+
 namespace scope::tracer {
 
 Bucket bucket;
+
+void Spenders::forget(std::int64_t t) {
+  since = t;
+  all = 0;
+  std::memset(slot, 0, sizeof slot);
+}
+
+void Spenders::add(std::uint32_t id, std::uint32_t serial, std::int64_t cost) {
+  all += cost;
+  Slot& s = slot[(id * 2654435761u ^ serial * 0x85EBCA77u) >> 22];
+  if (s.id == id && s.serial == serial) {
+    s.spent += cost;
+  } else if (s.spent >= cost) {
+    s.spent -= cost;
+  } else {
+    s = {id, serial, cost - s.spent};
+  }
+}
 
 // set_budget(none | {Debt, [Cost of each of scope_beat:kinds/0], Rejected, PerByte256, Small}) -> ok
 // All in ns of the budget's time; Debt: how much of the second is taken. Not dry any more.
@@ -33,7 +53,9 @@ ERL_NIF_TERM set_budget(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   bucket.rejected.store(rejected);
   bucket.byte_256.store(byte_256);
   bucket.small.store(small);
-  bucket.paid.store(now() + debt);
+  const std::int64_t t = now();
+  bucket.paid.store(t + debt);
+  bucket.filled.store(t);
   bucket.limited.store(true);
   bucket.dry.store(0);
   return a.ok;

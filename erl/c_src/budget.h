@@ -4,6 +4,9 @@
 // paid for; it may be a fifth of a second ahead of now at the most. A ring takes 10 ms' worth at once, so that rings rarely meet.
 // What finds the bucket dry says when (`dry`), once, and wakes the drainer; from then on events are turned away and
 // every tracee loses its flags when it runs next, until set_budget says otherwise.
+//
+// Who spent it: the drainer adds up what each tracee's records cost, in slots by the hash of the pid. Of those that share
+// a slot one is remembered, with what it spent more than all others there together: never more than it did.
 #pragma once
 
 #include <algorithm>
@@ -16,10 +19,24 @@ inline constexpr std::int64_t kBurst = 200'000'000, kShare = 10'000'000;
 
 struct Bucket {
   std::atomic<bool> limited;
-  std::atomic<std::int64_t> paid, dry;  // dry: when, or 0
+  std::atomic<std::int64_t> paid, dry, filled;  // dry: when, or 0; filled: when
   std::atomic<std::uint32_t> args, kind[16], byte_256, small, rejected;
 };
 extern Bucket bucket;
+
+// The drainer's, of what it took out since the bucket was filled, and of the last fifth of a second at most.
+struct Spenders {
+  static constexpr std::size_t kSlots = 1024;
+  struct Slot {
+    std::uint32_t id, serial;
+    std::int64_t spent;
+  };
+  std::int64_t since, all;
+  Slot slot[kSlots];
+
+  void forget(std::int64_t t);
+  void add(std::uint32_t id, std::uint32_t serial, std::int64_t cost);
+};
 
 // True: that was the last of it.
 inline bool pay(Ring& ring, std::int64_t cost, std::int64_t t) {
@@ -35,16 +52,17 @@ inline bool pay(Ring& ring, std::int64_t cost, std::int64_t t) {
   return after - t > kBurst && bucket.dry.compare_exchange_strong(wet, t);
 }
 
-inline bool pay_event(Ring& ring, Kind kind, bool payload, std::uint32_t size, std::int64_t t) {
-  if (!bucket.limited.load(std::memory_order_relaxed)) return false;
+inline std::int64_t cost_of(Kind kind, bool payload, std::uint32_t size) {
   const auto& cost = kind == kEntry && payload ? bucket.args : bucket.kind[kind];
   const std::uint32_t small = bucket.small.load(std::memory_order_relaxed);
   const std::uint64_t bytes = size > small ? size - small : 0;
-  return pay(
-      ring,
-      cost.load(std::memory_order_relaxed) +
-          static_cast<std::int64_t>(bytes * bucket.byte_256.load(std::memory_order_relaxed) >> 8),
-      t);
+  return cost.load(std::memory_order_relaxed) +
+         static_cast<std::int64_t>(bytes * bucket.byte_256.load(std::memory_order_relaxed) >> 8);
+}
+
+inline bool pay_event(Ring& ring, Kind kind, bool payload, std::uint32_t size, std::int64_t t) {
+  if (!bucket.limited.load(std::memory_order_relaxed)) return false;
+  return pay(ring, cost_of(kind, payload, size), t);
 }
 
 inline std::int64_t dry_since() { return bucket.dry.load(std::memory_order_relaxed); }

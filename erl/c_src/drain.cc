@@ -30,6 +30,7 @@ struct Scratch {
   AtomTexts texts;
   std::byte out[kBatch + kHiddenGrowth * kMaxRecord + 64];
   Ring* active[kMaxRings];
+  Spenders spenders;
 };
 Scratch* scratch = nullptr;
 std::int64_t cut_before = INT64_MIN;
@@ -202,6 +203,15 @@ ERL_NIF_TERM gaps(ErlNifEnv* env, unsigned rings) {
                                                enif_make_int64(env, vm_clock.vm(until))));
 }
 
+// A record of another filling of the bucket says nothing of who empties this one.
+bool spenders_wanted(std::int64_t t) {
+  if (!bucket.limited.load(std::memory_order_relaxed)) return false;
+  Spenders& spenders = scratch->spenders;
+  const bool filled = spenders.since < bucket.filled.load(std::memory_order_relaxed);
+  if (filled || (t - spenders.since > kBurst && dry_since() == 0)) spenders.forget(t);
+  return true;
+}
+
 // What was rejected since the last time: {N, From, Until} | none.
 ERL_NIF_TERM rejects(ErlNifEnv* env, unsigned rings, std::int64_t t) {
   std::uint64_t rejected = 0;
@@ -262,6 +272,7 @@ ERL_NIF_TERM drain(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   bool more = false;
   const Rules* const rules = g.rules.load(std::memory_order_acquire);
   const TextPatterns* const texts = rules && rules->texts().any() ? &rules->texts() : nullptr;
+  const bool spending = spenders_wanted(t);
   Ring** const active = scratch->active;
   const auto time_at = [](const Ring* r) {
     return head_of(*r, r->tail.load(std::memory_order_relaxed)).time;
@@ -298,6 +309,11 @@ ERL_NIF_TERM drain(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
         std::byte* const copy = scratch->out + used;
         std::memcpy(copy, at, padded);
         std::uint32_t size = see_record(env, copy, at, head, texts);
+        if (spending) {
+          const auto kind = static_cast<Kind>(head.kind);
+          const bool payload = kind_of(head) != kCalls;
+          scratch->spenders.add(head.id, head.serial, cost_of(kind, payload, head.size));
+        }
         last = told(head.time);
         std::memcpy(copy + offsetof(RecordHead, time), &last, sizeof last);
         while (size % 8 != 0) copy[size++] = std::byte{0};
@@ -337,6 +353,27 @@ ERL_NIF_TERM drain(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   if (!fields[5])
     fields[5] = records;  // no memory for names: the reader counts what it cannot name
   return enif_make_tuple_from_array(env, fields, 11);
+}
+
+// spenders() -> [{{Id, Serial}, Part}]: who spent most of what was drained since the bucket was filled, at most 32, the
+// largest first, and which part of all that was spent, 0.0 to 1.0. By the drainer.
+ERL_NIF_TERM spenders(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
+  constexpr std::size_t kMost = 32;
+  if (!g.ready.load() || g.draining.exchange(true)) return enif_make_list(env, 0);
+  std::array<Spenders::Slot, kMost> most{};
+  const Spenders& of = scratch->spenders;
+  std::partial_sort_copy(std::begin(of.slot), std::end(of.slot), most.begin(), most.end(),
+                         [](const auto& x, const auto& y) { return x.spent > y.spent; });
+  ERL_NIF_TERM list = enif_make_list(env, 0);
+  for (auto it = most.rbegin(); it != most.rend(); ++it) {
+    if (it->spent <= 0) continue;
+    const double part = static_cast<double>(it->spent) / static_cast<double>(of.all);
+    list = enif_make_list_cell(
+        env, enif_make_tuple2(env, ids(env, it->id, it->serial), enif_make_double(env, part)),
+        list);
+  }
+  g.draining.store(false);
+  return list;
 }
 
 // Bytes that wait in the rings; the part of the fullest that is full, in 1/256; what was lost and not yet told; when

@@ -109,6 +109,7 @@ ERL_NIF_TERM set_budget(ErlNifEnv*, int, const ERL_NIF_TERM[]);
 // drain.cc
 ERL_NIF_TERM drain(ErlNifEnv*, int, const ERL_NIF_TERM[]);
 ERL_NIF_TERM pending(ErlNifEnv*, int, const ERL_NIF_TERM[]);
+ERL_NIF_TERM spenders(ErlNifEnv*, int, const ERL_NIF_TERM[]);
 ERL_NIF_TERM counters(ErlNifEnv*, int, const ERL_NIF_TERM[]);
 bool drain_setup();
 void drain_teardown();

@@ -5,7 +5,7 @@
 
 -import(scope_test, [assert_eq/2, log/2]).
 
-all() -> [hash_golden, hash_speed, hold_model, cut_is_bounded].
+all() -> [hash_golden, hash_speed, hold_model, cut_is_bounded, ladder_settles].
 
 init(Config) ->
     Dir = case os:getenv("SCOPE_AGENT_EBIN") of
@@ -86,3 +86,56 @@ cut_is_bounded(_) ->
          true = erlang:external_size(B) < 300000,
          log("~b us, ~b bytes of ~b", [Us, erlang:external_size(B), erlang:external_size(T)])
      end || T <- Terms].
+
+%% Crowds and hammers that ask for any number of budgets, each of whom asks for the same all the time: after at most six
+%% steps down nothing more is asked for than the budget has; if a few can be blamed for all that is too much they are
+%% left out and everybody else is traced, and nobody is left out for nothing, or who is less busy than one who is traced.
+ladder_settles(_) ->
+    rand:seed(exsss, {7, 7, 7}),
+    Pids = [spawn(fun() -> ok end) || _ <- lists:seq(1, 400)],
+    Ends = [ladder_settles(Pids, I) || I <- lists:seq(1, 400)],
+    log("~p", [[{E, length([x || X <- Ends, X =:= E])} || E <- lists:usort(Ends)]]),
+    true = length([x || all_others <- Ends]) > 50.
+
+ladder_settles(All, I) ->
+    {Crowd, Rest} = lists:split(rand:uniform(300), All),
+    Hammers = lists:sublist(Rest, I rem 4),
+    CrowdAsks = 1.4 * rand:uniform(),
+    Asks = maps:merge(maps:from_keys(Crowd, CrowdAsks / length(Crowd)),
+                      maps:from_list([{P, math:exp(7 * rand:uniform() - 1)} || P <- Hammers])),
+    L = settle(Asks, scope_budget:new(#{}), 0),
+    Traced = traced(Asks, L),
+    Out = scope_budget:left_out(L),
+    true = lists:sum(maps:values(Traced)) =< 1.0,
+    true = map_size(Out) =< 32,
+    Rate = scope_budget:factor(L),
+    case maps:size(Out) > 0 andalso Rate == 1.0 of
+        true ->
+            LeastOut = lists:min(maps:values(maps:with(maps:keys(Out), Asks))),
+            true = LeastOut >= lists:max([0.0 | maps:values(Traced)]),
+            true = LeastOut + lists:sum(maps:values(Traced)) > 0.7,      % none is left out for nothing
+            assert_eq(maps:without(maps:keys(Out), Asks), Traced);
+        false -> ok
+    end,
+    %% at most 0.7 of it by the many, and hammers that are too much: exactly these go
+    case CrowdAsks < 0.6 andalso Hammers =/= [] andalso length(Crowd) > 20
+        andalso lists:min([map_get(P, Asks) || P <- Hammers]) > 1 of
+        true ->
+            assert_eq(lists:sort(Hammers), lists:sort(maps:keys(Out))),
+            assert_eq({fewer, 1.0}, {scope_budget:rung(L), Rate}),
+            all_others;
+        false -> scope_budget:rung(L)
+    end.
+
+traced(Asks, L) ->
+    maps:filter(fun(P, _) -> scope_budget:in_sample(P, scope_budget:factor(L)) andalso not is_map_key(P, scope_budget:left_out(L)) end,
+                Asks).
+
+settle(Asks, L, Steps) when Steps =< 6 ->
+    Traced = traced(Asks, L),
+    case lists:sum(maps:values(Traced)) of
+        Demand when Demand =< 1.0 -> L;
+        Demand ->
+            Most = lists:sublist(lists:reverse(lists:keysort(2, [{P, A / Demand} || {P, A} <- maps:to_list(Traced)])), 32),
+            settle(Asks, scope_budget:down(cpu, false, Demand, Most, L), Steps + 1)
+    end.
