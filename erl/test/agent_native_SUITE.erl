@@ -9,7 +9,7 @@
 
 all() ->
     [calibrated, same_as_erlang, golden_hashes, every_call_counted, dry_bucket_ends_it, sampled_whole, big_terms,
-     times_are_the_vms, wakes_are_few, idle_costs_little, cycles_under_load, all_killed, all_suspended, other_limits, broken_library,
+     times_are_the_vms, wakes_are_few, idle_costs_little, cycles_under_load, all_killed, all_suspended, lease_is_asked, other_limits, broken_library,
      foreign_library, no_library].
 
 timeout(_) -> 60000.
@@ -380,6 +380,28 @@ all_suspended(Config) ->
     true = Ms > 500 andalso Ms < 6000,
     rpc(T, fun() -> Holder ! go_on end),
     nothing_left(T).
+
+%% Past the lease the library answers `remove`, whoever asks, and goes on once the lease is renewed.
+lease_is_asked(Config) ->
+    {T, D, Pid} = native(Config),
+    P = rpc(T, fun() -> spawn(fun Loop() -> receive {From, X} -> From ! {self(), ?MODULE:counted(X)}, Loop() end end) end),
+    {ok, _} = d(D, control, [Pid, {start, a, #{mfas => [{?MODULE, counted, 1}], events => [calls], pids => [P]}}]),
+    Asked = fun() -> [scope_nif:enabled(trace_status, scope, P), scope_nif:enabled(call, scope, P)] end,
+    Seen = rpc(T, fun() ->
+                          Before = Asked(),
+                          Sup = whereis(scope_sup),              % who renews it, for a moment that the guard does not mind
+                          true = erlang:suspend_process(Sup),
+                          ok = scope_nif:lease(1),
+                          receive after 20 -> ok end,
+                          Past = Asked(),
+                          P ! {self(), 1},
+                          receive {P, _} -> ok end,
+                          Flags = agent_test:info(P, flags),
+                          true = erlang:resume_process(Sup),
+                          {Before, Past, Flags}
+                  end),
+    assert_eq({[trace, trace], [remove, discard], {flags, []}}, Seen),
+    wait_until(fun() -> rpc(T, Asked) =:= [trace, trace] end, 5000).
 
 %% Where the VM's tables have other sizes, its words for pids and ports are others.
 other_limits(Config) ->

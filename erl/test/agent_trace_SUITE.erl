@@ -7,7 +7,7 @@
 -import(agent_test, [setup/1, setup/2, d/3, args/1, calls/1, nothing_left/1, nothing_left/2]).
 
 all() ->
-    [union_and_stop, union_of_patterns, limit_ms, limit_count, children, children_stop, new_processes, all_processes,
+    [union_and_stop, union_of_patterns, limit_ms, limit_count, children, children_stop, children_of_a_sample, new_processes, all_processes,
      left_out, messages, exceptions, cut_terms, users_own_mark, baseline, name_moves, order_is_kept, calls_among_messages, many_processes,
      throughput].
 
@@ -109,6 +109,28 @@ family_member(N) ->
     spawn(fun() -> family_member(N - 1) end),
     scope_victim:work(4 - N),
     receive never -> ok end.
+
+%% A sample is of those that are asked for: whose parent is in it is traced, whose is not is not, whole families each.
+children_of_a_sample(Config) ->
+    {T, D, Pid} = setup(Config),
+    Families = [family(T) || _ <- lists:seq(1, 60)],
+    Roots = [P || {P, _} <- Families],
+    {ok, #{processes := N}} = d(D, control, [Pid, {start, a, (calls([{scope_victim, work, 1}]))#{pids => Roots, children => true, sample => 0.5}}]),
+    In = rpc(T, fun() -> [P || P <- Roots, scope_budget:in_sample(P, 0.5)] end),
+    assert_eq(length(In), N),
+    true = N > 10 andalso N < 50,
+    [Go() || {_, Go} <- Families],
+    wait_until(fun() ->
+                       ok = d(D, control, [Pid, flush]),
+                       case length(args(d(D, events, [Pid]))) of L when L >= 3 * N -> true; L -> {L, 3 * N} end
+               end, 10000),
+    ok = d(D, control, [Pid, flush]),
+    assert_eq(lists:sort(lists:append([lists:duplicate(N, X) || X <- [1, 2, 3]])), lists:sort(args(d(D, events, [Pid])))),
+    Whose = [P || {trace_ts, P, call, _, _, _} <- d(D, events, [Pid])],
+    assert_eq({length(In) * 3, In}, {length(lists:usort(Whose)), [P || P <- Roots, lists:member(P, Whose)]}),
+    ok = d(D, control, [Pid, {stop, a}]),
+    assert_eq(0, traced(T)),
+    {gap, {sampled, unknown, _, _, #{rate := 0.5}}} = d(D, wait, [Pid, fun({gap, {sampled, _, _, _, _}}) -> true end]).
 
 new_processes(Config) ->
     {T, D, Pid} = setup(Config),
