@@ -169,7 +169,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
                     fmt::format("<{}.{}>", call->from.pid.id, call->from.pid.serial),
                     call->from.pid.node, cancelled};
     auto reply = [this, from = call->from](TermBuilder answer) mutable {
-      boost::asio::post(io_, [this, from = std::move(from), answer = std::move(answer)] {
+      boost::asio::dispatch(io_, [this, from = std::move(from), answer = std::move(answer)] {
         callers_.erase(from.monitor);
         if (auto sent = node_->reply(from, answer.bytes());
             !sent && sent.error().code == Code::busy) {

@@ -119,11 +119,13 @@ void Link::tick(Clock::time_point now, Millis interval, Millis silence) {
 
 Awaitable<void> Link::write_loop(std::shared_ptr<Link> self) {
   while (!self->closed_) {
-    if (self->out_.empty()) {
-      co_await self->wake_->wait();
-      continue;
+    if (self->writing_.empty()) {
+      if (self->out_.empty()) {
+        co_await self->wake_->wait();
+        continue;
+      }
+      self->writing_.swap(self->out_);
     }
-    self->writing_.swap(self->out_);
     while (self->written_ < self->writing_.size() && !self->closed_) {
       codec::Bytes rest(self->writing_);
       rest = rest.subspan(self->written_);
@@ -133,14 +135,35 @@ Awaitable<void> Link::write_loop(std::shared_ptr<Link> self) {
         co_return;
       }
       self->written_ += *n;
-      self->last_written_ = Clock::now();
-      self->peer_.bytes_out += *n;
-      self->counters_->add(Counter::bytes_out, *n);
+      self->count_written(*n);
     }
     self->written_ = 0;
     self->writing_.clear();
     if (self->writing_.capacity() > kKeepCapacity) self->writing_ = {};
   }
+}
+
+// What the packets just read were answered goes out before more is awaited, without a turn of the event loop. The rest is
+// the writer's.
+void Link::write_now() {
+  if (out_.empty() || !writing_.empty() || closed_) return;
+  const std::size_t n =
+      stream_->write_now(codec::Bytes(out_).first(std::min(out_.size(), kWritePiece)));
+  if (n == 0) return;
+  count_written(n);
+  if (n == out_.size()) {
+    out_.clear();
+    if (out_.capacity() > kKeepCapacity) out_ = {};
+  } else {
+    writing_.swap(out_);
+    written_ = n;
+  }
+}
+
+void Link::count_written(std::size_t n) {
+  last_written_ = Clock::now();
+  peer_.bytes_out += n;
+  counters_->add(Counter::bytes_out, n);
 }
 
 Awaitable<bool> Link::fill(std::span<std::byte> into) {
@@ -151,6 +174,7 @@ Awaitable<bool> Link::fill(std::span<std::byte> into) {
   while (!into.empty() && !closed_) {
     // Small remainders go through the buffer, so that many small packets cost one system call.
     const bool direct = into.size() >= in_.size();
+    write_now();
     auto n = co_await stream_->read_some(direct ? into : std::span<std::byte>(in_));
     if (!n) {
       close("connection_closed");

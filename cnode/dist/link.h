@@ -77,6 +77,8 @@ class Link : public std::enable_shared_from_this<Link> {
   static Awaitable<void> write_loop(std::shared_ptr<Link> self);
   // False at the end of the link.
   Awaitable<bool> fill(std::span<std::byte> into);
+  void write_now();
+  void count_written(std::size_t n);
   void queue_tick(std::chrono::steady_clock::time_point now);
   std::size_t queue_bytes() const { return out_.size() + writing_.size() - written_; }
 

@@ -19,6 +19,8 @@ class Stream {
   // At least one byte; Code::closed at the end of the stream, Code::io otherwise.
   virtual Awaitable<Result<std::size_t>> read_some(std::span<std::byte> into) = 0;
   virtual Awaitable<Result<std::size_t>> write_some(codec::Bytes bytes) = 0;
+  // As much as can be written without waiting; 0: ask write_some(), which also has the reason. While it is not at work.
+  virtual std::size_t write_now(codec::Bytes) { return 0; }
   virtual void close() = 0;
   virtual std::string peer_address() const = 0;
 };

@@ -1,6 +1,7 @@
 #include "cnode/dist/tcp_stream.h"
 
 #include <fmt/format.h>
+#include <sys/socket.h>
 
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/buffer.hpp>
@@ -38,6 +39,12 @@ Awaitable<Result<std::size_t>> TcpStream::write_some(codec::Bytes bytes) {
       co_await socket_.async_write_some(asio::buffer(bytes.data(), bytes.size()), kAwait);
   if (ec) co_return io_failure(ec);
   co_return n;
+}
+
+std::size_t TcpStream::write_now(codec::Bytes bytes) {
+  const auto n =
+      ::send(socket_.native_handle(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  return n < 0 ? 0 : static_cast<std::size_t>(n);
 }
 
 void TcpStream::close() {

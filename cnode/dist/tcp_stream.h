@@ -16,6 +16,7 @@ class TcpStream : public Stream {
   explicit TcpStream(boost::asio::ip::tcp::socket socket);
   Awaitable<Result<std::size_t>> read_some(std::span<std::byte> into) override;
   Awaitable<Result<std::size_t>> write_some(codec::Bytes bytes) override;
+  std::size_t write_now(codec::Bytes bytes) override;
   void close() override;
   std::string peer_address() const override;
 
