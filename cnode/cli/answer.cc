@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
-
 #include "cnode/cli/times.h"
 
 namespace scope::node::cli {
@@ -34,40 +32,10 @@ std::expected<TermView, Trouble> unwrap(const TermView& reply) {
   return std::unexpected(std::move(t));
 }
 
-std::optional<TermView> get(const TermView& map, std::string_view key) {
-  const auto pairs = map.map();
-  if (!pairs) return std::nullopt;
-  auto value = pairs->find(key);
-  if (value && value->is_atom("unknown")) return std::nullopt;
-  return value;
-}
-
-std::optional<std::int64_t> get_integer(const TermView& map, std::string_view key) {
-  const auto value = get(map, key);
-  if (!value) return std::nullopt;
-  if (const auto real = value->real(); real && std::abs(*real) < 9e18) {
-    return static_cast<std::int64_t>(std::llround(*real));
-  }
-  return value->integer();
-}
-
-std::vector<TermView> get_list(const TermView& map, std::string_view key) {
-  std::vector<TermView> out;
-  const auto value = get(map, key);
-  if (!value || !value->list()) return out;
-  for (auto it = *value->list(); !it.done(); it.next()) out.push_back(it.item());
-  return out;
-}
-
 std::string get_text(const TermView& map, std::string_view key) {
   const auto value = get(map, key);
   if (!value || value->kind() == codec::TermKind::nil) return {};
   return printable(value->text().value_or(""));
-}
-
-bool get_flag(const TermView& map, std::string_view key) {
-  const auto value = get(map, key);
-  return value && value->is_atom("true");
 }
 
 std::string when(const TermView& map, std::string_view key, std::string_view error_key) {
@@ -120,9 +88,6 @@ std::string missing_line(const TermView& item) {
   return printable(codec::print(item, codec::Syntax::erlang, 300));
 }
 
-constexpr std::string_view kDigits =
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
 }  // namespace
 
 std::vector<std::string> completeness(const TermView& map) {
@@ -144,20 +109,10 @@ std::string completeness_text(const TermView& answer, const Screen& screen) {
   return out;
 }
 
-// base64url without padding: nothing in it needs quoting in a shell.
 std::string id_text(const TermView& map, std::string_view key) {
   const auto value = get(map, key);
   const auto bytes = value ? value->binary() : std::nullopt;
-  std::string out;
-  if (!bytes) return out;
-  std::uint32_t bits = 0;
-  int held = 0;
-  for (const auto b : *bytes) {
-    bits = bits << 8 | std::to_integer<std::uint32_t>(b);
-    for (held += 8; held >= 6; held -= 6) out += kDigits[bits >> (held - 6) & 63];
-  }
-  if (held > 0) out += kDigits[bits << (6 - held) & 63];
-  return out;
+  return bytes ? codec::base64url(*bytes) : "";
 }
 
 std::string cursor_text(const TermView& value) { return id_text(value, "next"); }
@@ -170,7 +125,7 @@ std::optional<std::string> cursor_bytes(std::string_view text) {
   for (char c : text) {
     if (c == '+') c = '-';  // as in JSON's {"$binary": ...}
     if (c == '/') c = '_';
-    const auto digit = kDigits.find(c);
+    const auto digit = codec::kBase64UrlDigits.find(c);
     if (digit == std::string_view::npos) return std::nullopt;
     bits = bits << 6 | static_cast<std::uint32_t>(digit);
     held += 6;

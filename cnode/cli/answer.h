@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cnode/cli/screen.h"
+#include "ei_codec/map_fields.h"
 #include "ei_codec/term_view.h"
 
 namespace scope::node::cli {
@@ -19,13 +20,12 @@ namespace scope::node::cli {
 std::expected<codec::TermView, Trouble> unwrap(const codec::TermView& reply);
 
 // Reading maps.
-std::optional<codec::TermView> get(const codec::TermView& map,
-                                   std::string_view key);  // nullopt: absent or `unknown`
-std::optional<std::int64_t> get_integer(const codec::TermView& map, std::string_view key);
-std::vector<codec::TermView> get_list(const codec::TermView& map, std::string_view key);
+using codec::get;
+using codec::get_flag;
+using codec::get_integer;
+using codec::get_list;
 std::string get_text(const codec::TermView& map,
                      std::string_view key);  // atoms and strings; "" otherwise
-bool get_flag(const codec::TermView& map, std::string_view key);
 
 // "2024-05-01T12:00:00.250000+02:00 ±12 µs", "?" when unknown. `error_key` may be empty.
 std::string when(const codec::TermView& map, std::string_view key, std::string_view error_key);

@@ -76,6 +76,29 @@ void RowFlags::write(Keywords& k) const {
   if (explain_) k.key("explain").boolean(true);
 }
 
+void TraceFlags::add_to(CLI::App& app) {
+  app.add_option("--pid", who_.pid,
+                 "that this process took part in: 0.123.0@node, NAME@node, NAME");
+  app.add_option("--node,--nodes", who_.nodes, "that these nodes took part in");
+  app.add_option("--mfa", who_.mfa, "with a call of this function: m:f/a, Mod.f/a, m:f");
+  app.add_option("--module,--modules", who_.modules, "with these behaviours, or calls in them");
+  app.add_option("--text", text_, "with this text in a message's name, a module or an error");
+  app.add_option("--min-duration", who_.duration, "that took at least so long: 10ms");
+  app.add_flag("--errors,!--no-errors", errors_, "with an error, or without one");
+}
+
+Status TraceFlags::check() { return who_.check(); }
+
+void TraceFlags::write(Keywords& k) const {
+  if (who_.process) who_.process->encode(k.key("pid"));
+  k.atoms("node", who_.nodes);
+  k.atoms("module", who_.modules);
+  if (who_.function) who_.function->encode(k.key("mfa"));
+  if (!text_.empty()) k.key("text").binary(std::string_view(text_));
+  if (who_.min_duration) k.key("min_duration").integer(*who_.min_duration);
+  if (errors_) k.key("errors").boolean(*errors_);
+}
+
 void PageFlags::add_range_to(CLI::App& app) {
   app.add_option("--since", since_,
                  "from this time on: now, 10s ago, -10s, 2024-05-01T12:00:00Z, 12:00:00, or "

@@ -57,6 +57,19 @@ class RowFlags {
   std::optional<codec::TermBuilder> pattern_;
 };
 
+// Which causal traces: for traces and export.
+class TraceFlags {
+ public:
+  void add_to(CLI::App& app);
+  Status check();
+  void write(Keywords& out) const;
+
+ private:
+  WhoFlags who_;
+  std::string text_;
+  std::optional<bool> errors_;
+};
+
 class PageFlags {
  public:
   void add_to(CLI::App& app);

@@ -26,14 +26,7 @@ class TracesCommand : public Question {
  protected:
   void add_own_flags(CLI::App& app) override {
     app.add_option("id", id_, "of a trace, as the list shows it, or of a span or event in it");
-    app.add_option("--pid", who_.pid,
-                   "that this process took part in: 0.123.0@node, NAME@node, NAME");
-    app.add_option("--node,--nodes", who_.nodes, "that these nodes took part in");
-    app.add_option("--mfa", who_.mfa, "with a call of this function: m:f/a, Mod.f/a, m:f");
-    app.add_option("--module,--modules", who_.modules, "with these behaviours, or calls in them");
-    app.add_option("--text", text_, "with this text in a message's name, a module or an error");
-    app.add_option("--min-duration", who_.duration, "that took at least so long: 10ms");
-    app.add_flag("--errors,!--no-errors", errors_, "with an error, or without one");
+    which_.add_to(app);
     page_.add_to(app);
   }
 
@@ -44,7 +37,7 @@ class TracesCommand : public Question {
         return fail(Code::bad_value, "not an id: give one as `scope traces` shows it", "ID", id_);
       id_ = *std::move(bytes);
     }
-    RETURN_IF_ERROR(who_.check());
+    RETURN_IF_ERROR(which_.check());
     return page_.check();
   }
 
@@ -55,13 +48,7 @@ class TracesCommand : public Question {
     }
     out.tuple(2).atom("get_traces");
     Keywords k(out);
-    if (who_.process) who_.process->encode(k.key("pid"));
-    k.atoms("node", who_.nodes);
-    k.atoms("module", who_.modules);
-    if (who_.function) who_.function->encode(k.key("mfa"));
-    if (!text_.empty()) k.key("text").binary(std::string_view(text_));
-    if (who_.min_duration) k.key("min_duration").integer(*who_.min_duration);
-    if (errors_) k.key("errors").boolean(*errors_);
+    which_.write(k);
     page_.write(k);
     k.end();
   }
@@ -71,9 +58,8 @@ class TracesCommand : public Question {
   }
 
  private:
-  WhoFlags who_;
-  std::string id_, text_;
-  std::optional<bool> errors_;
+  std::string id_;
+  TraceFlags which_;
   PageFlags page_;
 };
 

@@ -1,11 +1,12 @@
-%% What was recorded, in the forms of others: requests through front -> orders -> stock on three real nodes, as sequence diagrams.
+%% What was recorded, in the forms of others: requests through front -> orders -> stock on three real nodes, as sequence diagrams and as
+%% OpenTelemetry's spans, sent to a small HTTP receiver.
 -module(export_SUITE).
--export([all/0, init/1, timeout/1, a_flow_as_a_diagram/1]).
+-export([all/0, init/1, timeout/1, a_flow_as_a_diagram/1, traces_as_otlp/1, nobody_receives/1]).
 -import(scope_test, [start_node/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_cli, [scope/2, on_terminal/3, uncoloured/1, has/2]).
 
 -spec all() -> [atom()].
-all() -> [a_flow_as_a_diagram].
+all() -> [a_flow_as_a_diagram, traces_as_otlp, nobody_receives].
 
 -spec init(scope_test:config()) -> scope_test:config().
 init(Config) -> scope_cli:cookie(Config).
@@ -42,6 +43,114 @@ a_flow_as_a_diagram(Config) ->
     {2, _} = scope(Config, Args ++ ["--mermaid", "--diagram"]),
     {2, _} = scope(Config, Args ++ ["--mermaid", "--json"]),
     ok.
+
+%% The receiver refuses twice; what it then gets is the same as what is written into files, in both encodings, and it is what
+%% get_trace says. With $SCOPE_OTLP_SCHEMA the official schema reads it, too.
+-spec traces_as_otlp(scope_test:config()) -> ok.
+traces_as_otlp(Config = #{tmp := Tmp}) ->
+    {D = #{scope := Scope}, [A | _]} = orders_are_made(Config),
+    wait_until(fun() -> length(whole(A, D)) =:= ?ORDERS end, 20000),
+    Traces = whole(A, D),
+    Spans = lists:append([S || #{spans := S} <- Traces]),
+    To = fun(Args) -> scope(Config, ["export", "--scope", atom_to_list(Scope), "--json" | Args]) end,
+    {Port, Got} = receiver([503, 503, 200, 200]),
+    Url = "http://127.0.0.1:" ++ integer_to_list(Port),
+    {0, [Sent]} = To(["--otlp", Url]),
+    has([Sent], io_lib:format("\"traces\":~b,\"failed\":0,\"spans\":~b,\"dropped\":0,\"requests\":3,\"retries\":2", [?ORDERS, length(Spans)])),
+    {0, [_]} = To(["--otlp", Url, "--protocol", "http/json"]),
+    [{503, #{at := At}, Protobuf}, {503, First = #{at := Next}, Protobuf}, {200, Second, Protobuf}, {200, Third, Json}] = Got(4),
+    true = Next - At >= 1000, % as Retry-After said; of itself it waits about half as long
+    assert_eq([<<"application/x-protobuf">>, <<"application/x-protobuf">>, <<"application/json">>],
+              [maps:get(<<"content-type">>, H) || H <- [First, Second, Third]]),
+    [{'POST', "/v1/traces"} = maps:get(request, H) || H <- [First, Second, Third]],
+    Files = [filename:join(Tmp, F) || F <- ["t.binpb", "t.json"]],
+    [{0, [_]} = To(["--file", F]) || F <- Files],
+    [{ok, _}, {ok, JsonFile}] = [file:read_file(F) || F <- Files],
+    %% Clocks are measured anew all the time, so what is exported later has other times, and what follows from them.
+    Timeless = fun(Document) -> re:replace(Document, "(Nano\":|\"intValue\":|\"boolValue\":)(\"-?[0-9]+\"|true|false)", "\\1", [global, {return, binary}]) end,
+    assert_eq(Timeless(Json), string:trim(Timeless(JsonFile))),
+    %% Every name, in every resource; every sure edge a parent, and the rest links: counted in the document as it stands.
+    Count = fun(What) -> length(binary:matches(Json, What)) end,
+    assert_eq(length(Spans), Count(<<"\"startTimeUnixNano\"">>)),
+    Sure = [S || S = #{parent := P, certainty := C} <- Spans, P =/= none, lists:member(C, [exact, unique])],
+    assert_eq(length(Sure), Count(<<"\"parentSpanId\"">>)),
+    assert_eq(length([S || S = #{kind := call} <- Spans]), Count(<<"\"kind\":3,">>)),
+    assert_eq(length([S || S = #{kind := handle} <- Spans]), Count(<<"\"kind\":2,">>)),
+    assert_eq(length(lists:usort([N || #{node := N} <- Spans])), Count(<<"\"service.instance.id\"">>)),
+    case os:getenv("SCOPE_OTLP_SCHEMA") of
+        false -> ok;
+        Schema ->
+            P = scope_test:start_program(Config, Schema, ["timeless" | Files]),
+            [N] = scope_test:await_line(P, "^([0-9]+) spans", 30000),
+            assert_eq(length(Spans), binary_to_integer(N)),
+            assert_eq(0, scope_test:await_exit(P, 10000))
+    end.
+
+%% What cannot be sent is counted, said, and the exit status; so is what a receiver refuses for good.
+-spec nobody_receives(scope_test:config()) -> ok.
+nobody_receives(Config = #{tmp := Tmp}) ->
+    {D = #{scope := Scope}, [A | _]} = orders_are_made(Config),
+    wait_until(fun() -> length(whole(A, D)) =:= ?ORDERS end, 20000),
+    To = fun(Args) -> scope(Config, ["export", "--scope", atom_to_list(Scope) | Args]) end,
+    {Port, _} = receiver([400]),
+    {1, Refused} = To(["--otlp", "http://127.0.0.1:" ++ integer_to_list(Port)]),
+    has(Refused, "^[0-9]+ traces, 0 spans sent$"),
+    has(Refused, "^[1-9][0-9]* spans dropped: the receiver answered 400"),
+    {1, NoFile} = To(["--file", filename:join([Tmp, "none", "t.json"])]),
+    has(NoFile, "No such file"),
+    [{2, _} = To(Args) || Args <- [[], ["--file", "t.txt"], ["--otlp", "https://x"], ["--file", "t.json", "--protocol", "http/json"]]],
+    ok.
+
+%% The traces of all orders, when each has all its spans; [] before.
+whole(A, D) ->
+    #{traces := Listed} = scope_daemon:ask(A, D, {get_traces, #{limit => 1000}}),
+    Traces = [scope_daemon:ask(A, D, {get_trace, Id}) || #{id := Id} <- Listed],
+    %% front's handling and call, orders' handling and call, stock's handling, two casts.
+    case [T || T = #{spans := S} <- Traces, length(S) =/= 7] of
+        [] -> Traces;
+        _ -> []
+    end.
+
+%% An HTTP receiver on loopback: answers with Statuses, one after the other; what it got comes by the fun.
+receiver(Statuses) ->
+    Owner = self(),
+    Ref = make_ref(),
+    {ok, L} = gen_tcp:listen(0, [binary, {ip, {127, 0, 0, 1}}, {active, false}, {packet, http}, {reuseaddr, true}]),
+    {ok, Port} = inet:port(L),
+    Pid = spawn_link(fun() -> receive go -> serve(L, Statuses, {Owner, Ref}) end end),
+    ok = gen_tcp:controlling_process(L, Pid),
+    Pid ! go,
+    {Port, fun(N) -> [receive {Ref, Got} -> Got after 20000 -> error(nothing_received) end || _ <- lists:seq(1, N)] end}.
+
+serve(_, [], _) -> ok;
+serve(L, Statuses, To) ->
+    {ok, S} = gen_tcp:accept(L, 60000),
+    serve(L, connection(S, Statuses, To), To).
+
+connection(_, [], _) -> [];
+connection(S, [Status | More], To = {Owner, Ref}) ->
+    case head(S, #{}) of
+        closed -> [Status | More];
+        Head = #{<<"content-length">> := Length} ->
+            ok = inet:setopts(S, [{packet, raw}]),
+            {ok, Body} = gen_tcp:recv(S, binary_to_integer(Length), 20000),
+            Owner ! {Ref, {Status, Head, Body}},
+            ok = gen_tcp:send(S, [io_lib:format("HTTP/1.1 ~b status\r\nContent-Length: 0\r\n", [Status]),
+                                  [["Retry-After: 1\r\n"] || Status =:= 503, length(More) =:= 3], "\r\n"]),
+            ok = inet:setopts(S, [{packet, http}]),
+            connection(S, More, To)
+    end.
+
+head(S, Head) ->
+    case gen_tcp:recv(S, 0, 60000) of
+        {ok, {http_request, Method, {abs_path, Path}, _}} ->
+            head(S, Head#{request => {Method, Path}, at => erlang:monotonic_time(millisecond)});
+        {ok, {http_header, _, Name, _, Value}} ->
+            head(S, Head#{list_to_binary(string:lowercase(if is_atom(Name) -> atom_to_list(Name); true -> Name end)) =>
+                              list_to_binary(Value)});
+        {ok, http_eoh} -> Head;
+        {error, closed} -> closed
+    end.
 
 pairs([A, B | More]) -> [[A, B] | pairs(More)];
 pairs([]) -> [].
