@@ -1,8 +1,8 @@
-%% Benchmarks over real nodes and the real daemon (release build): `ingest` and `end_to_end` of the design's list. Run by
+%% Benchmarks over real nodes and the real daemon (release build): `ingest`, `end_to_end` and `match` of the design's list. Run by
 %% the scripts of the same names beside this file; prints {"figures": ...} as a line of its own. Options by environment:
 %% BENCH_QUICK, BENCH_RATE and BENCH_NATIVE_RATE (events a second and node, by tracer), BENCH_SECONDS.
 -module(cluster_bench).
--export([all/0, timeout/1, ingest/1, end_to_end/1]).
+-export([all/0, timeout/1, ingest/1, end_to_end/1, match/1]).
 -export([workers/1, spawners/1, go/2, pause/1, work/1, beat/1, made/0, probe/1]).
 -import(scope_test, [start_node/2, start_node/3, rpc/4, rpc/5, wait_until/2]).
 -import(scope_daemon, [ask/3, await_live/3]).
@@ -175,6 +175,19 @@ seen(Probe, X, Scope, Tries) ->
     end.
 
 stored(A, D) -> maps:get(events, maps:get(store, ask(A, D, status))).
+
+%% --- match -----------------------------------------------------------------------------------------------------------
+
+%% match_SUITE's loads, larger. What is not told from another is a figure of its own.
+match(Config) ->
+    Times = env("BENCH_TIMES", case os:getenv("BENCH_QUICK") of false -> 2000; _ -> 600 end),
+    F = #{rows := Rows, seconds := Seconds} = scope_match:measure(Config, Times),
+    Named = [precision, recall, ambiguous_rate, ambiguous_hashed_whole, identical_right_rate, identical_sure_wrong, causality_violations,
+             clock_bound_median_us],
+    print((maps:with(Named, F))#{events_per_s => Rows / Seconds},
+          (maps:with([truth, recorded, rows, crossing, identical_pairs], F))#{messages_of_each_load_and_worker => Times},
+          #{clock_bound_violations => "no skew is made here", clock_width_over_min_rtt => "no delay is made here",
+            offset_error_us_max => "no skew is made here"}).
 
 %% --- end to end ------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,133 @@
+// What the matcher makes of a whole store, for whoever knows better (match_SUITE, `scripts/bench match`).
+//
+//   match_pairs DB      nobody else has the store open
+//
+// Prints `SEND ARRIVAL HOW CANDIDATES` for each pair, events by their ids in hexadecimal, and `NAME NUMBER` for each of:
+// rows and seconds (of the best of three passes, decoding included), the matcher's counters, and of the clocks, over the
+// sure pairs of two nodes: `crossing`, `causality_violations` (corrected arrival before its send) and
+// `clock_bound_median_us` (of both ends' errors).
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <vector>
+
+#include "analysis/message_match.h"
+#include "analysis/row_stream.h"
+#include "store/trace_store.h"
+
+namespace scope::analysis {
+namespace {
+
+struct Pair {
+  EventId send, arrival;
+  Matched how = Matched::unknown;
+  std::uint32_t candidates = 0;
+  std::int64_t took_ns = 0;   // by corrected time
+  std::int64_t error_ns = 0;  // of both ends together; 0 on one node
+};
+
+struct Pairs : MatchSink {
+  void matched(const Message& send, const Message& arrival, Matched how,
+               std::uint32_t candidates) override {
+    all.push_back({send.id, arrival.id, how, candidates, arrival.at.time.ns - send.at.time.ns,
+                   slack(send.at, send.id, arrival.at, arrival.id)});
+  }
+  void taken(const Message&, const Message&) override {}
+  std::vector<Pair> all;
+};
+
+constexpr std::size_t kAdvanceEvery = 1024;
+
+struct Pass {
+  Pairs pairs;
+  MatchStats stats;
+  std::size_t rows = 0;
+  std::uint64_t corrupt = 0;
+  double seconds = 0;
+};
+
+void run(const store::View& view, const Context& context, Pass& out) {
+  const auto begun = std::chrono::steady_clock::now();
+  const ClockModel clock(view);
+  ScanSpec spec;
+  spec.types = codec::bit(codec::EventType::message_send) |
+               codec::bit(codec::EventType::message_fetch) |
+               codec::bit(codec::EventType::message_take);
+  spec.order = Order::oldest_first;
+  spec.payload = true;
+  RowStream rows(context, clock, spec);
+  Receivers receivers(context, clock);
+  MessageMatcher matcher(out.pairs);
+  for (RowStream::Item item; rows.next(item);) {
+    if (++out.rows % kAdvanceEvery == 0) matcher.advance(item.at.time);
+    matcher.add(receivers.message(*item.row, item.at));
+  }
+  matcher.finish();
+  out.stats = matcher.stats();
+  out.corrupt = rows.corrupt_blocks();
+  out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+}
+
+std::string hex(const EventId& id) {
+  std::string out;
+  for (const auto byte : id.to_bytes()) out += fmt::format("{:02x}", static_cast<unsigned>(byte));
+  return out;
+}
+
+int main(const char* path) {
+  store::StoreOptions options;
+  options.path = path;
+  auto store = store::TraceStore::open(options, nullptr);
+  if (!store) {
+    fmt::print(stderr, "match_pairs: {}\n", store.error().message);
+    return 1;
+  }
+  Context context;
+  context.view = (*store)->snapshot();
+  context.now = (*store)->now();
+  Pass pass;
+  run(*context.view, context, pass);
+  double best = pass.seconds;
+  for (int again = 0; again < 2; ++again) {
+    Pass other;
+    run(*context.view, context, other);
+    best = std::min(best, other.seconds);
+  }
+  for (const auto& p : pass.pairs.all) {
+    fmt::print("{} {} {} {}\n", hex(p.send), hex(p.arrival), name(p.how), p.candidates);
+  }
+  std::vector<std::int64_t> errors;
+  std::size_t violations = 0;
+  for (const auto& p : pass.pairs.all) {
+    if (p.how == Matched::ambiguous || p.error_ns == 0) continue;
+    errors.push_back(p.error_ns / 2);
+    violations += p.took_ns < 0;
+  }
+  std::ranges::sort(errors);
+  const auto& s = pass.stats;
+  fmt::print("rows {}\nseconds {:.6f}\ncorrupt {}\nsends {}\narrivals {}\n", pass.rows, best,
+             pass.corrupt, s.sends, s.arrivals);
+  fmt::print("exact {}\nunique {}\nambiguous {}\nunmatched_sends {}\nunmatched_arrivals {}\n",
+             s.exact, s.unique, s.ambiguous, s.unmatched_sends, s.unmatched_arrivals);
+  fmt::print("system {}\nunhashed {}\nfell_out {}\n", s.system, s.unhashed, s.fell_out);
+  fmt::print("crossing {}\ncausality_violations {}\n", errors.size(), violations);
+  if (!errors.empty()) {
+    fmt::print("clock_bound_median_us {:.3f}\n",
+               static_cast<double>(errors[errors.size() / 2]) / 1000);
+  }
+  (*store)->close();
+  return 0;
+}
+
+}  // namespace
+}  // namespace scope::analysis
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    fmt::print(stderr, "usage: match_pairs DB\n");
+    return 64;
+  }
+  return scope::analysis::main(argv[1]);
+}
