@@ -10,6 +10,7 @@
 
 #include "cnode/agents/agents.h"
 #include "cnode/agents/signal.h"
+#include "cnode/audit.h"
 #include "cnode/dist/node.h"
 #include "cnode/dist/spawn.h"
 #include "cnode/otp/otp.h"
@@ -88,10 +89,12 @@ class Daemon : public Process, public Controls, public store::StoreListener {
       signals_.async_wait([](boost::system::error_code e, int) {
         if (!e) std::_Exit(130);
       });
+      audit_->note("daemon_stop", "a signal", trace_ids());
       co_await agents_->detach_all(kDetachTimeout);
     }
     otp_.reset();
     if (service_) service_->stop();
+    if (audit_) audit_->close();
     if (store_) store_->close();
     agents_ready_ = false;
     if (node_) node_->stop();
@@ -116,10 +119,15 @@ class Daemon : public Process, public Controls, public store::StoreListener {
         std::max<std::uint64_t>(1, config_.query_threads - service.scan_threads));
     service.version = kVersion;
     service.node = node_->name();
-    service_ = std::make_unique<Service>(*store_, *this, service);
+    audit_ = std::make_unique<Audit>(io_, *store_, *this, counters_);
+    service_ = std::make_unique<Service>(*store_, *audit_, service);
     CO_ASSIGN_OR_RETURN(pid_, node_->register_process("elixir_scope", this));
     agents_ = std::make_unique<Agents>(io_, *node_, *store_, config_, counters_);
     agents_->on_coverage_changed([this] { service_->set_coverage(agents_->coverage()); });
+    agents_->on_trace_ended([this](std::uint64_t id, std::string_view node, std::string_view why) {
+      audit_->note("ended", why, {id}, node);
+    });
+    audit_->note("daemon_start", node_->name(), {});
     agents_ready_ = true;
     service_->set_coverage(agents_->coverage());
     agents_->start();
@@ -128,6 +136,12 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     spdlog::info("{} is up, port {}, store {} ({} events)", node_->name(), node_->port(),
                  config_.db, stats.events_stored);
     co_return Status{};
+  }
+
+  std::vector<std::uint64_t> trace_ids() const {
+    std::vector<std::uint64_t> ids;
+    for (const auto& trace : agents_->tracing()) ids.push_back(trace.id);
+    return ids;
   }
 
   // --- what OTP's tools see ---
@@ -215,7 +229,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     reply(std::move(outcome));
   }
 
-  void stop(std::optional<std::uint64_t> id, Reply<StopOutcome> reply) override {
+  void stop(std::optional<std::uint64_t> id, std::string, Reply<StopOutcome> reply) override {
     spawn(io_, "stop_trace", stop_trace(id, std::move(reply)));
   }
   Awaitable<void> stop_trace(std::optional<std::uint64_t> id, Reply<StopOutcome> reply) {
@@ -233,7 +247,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     return {};
   }
 
-  void update_config(std::vector<std::string> path, TermView value,
+  void update_config(std::vector<std::string> path, TermView value, std::string,
                      Reply<std::monostate> reply) override {
     std::string key = path.empty() ? "" : path.back();
     const Option* option = path.size() == 1 ? find_option(key) : nullptr;
@@ -293,6 +307,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
   boost::asio::signal_set signals_;
   std::unique_ptr<store::TraceStore> store_;
   std::unique_ptr<Node> node_;
+  std::unique_ptr<Audit> audit_;
   std::unique_ptr<Service> service_;
   std::unique_ptr<Agents> agents_;
   std::unique_ptr<Otp> otp_;

@@ -6,6 +6,7 @@
 
 #include <filesystem>
 
+#include "store/audit_log.h"
 #include "store/folder_lock.h"
 #include "store/gap_batch.h"
 #include "store/open_upkeep.h"
@@ -40,8 +41,9 @@ Result<T> wait(std::future<T>& answer, int timeout_ms) {
 class TraceStoreImpl final : public TraceStore {
  public:
   TraceStoreImpl(FolderLock lock, const StoreOptions& options, StoreState state, ClusterClock clock,
-                 StoreListener* listener)
+                 std::unique_ptr<AuditLog> audit, StoreListener* listener)
       : lock_(std::move(lock)),
+        audit_(std::move(audit)),
         store_id_(state.manifest.store_id),
         hash_key_(state.manifest.hash_key),
         clock_(clock),
@@ -64,6 +66,7 @@ class TraceStoreImpl final : public TraceStore {
     return writer_.push(Writer::Cut{incarnation, until}, sizeof(Writer::Cut));
   }
   Upkeep& upkeep() override { return upkeep_; }
+  AuditLog& audit() override { return *audit_; }
   std::shared_ptr<const View> snapshot() const override { return writer_.view(); }
   StoreStats stats() const override;
   Status flush(int timeout_ms) override;
@@ -71,6 +74,7 @@ class TraceStoreImpl final : public TraceStore {
 
  private:
   FolderLock lock_;
+  const std::unique_ptr<AuditLog> audit_;
   const std::uint64_t store_id_;
   const codec::HashKey hash_key_;
   const ClusterClock clock_;
@@ -188,8 +192,9 @@ Result<std::unique_ptr<TraceStore>> TraceStore::open(const StoreOptions& options
     for (const auto& l : state.lost) p.lost = p.lost && p.number != l.number;
   }
   RETURN_IF_ERROR(manifest.write(options.path));
+  ASSIGN_OR_RETURN(auto audit, AuditLog::open(options.path, options.sync));
   return std::make_unique<TraceStoreImpl>(std::move(lock), options, std::move(state), clock,
-                                          listener);
+                                          std::move(audit), listener);
 }
 
 }  // namespace scope::store

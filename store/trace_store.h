@@ -45,6 +45,7 @@ struct IncomingBatch {
   codec::TermView message;
 };
 
+class AuditLog;
 class Upkeep;
 
 class StoreListener {
@@ -100,6 +101,8 @@ class TraceStore {
 
   // Looking after its files while it is open (maintenance.h). Lives as long as the store.
   virtual Upkeep& upkeep() = 0;
+  // Who asked for what (audit_log.h). Lives as long as the store, also when it is closed.
+  virtual AuditLog& audit() = 0;
 
   virtual std::shared_ptr<const View> snapshot() const = 0;
   virtual StoreStats stats() const = 0;

@@ -277,6 +277,7 @@ Awaitable<void> Agents::watch_expiry(Agents& agents) {
       next = std::min(next, end);
     }
     if (over) {
+      if (agents.trace_ended_) agents.trace_ended_(*over, {}, "its time was over");
       (void)co_await agents.stop_trace(over);
     } else {
       co_await agents.traces_changed_->wait_for(Millis((next - now.ns) / 1'000'000 + 1));
@@ -379,7 +380,10 @@ Awaitable<void> Agents::went_live(std::shared_ptr<AgentSession> session) {
 
 void Agents::stopped_by_itself(const std::string& node, std::uint64_t id, const std::string& why) {
   spdlog::info("{}: trace {} ended there: {}", node, id, why);
-  if (auto it = traces_.find(id); it != traces_.end()) it->second.ended[node] = why;
+  if (auto it = traces_.find(id); it != traces_.end()) {
+    it->second.ended[node] = why;
+    if (trace_ended_) trace_ended_(id, node, why);
+  }
   changed();
 }
 

@@ -57,6 +57,11 @@ class Agents : public NodeObserver {
     coverage_changed_ = std::move(callback);
   }
 
+  // Called (on the io thread) when a trace ended that nobody stopped: on `node`, or, at its limit, everywhere (empty).
+  using TraceEnded =
+      std::function<void(std::uint64_t id, std::string_view node, std::string_view why)>;
+  void on_trace_ended(TraceEnded callback) { trace_ended_ = std::move(callback); }
+
   // From the store's listener, posted to the io thread.
   void committed(Incarnation incarnation, std::uint64_t seq);
   void out_of_order(Incarnation incarnation, std::uint64_t expected, std::uint64_t got);
@@ -124,6 +129,7 @@ class Agents : public NodeObserver {
   const std::shared_ptr<Counters> counters_;
   bool stopping_ = false;
   std::function<void()> coverage_changed_;
+  TraceEnded trace_ended_;
 };
 
 }  // namespace scope::node

@@ -12,11 +12,10 @@
 #include <random>
 
 #include "cnode/dist/node.h"
+#include "cnode/service/service.h"
 
 namespace scope::node::cli {
 namespace {
-
-constexpr std::string_view kPrefix = "scope_cli_";
 
 bool long_host(std::string_view node) {
   return node.find('.', node.find('@') + 1) != std::string_view::npos;
@@ -26,7 +25,7 @@ bool loopback(std::string_view host) { return host == "localhost" || host.starts
 
 std::string own_name(std::string_view peer, bool longnames) {
   std::random_device random;
-  std::string name = fmt::format("{}{}_{:06x}", kPrefix, getpid(), random() & 0xFFFFFFu);
+  std::string name = fmt::format("{}{}_{:06x}", kCommandLinePrefix, getpid(), random() & 0xFFFFFFu);
   const auto at = peer.find('@');
   const auto host = at == std::string_view::npos ? "localhost" : peer.substr(at + 1);
   // A node that is not on loopback sees us under this host's name, which the Node adds.
@@ -70,7 +69,7 @@ struct Client::Impl {
   }
 };
 
-bool is_command_line(std::string_view node) { return node.starts_with(kPrefix); }
+bool is_command_line(std::string_view node) { return node.starts_with(kCommandLinePrefix); }
 
 Client::Client(std::unique_ptr<Impl> impl, Access access)
     : impl_(std::move(impl)), access_(std::move(access)) {}

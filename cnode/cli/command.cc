@@ -173,6 +173,7 @@ std::vector<std::unique_ptr<Command>> commands(StartFn start) {
   out.push_back(make_clocks());
   out.push_back(make_verify_clean());
   out.push_back(make_store());
+  out.push_back(make_audit());
   out.push_back(make_config());
   return out;
 }

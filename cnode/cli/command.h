@@ -84,5 +84,6 @@ std::unique_ptr<Command> make_export();
 std::unique_ptr<Command> make_stats();
 std::unique_ptr<Command> make_verify_clean();
 std::unique_ptr<Command> make_store();
+std::unique_ptr<Command> make_audit();
 
 }  // namespace scope::node::cli

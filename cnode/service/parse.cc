@@ -333,4 +333,14 @@ Result<analysis::ProcessSpec> read_process(const TermView& value, std::string_vi
                    "a process is a pid, a registered name, {Name, Node}, or {\"<0.123.0>\", Node}");
 }
 
+Result<ClusterTime> read_cluster_time(const TermView& value, std::string_view field,
+                                      ClusterTime now) {
+  analysis::TimeSpec time;
+  ASSIGN_OR_RETURN(time, read_time(value, field));
+  if (const auto* at = std::get_if<ClusterTime>(&time)) return *at;
+  if (const auto* ago = std::get_if<analysis::Ago>(&time)) return ClusterTime{now.ns - ago->ns};
+  if (std::holds_alternative<analysis::Now>(time)) return now;
+  return bad_value(field, value, "must be nanoseconds, now, {ago, N, Unit} or an ISO 8601 text");
+}
+
 }  // namespace scope::node

@@ -79,6 +79,9 @@ Result<std::int64_t> read_duration(const codec::TermView& value, std::string_vie
 Result<analysis::MfaSpec> read_mfa(const codec::TermView& value, std::string_view field);
 
 Result<analysis::TimeSpec> read_time(const codec::TermView& value, std::string_view field);
+// A time that needs no node's clock.
+Result<ClusterTime> read_cluster_time(const codec::TermView& value, std::string_view field,
+                                      ClusterTime now);
 // ISO 8601: date and time with a zone or Z; without a zone it is UTC.
 std::optional<std::int64_t> parse_iso8601(std::string_view text);
 

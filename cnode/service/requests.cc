@@ -11,6 +11,7 @@
 #include "analysis/state_at.h"
 #include "analysis/state_history.h"
 #include "cnode/service/aggregate_request.h"
+#include "cnode/service/audit_request.h"
 #include "cnode/service/parse.h"
 #include "cnode/service/reply.h"
 #include "cnode/service/trace_request.h"
@@ -258,6 +259,7 @@ constexpr RequestDef kRequests[] = {
     {"aggregate", 4, Lane::scans, run_aggregate, true,
      "{aggregate, #{type => calls}, [mfa, {time, 1, minute}], [count, p99]}"},
     {"store", 2, Lane::upkeep, look_after_store, true, "{store, info | verify | {attach, Folder}}"},
+    {"audit", 2, Lane::points, run_audit, true, "{audit, #{since => {ago, 1, day}}}"},
     {"clocks", 1, Lane::points, clocks, true, "clocks"},
     {"get_state_diff", 4, Lane::points, nullptr, false, "{get_state_diff, Pid, T1, T2}"},
     {"get_pending_messages_at", 3, Lane::scans, nullptr, false,

@@ -220,6 +220,7 @@ TermBuilder Service::Impl::answer(const RequestDef& def, const Request& request,
 
 void Service::Impl::control(const RequestDef& def, const Request& request, Reply reply) {
   const TermView& term = request.term;
+  const std::string by = request.caller + " on " + request.caller_node;
   const auto outcome = [this]<typename T>(Reply r, auto write) -> Controls::Reply<T> {
     return [this, r = std::move(r), write](Result<T> result) mutable {
       if (!result) return r(failed(result.error()));
@@ -237,7 +238,6 @@ void Service::Impl::control(const RequestDef& def, const Request& request, Reply
   if (def.name == "start") {
     auto spec = parse_trace_spec(term.element(1), options.profiles);
     if (!spec) return reply(failed(spec.error()));
-    const std::string by = request.caller + " on " + request.caller_node;
     return controls.start(*std::move(spec), by,
                           outcome.operator()<StartOutcome>(
                               std::move(reply), [](TermBuilder& out, const StartOutcome& started) {
@@ -279,21 +279,22 @@ void Service::Impl::control(const RequestDef& def, const Request& request, Reply
                        .error()));
       }
     }
-    return controls.stop(id, outcome.operator()<StopOutcome>(
-                                 std::move(reply), [](TermBuilder& out, const StopOutcome& result) {
-                                   MapWriter map;
-                                   auto& ids = map.key("stopped").list(
-                                       static_cast<std::uint32_t>(result.ids.size()));
-                                   for (const auto n : result.ids) ids.unsigned_integer(n);
-                                   ids.nil();
-                                   write_nodes(map.key("nodes"), result.nodes);
-                                   map.write(out);
-                                 }));
+    return controls.stop(
+        id, by,
+        outcome.operator()<StopOutcome>(
+            std::move(reply), [](TermBuilder& out, const StopOutcome& result) {
+              MapWriter map;
+              auto& ids = map.key("stopped").list(static_cast<std::uint32_t>(result.ids.size()));
+              for (const auto n : result.ids) ids.unsigned_integer(n);
+              ids.nil();
+              write_nodes(map.key("nodes"), result.nodes);
+              map.write(out);
+            }));
   }
   auto path = read_path(term.element(1));
   if (!path) return reply(failed(path.error()));
   controls.update_config(
-      *std::move(path), term.element(2),
+      *std::move(path), term.element(2), by,
       outcome.operator()<std::monostate>(std::move(reply),
                                          [](TermBuilder& out, std::monostate) { out.atom("ok"); }));
 }

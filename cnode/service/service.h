@@ -35,6 +35,9 @@
 
 namespace scope::node {
 
+// How the nodes of command lines are called: scope_cli_<os pid>_<random>@host.
+inline constexpr std::string_view kCommandLinePrefix = "scope_cli_";
+
 // What an agent says of its costs (erl/agent/scope_agent.erl, status); empty until it has.
 struct Spending {
   std::optional<double> budget_percent, spent_percent, hold_seconds;
@@ -116,12 +119,13 @@ class Controls {
 
   virtual ~Controls() = default;
   virtual void status(Reply<StatusInfo> reply) = 0;
+  // `by`: who asked, a pid's text and its node.
   virtual void start(TraceSpec spec, std::string by, Reply<StartOutcome> reply) = 0;
-  // nullopt: all. Unknown id: no_such_trace.
   virtual void profiles(Reply<std::vector<ProfileOutcome>> reply) = 0;
-  virtual void stop(std::optional<std::uint64_t> id, Reply<StopOutcome> reply) = 0;
+  // nullopt: all. Unknown id: no_such_trace.
+  virtual void stop(std::optional<std::uint64_t> id, std::string by, Reply<StopOutcome> reply) = 0;
   // A path of keys ("store", "retain_bytes") and a term; unknown_key or bad_value if it is none.
-  virtual void update_config(std::vector<std::string> path, codec::TermView value,
+  virtual void update_config(std::vector<std::string> path, codec::TermView value, std::string by,
                              Reply<std::monostate> reply) = 0;
 };
 

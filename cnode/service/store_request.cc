@@ -21,15 +21,6 @@ Result<std::string> read_folder(const TermView& value) {
   return folder;
 }
 
-Result<ClusterTime> read_at(const TermView& value, std::string_view field, ClusterTime now) {
-  analysis::TimeSpec time;
-  ASSIGN_OR_RETURN(time, read_time(value, field));
-  if (const auto* at = std::get_if<ClusterTime>(&time)) return *at;
-  if (const auto* ago = std::get_if<analysis::Ago>(&time)) return ClusterTime{now.ns - ago->ns};
-  if (std::holds_alternative<analysis::Now>(time)) return now;
-  return bad_value(field, value, "must be nanoseconds, now, {ago, N, Unit} or an ISO 8601 text");
-}
-
 std::string state_of(const store::PartitionReport& r) {
   std::string out = r.active ? "active" : "";
   const auto add = [&out](std::string_view word) {
@@ -117,7 +108,7 @@ Result<StoreVerb> read_store_verb(const TermView& verb, ClusterTime now) {
   } else if (name == "archive" && size == 3) {
     out.kind = archive;
     ASSIGN_OR_RETURN(out.folder, read_folder(verb.element(1)));
-    ASSIGN_OR_RETURN(out.until, read_at(verb.element(2), "until", now));
+    ASSIGN_OR_RETURN(out.until, read_cluster_time(verb.element(2), "until", now));
   } else if ((name == "attach" || name == "detach") && size == 2) {
     out.kind = name == "attach" ? attach : detach;
     ASSIGN_OR_RETURN(out.folder, read_folder(verb.element(1)));
@@ -125,8 +116,8 @@ Result<StoreVerb> read_store_verb(const TermView& verb, ClusterTime now) {
              (name == "unprotect" && size == 3)) {
     out.kind = protect;
     out.keep = name == "protect";
-    ASSIGN_OR_RETURN(out.from, read_at(verb.element(1), "since", now));
-    ASSIGN_OR_RETURN(out.until, read_at(verb.element(2), "until", now));
+    ASSIGN_OR_RETURN(out.from, read_cluster_time(verb.element(1), "since", now));
+    ASSIGN_OR_RETURN(out.until, read_cluster_time(verb.element(2), "until", now));
     if (size == 4) {
       std::int64_t bytes = 0;
       ASSIGN_OR_RETURN(bytes, read_integer(verb.element(3), "budget", 0, INT64_MAX));

@@ -42,6 +42,7 @@ namespace scope {
   X(queue_overflow, error, "links closed because the peer does not read what we must tell it")   \
   X(send_busy, error, "messages refused to the sender in this node: the link's queue was full")  \
   X(escaped, error, "exceptions that escaped a coroutine or a process: a bug")                   \
+  X(audit_lost, data_loss, "entries that the audit log lacks: the disk was full or too slow")    \
   /* cnode/agents */                                                                             \
   X(batches_refused, error, "batches that came outside a session or beyond the credit; sent again") \
   X(clock_not_stored, data_loss, "versions of the clock model that the store did not take")      \

@@ -65,8 +65,11 @@ class NoControls : public Controls {
   void status(Reply<StatusInfo> r) override { r(StatusInfo{}); }
   void start(TraceSpec, std::string, Reply<StartOutcome> r) override { r(StartOutcome{}); }
   void profiles(Reply<std::vector<ProfileOutcome>> r) override { r({}); }
-  void stop(std::optional<std::uint64_t>, Reply<StopOutcome> r) override { r(StopOutcome{}); }
-  void update_config(std::vector<std::string>, codec::TermView, Reply<std::monostate> r) override {
+  void stop(std::optional<std::uint64_t>, std::string, Reply<StopOutcome> r) override {
+    r(StopOutcome{});
+  }
+  void update_config(std::vector<std::string>, codec::TermView, std::string,
+                     Reply<std::monostate> r) override {
     r(std::monostate{});
   }
 };

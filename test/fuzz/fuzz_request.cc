@@ -120,10 +120,11 @@ class NoDaemon : public Controls {
   void profiles(Reply<std::vector<ProfileOutcome>> reply) override {
     reply(std::vector<ProfileOutcome>{});
   }
-  void stop(std::optional<std::uint64_t>, Reply<StopOutcome> reply) override {
+  void stop(std::optional<std::uint64_t>, std::string, Reply<StopOutcome> reply) override {
     reply(StopOutcome{{3}, {}});
   }
-  void update_config(std::vector<std::string>, TermView, Reply<std::monostate> reply) override {
+  void update_config(std::vector<std::string>, TermView, std::string,
+                     Reply<std::monostate> reply) override {
     reply(std::monostate{});
   }
 };

@@ -43,14 +43,14 @@ class FakeDaemon : public Controls {
     out.nodes = {{"a@h", {}}, {"b@h", Error{Code::node_down, "it is down", "node", "b@h"}}};
     reply(std::move(out));
   }
-  void stop(std::optional<std::uint64_t> id, Reply<StopOutcome> reply) override {
+  void stop(std::optional<std::uint64_t> id, std::string, Reply<StopOutcome> reply) override {
     if (id && *id != 3) return reply(fail(Code::no_such_trace, "no trace with that id", "id"));
     reply(StopOutcome{{3}, {{"a@h", {}}}});
   }
   void profiles(Reply<std::vector<ProfileOutcome>> reply) override {
     reply(std::vector<ProfileOutcome>{{builtin_profiles().front(), {}}});
   }
-  void update_config(std::vector<std::string> path, TermView value,
+  void update_config(std::vector<std::string> path, TermView value, std::string,
                      Reply<std::monostate> reply) override {
     last_path = std::move(path);
     last_value = codec::print(value, codec::Syntax::erlang);
