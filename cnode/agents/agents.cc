@@ -168,7 +168,10 @@ Awaitable<void> Agents::start_on(Agents& agents, std::shared_ptr<AgentSession> s
 
 Awaitable<Result<StartOutcome>> Agents::start_trace(TraceSpec spec, std::string by) {
   std::uint64_t id = static_cast<std::uint64_t>(store_.now().ns / 1'000'000'000);
+  // Never one of a trace before: what is still said of that one would be taken for this one's.
+  id = std::max(id, last_id_ + 1);
   while (traces_.contains(id)) ++id;
+  last_id_ = id;
   std::optional<ClusterTime> expires;
   if (spec.forever && !spec.continuous && !spec.force && is_deep(spec)) {
     co_return fail(

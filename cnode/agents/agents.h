@@ -116,6 +116,7 @@ class Agents : public NodeObserver {
   std::unique_ptr<Signal> traces_changed_;
   std::map<std::string, std::shared_ptr<AgentSession>, std::less<>> sessions_;
   std::map<std::uint64_t, Trace> traces_;
+  std::uint64_t last_id_ = 0;
   // Nodes that were traced when coverage was looked at last, and since when those are not that were once.
   mutable std::map<std::string, std::optional<ClusterTime>> not_traced_since_;
   // The same of each kind of event; what was never asked for has no entry.
