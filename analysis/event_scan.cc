@@ -149,6 +149,7 @@ Plan make_plan(const Context& context, const ClockModel& clock, const ScanSpec& 
   for (const std::uint32_t i : found.units) {
     const auto& unit = units[i];
     if (spec.upper && unit.first > *spec.upper) continue;
+    if (unit.last <= spec.lower) continue;
     Candidate c{i, std::numeric_limits<std::int64_t>::max(),
                 std::numeric_limits<std::int64_t>::min()};
     for (const auto& range : unit.ranges) {

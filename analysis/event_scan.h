@@ -54,6 +54,7 @@ struct ScanSpec {
   std::size_t limit = kDefaultLimit;
   std::optional<Position> after;
   std::optional<store::Lsn> upper;  // batches that came later are not looked at
+  store::Lsn lower = 0;             // nor units that hold only batches up to this one
   bool payload = false;             // has `accept` to see it?
   Explain* explain = nullptr;
   // Looks at the row; may fill the hit's duration. Empty: every row.

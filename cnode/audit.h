@@ -39,6 +39,18 @@ class Audit : public Controls {
   void profiles(Reply<std::vector<ProfileOutcome>> reply) override {
     inner_.profiles(std::move(reply));
   }
+  void subscribe(analysis::Filter filter, std::uint64_t demand, std::optional<codec::PidParts> to,
+                 std::any asker, Reply<std::vector<std::byte>> reply) override {
+    inner_.subscribe(std::move(filter), demand, to, std::move(asker), std::move(reply));
+  }
+  void demand(const codec::RefParts& subscription, std::uint64_t more,
+              Reply<std::vector<std::byte>> reply) override {
+    inner_.demand(subscription, more, std::move(reply));
+  }
+  void unsubscribe(const codec::RefParts& subscription,
+                   Reply<std::vector<std::byte>> reply) override {
+    inner_.unsubscribe(subscription, std::move(reply));
+  }
   void start(TraceSpec spec, std::string by, Reply<StartOutcome> reply) override;
   void stop(std::optional<std::uint64_t> id, std::string by, Reply<StopOutcome> reply) override;
   void update_config(std::vector<std::string> path, codec::TermView value, std::string by,

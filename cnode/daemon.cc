@@ -16,6 +16,7 @@
 #include "cnode/otp/otp.h"
 #include "cnode/redaction.h"
 #include "cnode/service/service.h"
+#include "cnode/subscriptions.h"
 #include "cnode/version.h"
 #include "ei_codec/term_print.h"
 #include "store/trace_store.h"
@@ -94,6 +95,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     }
     otp_.reset();
     if (service_) service_->stop();
+    subscriptions_.reset();
     if (audit_) audit_->close();
     if (store_) store_->close();
     agents_ready_ = false;
@@ -122,6 +124,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     audit_ = std::make_unique<Audit>(io_, *store_, *this, counters_);
     service_ = std::make_unique<Service>(*store_, *audit_, service);
     CO_ASSIGN_OR_RETURN(pid_, node_->register_process("elixir_scope", this));
+    subscriptions_ = std::make_unique<Subscriptions>(io_, *node_, *store_, *service_, pid_);
     agents_ = std::make_unique<Agents>(io_, *node_, *store_, config_, counters_);
     agents_->on_coverage_changed([this] { service_->set_coverage(agents_->coverage()); });
     agents_->on_trace_ended([this](std::uint64_t id, std::string_view node, std::string_view why) {
@@ -179,9 +182,12 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     if (!call) return;  // anything else is not for us; a GenServer would log it
     auto cancelled = std::make_shared<std::atomic<bool>>(false);
     if (call->from.monitor) callers_[call->from.monitor] = cancelled;
-    Request request{call->request.term, message.packet.data,
+    Request request{call->request.term,
+                    message.packet.data,
                     fmt::format("<{}.{}>", call->from.pid.id, call->from.pid.serial),
-                    call->from.pid.node, cancelled};
+                    call->from.pid.node,
+                    cancelled,
+                    call->from.pid};
     auto reply = [this, from = call->from](TermBuilder answer) mutable {
       boost::asio::dispatch(io_, [this, from = std::move(from), answer = std::move(answer)] {
         callers_.erase(from.monitor);
@@ -199,6 +205,10 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     if (auto it = callers_.find(monitor); it != callers_.end()) it->second->store(true);
   }
 
+  void on_down(const Ref& monitor, const Target&, const Message&) override {
+    if (subscriptions_) subscriptions_->on_down(monitor);
+  }
+
   // --- Controls (on the io thread: handle() is called there) ---
   void status(Reply<StatusInfo> reply) override {
     StatusInfo info;
@@ -206,6 +216,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
         std::chrono::duration_cast<Millis>(std::chrono::steady_clock::now() - since_).count();
     info.nodes = agents_->node_status();
     info.tracing = agents_->tracing();
+    info.subscriptions = subscriptions_->size();
     for (std::size_t i = 0; i < kCounterInfo.size(); ++i) {
       info.counters.push_back({kCounterInfo[i].name, counters_->get(static_cast<Counter>(i)),
                                kCounterInfo[i].severity});
@@ -235,6 +246,36 @@ class Daemon : public Process, public Controls, public store::StoreListener {
   Awaitable<void> stop_trace(std::optional<std::uint64_t> id, Reply<StopOutcome> reply) {
     auto outcome = co_await agents_->stop_trace(id);
     reply(std::move(outcome));
+  }
+
+  using Encoded = std::vector<std::byte>;
+  static Encoded owned(const TermBuilder& term) {
+    const auto bytes = term.bytes();
+    return {bytes.begin(), bytes.end()};
+  }
+  void subscribe(analysis::Filter filter, std::uint64_t demand, std::optional<codec::PidParts> to,
+                 std::any asker, Reply<Encoded> reply) override {
+    const auto* caller = std::any_cast<Pid>(&asker);
+    if (!to && caller == nullptr) return reply(fail(Code::bad_value, "say to which pid", "to"));
+    auto ref = subscriptions_->subscribe(std::move(filter), demand, to ? Pid(*to) : *caller);
+    if (!ref) return reply(std::unexpected(std::move(ref).error()));
+    TermBuilder out;
+    out.reference(ref->parts());
+    reply(owned(out));
+  }
+  void demand(const codec::RefParts& ref, std::uint64_t more, Reply<Encoded> reply) override {
+    const auto all = subscriptions_->demand(Ref(ref), more);
+    if (!all) return reply(std::unexpected(all.error()));
+    TermBuilder out;
+    out.unsigned_integer(*all);
+    reply(owned(out));
+  }
+  void unsubscribe(const codec::RefParts& ref, Reply<Encoded> reply) override {
+    if (auto done = subscriptions_->unsubscribe(Ref(ref)); !done)
+      return reply(std::unexpected(std::move(done).error()));
+    TermBuilder out;
+    out.atom("ok");
+    reply(owned(out));
   }
 
   Status set_list(const Option& option, const TermView& value) {
@@ -309,6 +350,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
   std::unique_ptr<Node> node_;
   std::unique_ptr<Audit> audit_;
   std::unique_ptr<Service> service_;
+  std::unique_ptr<Subscriptions> subscriptions_;
   std::unique_ptr<Agents> agents_;
   std::unique_ptr<Otp> otp_;
   Pid pid_;

@@ -50,6 +50,8 @@ struct PredictionText {
 PredictionText prediction_text(const codec::TermView& said, const Screen& screen);
 std::string render_started(const codec::TermView& value, const Screen& screen);
 std::string render_stopped(const codec::TermView& value, const Screen& screen);
+// Only the table of `events`.
+std::string event_rows(const codec::TermView& value, const Screen& screen, bool titles);
 std::string render_events(const codec::TermView& value, const Screen& screen, bool titles = true);
 std::string render_state(const codec::TermView& value, const Screen& screen);
 std::string render_history(const codec::TermView& value, const Screen& screen);

@@ -156,6 +156,17 @@ Result<Message> Client::ask(const codec::TermBuilder& request) {
       impl_->node->gen_call(NameAt{"elixir_scope", daemon_}, owned(request), access_.timeout));
 }
 
+Pid Client::add_process(Process* process) { return impl_->node->spawn_process(process); }
+
+bool Client::run_until(const std::function<bool()>& done) {
+  impl_->io.restart();
+  while (!done()) {
+    if (!impl_->node->connected(daemon_)) return false;
+    impl_->io.run_one_for(std::chrono::milliseconds(100));
+  }
+  return true;
+}
+
 Result<Message> Client::rpc(const std::string& node, std::string_view module,
                             std::string_view function, const codec::TermBuilder& args) {
   return impl_->run(impl_->node->rpc_call(node, std::string(module), std::string(function),

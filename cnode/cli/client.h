@@ -8,12 +8,14 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "cnode/dist/message.h"
+#include "cnode/dist/process.h"
 #include "ei_codec/base/result.h"
 #include "ei_codec/term_builder.h"
 
@@ -38,6 +40,12 @@ class Client {
   const std::string& daemon() const { return daemon_; }
   // A gen_server call to the daemon: its whole reply. REQUIRES find_daemon() went well.
   Result<Message> ask(const codec::TermBuilder& request);
+
+  // A process here, which gets what is sent to it while one of these calls runs. It outlives the client's calls.
+  Pid add_process(Process* process);
+  // Until `done`, which is looked at after each thing that happens and ten times a second. False: the link to the daemon
+  // was lost.
+  bool run_until(const std::function<bool()>& done);
 
   Status connect(const std::string& node);
   // A node known only by the part before the @ (epmd tells no more), on this host: its full name, connected.

@@ -165,6 +165,7 @@ std::vector<std::unique_ptr<Command>> commands(StartFn start) {
   out.push_back(make_untrace());
   out.push_back(make_profiles());
   out.push_back(make_events());
+  out.push_back(make_tail());
   out.push_back(make_state());
   out.push_back(make_flow());
   out.push_back(make_traces());

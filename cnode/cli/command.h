@@ -85,5 +85,6 @@ std::unique_ptr<Command> make_stats();
 std::unique_ptr<Command> make_verify_clean();
 std::unique_ptr<Command> make_store();
 std::unique_ptr<Command> make_audit();
+std::unique_ptr<Command> make_tail();
 
 }  // namespace scope::node::cli

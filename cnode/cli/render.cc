@@ -173,7 +173,7 @@ std::string describe(const TermView& event, const Screen& screen) {
   return out;
 }
 
-std::string render_events(const TermView& value, const Screen& screen, bool titles) {
+std::string event_rows(const TermView& value, const Screen& screen, bool titles) {
   const auto events = get_list(value, "events");
   const TimeColumn times("time", events, "time", screen);
   Table table({times.column(), {"error"}, {"process"}, {"type"}, {"what", false, true}});
@@ -187,7 +187,12 @@ std::string render_events(const TermView& value, const Screen& screen, bool titl
                {type, paint_of(type)},
                describe(e, screen)});
   }
-  return table.render(screen.out, titles) + footer(value, events.size(), "events", screen);
+  return table.render(screen.out, titles);
+}
+
+std::string render_events(const TermView& value, const Screen& screen, bool titles) {
+  return event_rows(value, screen, titles) +
+         footer(value, get_list(value, "events").size(), "events", screen);
 }
 
 std::string render_status(const TermView& value, const Screen& screen) {

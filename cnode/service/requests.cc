@@ -270,9 +270,10 @@ constexpr RequestDef kRequests[] = {
     {"get_supervision_diff", 4, Lane::scans, nullptr, false,
      "{get_supervision_diff, Node, T1, T2}"},
     {"explain_state", 4, Lane::scans, nullptr, false, "{explain_state, Pid, Path, Time}"},
-    {"subscribe", 3, Lane::control, nullptr, false, "{subscribe, Filter, Opts}"},
-    {"demand", 3, Lane::control, nullptr, false, "{demand, Ref, N}"},
-    {"unsubscribe", 2, Lane::control, nullptr, false, "{unsubscribe, Ref}"},
+    {"subscribe", 3, Lane::control, nullptr, true,
+     "{subscribe, #{type => calls}, #{demand => 100}}"},
+    {"demand", 3, Lane::control, nullptr, true, "{demand, Ref, 100}"},
+    {"unsubscribe", 2, Lane::control, nullptr, true, "{unsubscribe, Ref}"},
 };
 
 }  // namespace
@@ -409,6 +410,7 @@ void write_status(TermBuilder& out, const StatusInfo& info, store::TraceStore& s
   }
   tracing.nil();
 
+  map.key("subscriptions").unsigned_integer(info.subscriptions);
   MapWriter counters;
   for (const auto& c : info.counters) counters.key(c.name).unsigned_integer(c.value);
   counters.write(map.key("counters"));

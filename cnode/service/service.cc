@@ -9,6 +9,7 @@
 #include "cnode/service/parse.h"
 #include "cnode/service/reply.h"
 #include "cnode/service/requests.h"
+#include "cnode/service/subscribe_request.h"
 
 namespace scope::node {
 namespace {
@@ -291,12 +292,39 @@ void Service::Impl::control(const RequestDef& def, const Request& request, Reply
               map.write(out);
             }));
   }
+  const auto encoded = [&] {
+    return outcome.operator()<std::vector<std::byte>>(
+        std::move(reply), [](TermBuilder& out, const std::vector<std::byte>& v) { out.raw(v); });
+  };
+  if (def.name == "subscribe") {
+    auto wanted = read_subscribe(term);
+    if (!wanted) return reply(failed(wanted.error()));
+    return controls.subscribe(std::move(wanted->filter), wanted->demand, wanted->to, request.asker,
+                              encoded());
+  }
+  if (def.name == "demand" || def.name == "unsubscribe") {
+    const auto wanted = read_demand(term);
+    if (!wanted) return reply(failed(wanted.error()));
+    return def.name == "demand" ? controls.demand(wanted->subscription, wanted->more, encoded())
+                                : controls.unsubscribe(wanted->subscription, encoded());
+  }
   auto path = read_path(term.element(1));
   if (!path) return reply(failed(path.error()));
   controls.update_config(
       *std::move(path), term.element(2), by,
       outcome.operator()<std::monostate>(std::move(reply),
                                          [](TermBuilder& out, std::monostate) { out.atom("ok"); }));
+}
+
+void Controls::subscribe(analysis::Filter, std::uint64_t, std::optional<codec::PidParts>, std::any,
+                         Reply<std::vector<std::byte>> reply) {
+  reply(fail(Code::not_available, "there are no subscriptions here"));
+}
+void Controls::demand(const codec::RefParts&, std::uint64_t, Reply<std::vector<std::byte>> reply) {
+  reply(fail(Code::not_available, "there are no subscriptions here"));
+}
+void Controls::unsubscribe(const codec::RefParts&, Reply<std::vector<std::byte>> reply) {
+  reply(fail(Code::not_available, "there are no subscriptions here"));
 }
 
 Service::Service(store::TraceStore& store, Controls& controls, ServiceOptions options)
@@ -325,6 +353,26 @@ void Service::handle(Request request, Reply reply) {
   if (!lane.add(job)) {
     (*answer)(impl_->failed({Code::busy, "too many requests wait; try again", {}, {}}));
   }
+}
+
+void Service::follow(std::shared_ptr<analysis::Follow> follow, std::uint32_t limit,
+                     std::move_only_function<void(Result<FollowPage>)> done) {
+  using Done = std::move_only_function<void(Result<FollowPage>)>;
+  const auto shared = std::make_shared<Done>(std::move(done));
+  LanePool::Job job = [impl = impl_.get(), follow, limit, shared](bool stopped) {
+    if (stopped) return (*shared)(fail(Code::closed, "the daemon is stopping"));
+    try {
+      (*shared)(follow_page(*follow, limit,
+                            {impl->store.snapshot(),
+                             impl->store.now(),
+                             {std::chrono::steady_clock::now() + kFollowDeadline, nullptr},
+                             impl->coverage.load()}));
+    } catch (const std::exception& e) {
+      (*shared)(fail(Code::internal, e.what()));
+    }
+  };
+  if (impl_->stopped) return (*shared)(fail(Code::closed, "the daemon is stopping"));
+  if (!impl_->scans.add(job)) (*shared)(fail(Code::busy, "too many requests wait; try again"));
 }
 
 void Service::set_coverage(std::shared_ptr<const analysis::Coverage> coverage) {

@@ -12,6 +12,7 @@
 //        (errors) or from the thread that Controls answers on. Controls is called on handle()'s thread.
 #pragma once
 
+#include <any>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -24,6 +25,7 @@
 #include <variant>
 #include <vector>
 
+#include "analysis/follow.h"
 #include "analysis/query.h"
 #include "cnode/service/profiles.h"
 #include "cnode/service/trace_spec.h"
@@ -84,6 +86,7 @@ struct StatusInfo {
   std::vector<NodeStatus> nodes;
   std::vector<TracingStatus> tracing;
   std::vector<CounterStatus> counters;
+  std::size_t subscriptions = 0;
 };
 
 struct NodeOutcome {
@@ -127,6 +130,15 @@ class Controls {
   // A path of keys ("store", "retain_bytes") and a term; unknown_key or bad_value if it is none.
   virtual void update_config(std::vector<std::string> path, codec::TermView value, std::string by,
                              Reply<std::monostate> reply) = 0;
+  // Subscriptions: `to` (else the asker) is sent what matches, never more than `demand` events. The value is an encoded
+  // term. Without them: not_available.
+  virtual void subscribe(analysis::Filter filter, std::uint64_t demand,
+                         std::optional<codec::PidParts> to, std::any asker,
+                         Reply<std::vector<std::byte>> reply);
+  virtual void demand(const codec::RefParts& subscription, std::uint64_t more,
+                      Reply<std::vector<std::byte>> reply);
+  virtual void unsubscribe(const codec::RefParts& subscription,
+                           Reply<std::vector<std::byte>> reply);
 };
 
 struct ServiceOptions {
@@ -144,6 +156,7 @@ struct Request {
   std::string caller;  // "<0.123.0>" for the record of who asked
   std::string caller_node;
   std::shared_ptr<const std::atomic<bool>> cancelled;  // set when the caller went away; may be null
+  std::any asker = {};  // whom Controls may send to later, in the daemon's own words
 };
 
 struct ServiceStats {
@@ -159,6 +172,16 @@ class Service {
   ~Service();
 
   void handle(Request request, Reply reply);
+  // The next page of a subscription, made on the scans' threads; busy when they have too much to do. `done` may come at
+  // once or from any thread; until then `follow` is not touched elsewhere.
+  struct FollowPage {
+    codec::TermBuilder events;  // the list
+    std::uint32_t count = 0;
+    codec::TermBuilder missing;  // the completeness
+    bool incomplete = false, more = false;
+  };
+  void follow(std::shared_ptr<analysis::Follow> follow, std::uint32_t limit,
+              std::move_only_function<void(Result<FollowPage>)> done);
   // What is known to be missing from everything recorded now; goes into each answer's completeness.
   void set_coverage(std::shared_ptr<const analysis::Coverage> coverage);
   ServiceStats stats() const;

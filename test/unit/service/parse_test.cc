@@ -244,7 +244,7 @@ TEST(FindRequest, SuggestsTheNearest) {
       {tup({atm("get_events")}), Code::bad_request, "wrong number of arguments"},
       {atm("get_events"), Code::bad_request, "wrong number of arguments"},
       {tup({atm("explain_state"), num(1)}), Code::not_available, "later version"},
-      {atm("subscribe"), Code::not_available, "later version"},
+      {atm("subscribe"), Code::bad_request, "wrong number of arguments"},
       {atm("xyzzyxyzzyxyzzy"), Code::not_available, "known: hello"},
       {num(5), Code::bad_request, "an atom or a tuple"},
       {tup({num(5), num(6)}), Code::bad_request, "an atom or a tuple"},

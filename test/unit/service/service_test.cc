@@ -118,7 +118,7 @@ TEST_F(ServiceTest, Hello) {
   EXPECT_EQ(value({"version"}), "<<\"0.1.0\">>");
   EXPECT_NE(value({"features"}).find("get_state_at"), std::string::npos);
   EXPECT_NE(value({"features"}).find("get_trace"), std::string::npos);
-  EXPECT_EQ(value({"features"}).find("subscribe"), std::string::npos);
+  EXPECT_EQ(value({"features"}).find("explain_state"), std::string::npos);
 }
 
 TEST_F(ServiceTest, GetEventsGivesEventMapsAndACursor) {
@@ -257,7 +257,7 @@ TEST_F(ServiceTest, FaultsAnswerWithCodeFieldGotAndHint) {
             "{error,{bad_value,#{field => limit,got => <<\"0\">>,hint => <<\"must be an integer "
             "from 1 to "
             "10000\">>}}}");
-  EXPECT_EQ(ask(atm("subscribe")).substr(0, 21), "{error,{not_available");
+  EXPECT_EQ(ask(atm("explain_state")).substr(0, 21), "{error,{not_available");
   EXPECT_EQ(ask(num(1)).substr(0, 19), "{error,{bad_request");
 }
 
