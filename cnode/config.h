@@ -19,11 +19,13 @@ namespace scope::node {
 struct Config {
   std::string name;  // empty: scope@localhost, or scope@<fqdn> with longnames
   std::string cookie, cookie_file;
+  std::vector<std::string> cookies;  // NODE=FILE
   bool longnames = false;
   std::vector<std::string> nodes;
   std::string db = "scope.db";
   std::string listen = "0.0.0.0";
-  std::uint64_t port = 0;
+  std::uint64_t port = 0, port_max = 0;
+  bool no_epmd = false;
   std::uint64_t max_packet_bytes = 64ull << 20;
   std::uint64_t link_queue_bytes = 16ull << 20;
   std::uint64_t credit_bytes = 4ull << 20;

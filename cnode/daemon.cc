@@ -6,6 +6,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
+#include <charconv>
 #include <map>
 
 #include "cnode/agents/agents.h"
@@ -42,6 +43,24 @@ store::StoreOptions store_options(const Config& c) {
   return o;
 }
 
+// Takes the ports out of `nodes`: name@host:port becomes name@host.
+Result<std::map<std::string, std::uint16_t, std::less<>>> take_ports(
+    std::vector<std::string>& nodes) {
+  std::map<std::string, std::uint16_t, std::less<>> out;
+  for (auto& node : nodes) {
+    const auto colon = node.find(':');
+    if (colon == node.npos) continue;
+    unsigned port = 0;
+    const auto* end = node.data() + node.size();
+    const auto [at, ec] = std::from_chars(node.data() + colon + 1, end, port);
+    if (ec != std::errc{} || at != end || port == 0 || port > 65535)
+      return fail(Code::bad_value, "must be name@host or name@host:port", "node", node);
+    node.resize(colon);
+    out[node] = static_cast<std::uint16_t>(port);
+  }
+  return out;
+}
+
 Result<NodeOptions> node_options(const Config& c) {
   NodeOptions o;
   o.name = c.name.empty() ? "scope" : c.name;
@@ -52,8 +71,19 @@ Result<NodeOptions> node_options(const Config& c) {
     ASSIGN_OR_RETURN(
         o.cookie, c.cookie_file.empty() ? Cookie::from_home() : Cookie::from_file(c.cookie_file));
   }
+  CookiesByNode cookies;
+  for (const auto& given : c.cookies) {
+    const auto split = given.find('=');
+    const auto node = given.substr(0, split);
+    if (split == given.npos || node.find('@') == node.npos)
+      return fail(Code::bad_value, "must be name@host=FILE", "cookie_for", given);
+    ASSIGN_OR_RETURN(cookies[node], Cookie::from_file(given.substr(split + 1)));
+  }
+  if (!cookies.empty()) o.cookies = std::make_shared<const CookiesByNode>(std::move(cookies));
+  o.epmd = !c.no_epmd;
   o.listen_address = c.listen;
-  o.listen_port_min = o.listen_port_max = static_cast<std::uint16_t>(c.port);
+  o.listen_port_min = static_cast<std::uint16_t>(c.port);
+  o.listen_port_max = static_cast<std::uint16_t>(std::max(c.port, c.port_max));
   o.max_packet_bytes = c.max_packet_bytes;
   o.max_queue_bytes = c.link_queue_bytes;
   return o;
@@ -106,6 +136,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
 
   Awaitable<Status> bring_up() {
     CO_ASSIGN_OR_RETURN(auto options, node_options(config_));
+    CO_ASSIGN_OR_RETURN(options.ports, take_ports(config_.nodes));
     auto store = store_options(config_);
     options.counters = store.counters = counters_;
     CO_ASSIGN_OR_RETURN(store_, store::TraceStore::open(store, this));

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -33,5 +35,7 @@ class Cookie {
   void wipe() noexcept;
   std::string text_;
 };
+
+using CookiesByNode = std::map<std::string, Cookie, std::less<>>;
 
 }  // namespace scope::node

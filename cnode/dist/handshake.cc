@@ -215,13 +215,14 @@ Awaitable<Result<Hello>> handshake_connect(std::shared_ptr<Stream> stream, Hands
   CO_RETURN_IF_ERROR(check_flags(peer));
   const std::uint32_t challenge = new_challenge();
   CO_RETURN_IF_ERROR(co_await write_frame(
-      stream, encode_reply(challenge, handshake_digest(self.cookie, peer.challenge))));
+      stream,
+      encode_reply(challenge, handshake_digest(self.cookie_for(expected_name), peer.challenge))));
   auto ack_frame = co_await read_frame(stream);
   if (!ack_frame) {
     co_return std::unexpected(closed_means_cookie(std::move(ack_frame).error(), expected_name));
   }
   CO_ASSIGN_OR_RETURN(codec::Bytes digest, parse_ack(*ack_frame));
-  if (!same_digest(handshake_digest(self.cookie, challenge), digest)) {
+  if (!same_digest(handshake_digest(self.cookie_for(expected_name), challenge), digest)) {
     co_return fail(Code::auth_failed,
                    fmt::format("{} could not prove that it knows the cookie", expected_name),
                    "cookie");
@@ -271,12 +272,12 @@ Awaitable<Result<Hello>> handshake_accept(std::shared_ptr<Stream> stream, Handsh
   CO_RETURN_IF_ERROR(co_await write_frame(stream, encode_challenge(ours)));
   CO_ASSIGN_OR_RETURN(ByteBuffer reply_frame, co_await read_frame(stream));
   CO_ASSIGN_OR_RETURN(ChallengeReply reply, parse_reply(reply_frame));
-  if (!same_digest(handshake_digest(self.cookie, challenge), reply.digest)) {
+  if (!same_digest(handshake_digest(self.cookie_for(peer.name), challenge), reply.digest)) {
     co_return fail(Code::auth_failed, fmt::format("{} has another cookie than we", peer.name),
                    "cookie");
   }
-  CO_RETURN_IF_ERROR(
-      co_await write_frame(stream, encode_ack(handshake_digest(self.cookie, reply.challenge))));
+  CO_RETURN_IF_ERROR(co_await write_frame(
+      stream, encode_ack(handshake_digest(self.cookie_for(peer.name), reply.challenge))));
   peer.flags &= flags::kOurs | flags::kPublished;
   co_return peer;
 }

@@ -64,6 +64,14 @@ struct HandshakeSelf {
   std::string name;
   std::uint32_t creation = 0;
   Cookie cookie;
+  std::shared_ptr<const CookiesByNode> cookies =
+      nullptr;  // of those that have another; may be null
+
+  const Cookie& cookie_for(std::string_view peer) const {
+    if (!cookies) return cookie;
+    const auto it = cookies->find(peer);
+    return it == cookies->end() ? cookie : it->second;
+  }
 };
 
 // We connected. Result: the peer, with the flags that both sides have. Errors as Node::connect's; busy: the peer

@@ -71,6 +71,8 @@ Awaitable<Status> Node::Impl::start(Self self) {
   CO_RETURN_IF_ERROR(self->fix_name());
   if (self->options_.listen) {
     CO_RETURN_IF_ERROR(self->listen());
+  }
+  if (self->options_.listen && self->options_.epmd) {
     const std::string short_name = self->options_.name.substr(0, self->options_.name.find('@'));
     auto registered = co_await epmd_register(self->io_, self->epmd_, short_name, self->port_,
                                              self->options_.handshake_timeout);

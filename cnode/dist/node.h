@@ -25,6 +25,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -50,6 +51,10 @@ struct NodeOptions {
   std::string name;  // "scope@host"; without a host one is added: the short host name, or with
                      // longnames the full
   Cookie cookie;
+  std::shared_ptr<const CookiesByNode> cookies;  // of nodes that have another one; may be null
+  // Nodes whose ports are known: no epmd is asked for them.
+  std::map<std::string, std::uint16_t, std::less<>> ports;
+  bool epmd = true;        // false: nothing is registered; peers must know our port
   bool longnames = false;  // as for erl -name; short names have no dot after the @
   std::string epmd_host;   // empty: $ERL_EPMD_ADDRESS's first address, or 127.0.0.1
   std::uint16_t epmd_port =

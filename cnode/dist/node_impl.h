@@ -143,7 +143,9 @@ class Node::Impl : public LinkOwner, public std::enable_shared_from_this<Node::I
   void link_up(std::shared_ptr<Stream> stream, const Hello& peer, bool initiated);
   void finish_attempt(const std::string& node, const Status& status);
   void count_failed_handshake(const Error& error);
-  HandshakeSelf handshake_self() const { return {options_.name, creation_, options_.cookie}; }
+  HandshakeSelf handshake_self() const {
+    return {options_.name, creation_, options_.cookie, options_.cookies};
+  }
 
   // node_signals.cc
   Status on_packet(Link& link, Packet packet) override;

@@ -28,14 +28,14 @@ std::string host_of(std::string_view node) { return std::string(node.substr(node
 
 Status Node::Impl::listen() {
   error_code ec;
-  const auto address = asio::ip::make_address_v4(options_.listen_address, ec);
-  if (ec) return fail(Code::bad_value, "not an IPv4 address", "listen", options_.listen_address);
+  const auto address = asio::ip::make_address(options_.listen_address, ec);
+  if (ec) return fail(Code::bad_value, "not an IP address", "listen", options_.listen_address);
   std::uint32_t port = options_.listen_port_min;
   const std::uint32_t last = std::max(options_.listen_port_min, options_.listen_port_max);
   for (; port <= last; ++port) {
     error_code ignored;
     acceptor_.close(ignored);
-    acceptor_.open(tcp::v4(), ec);
+    acceptor_.open(address.is_v6() ? tcp::v6() : tcp::v4(), ec);
     if (!ec) acceptor_.set_option(tcp::acceptor::reuse_address(true), ec);
     if (!ec) acceptor_.bind({address, static_cast<std::uint16_t>(port)}, ec);
     if (!ec) acceptor_.listen(asio::socket_base::max_listen_connections, ec);
@@ -218,8 +218,13 @@ Awaitable<Status> Node::Impl::attempt_link(Self self, std::string node,
   const std::string host = host_of(node);
   EpmdAddress epmd = self->epmd_;
   if (host != self->host_) epmd.host = host;
-  const std::string short_name = node.substr(0, node.find('@'));
-  auto port = co_await epmd_lookup(self->io_, epmd, short_name, self->options_.handshake_timeout);
+  Result<std::uint16_t> port;
+  if (const auto known = self->options_.ports.find(node); known != self->options_.ports.end()) {
+    port = known->second;
+  } else {
+    const std::string short_name = node.substr(0, node.find('@'));
+    port = co_await epmd_lookup(self->io_, epmd, short_name, self->options_.handshake_timeout);
+  }
   if (!port) co_return std::unexpected(port.error());
   if (attempt->yielded || attempt->result) co_return fail(Code::busy, "the peer was first");
 

@@ -63,19 +63,25 @@ std::string TcpStream::peer_address() const {
 Awaitable<Status> tcp_connect(std::shared_ptr<TcpStream> stream, std::string host,
                               std::uint16_t port) {
   tcp::resolver resolver(stream->socket_.get_executor());
-  auto [resolve_error, found] =
-      co_await resolver.async_resolve(tcp::v4(), host, std::to_string(port), kAwait);
+  auto [resolve_error, found] = co_await resolver.async_resolve(host, std::to_string(port), kAwait);
   if (resolve_error || found.empty()) {
     co_return fail(Code::unknown_node,
                    fmt::format("the host {} has no address: {}", host, resolve_error.message()));
   }
+  // IPv4 first: that is where a node listens unless it was told otherwise.
+  std::vector<tcp::endpoint> endpoints;
+  for (const bool v4 : {true, false}) {
+    for (const auto& entry : found) {
+      if (entry.endpoint().address().is_v4() == v4) endpoints.push_back(entry.endpoint());
+    }
+  }
   error_code last;
-  for (const auto& entry : found) {
+  for (const auto& endpoint : endpoints) {
     tcp::socket& socket = stream->socket_;
     error_code ignored;
     if (stream->closed_) co_return fail(Code::closed, "closed while connecting");
     socket.close(ignored);
-    auto [ec] = co_await socket.async_connect(entry.endpoint(), kAwait);
+    auto [ec] = co_await socket.async_connect(endpoint, kAwait);
     last = ec;
     if (!ec) {
       socket.set_option(tcp::no_delay(true), ignored);
