@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <boost/unordered/unordered_flat_set.hpp>
+#include <numeric>
 #include <utility>
 
 #include "ei_codec/term_tags.h"
@@ -131,6 +132,20 @@ void take_cells(BlockIndex& out, const CellMap& cells) {
   out.mfas.shrink_to_fit();
 }
 
+// Ascending. They are random bits, so their first ones tell nearly where each belongs; the rest is a look at neighbours.
+void sort_hashes(std::vector<std::uint64_t>& hashes) {
+  constexpr unsigned kShift = 64 - 12;
+  std::vector<std::uint32_t> next((1U << 12) + 1);
+  for (const auto h : hashes) ++next[(h >> kShift) + 1];
+  std::partial_sum(next.begin(), next.end(), next.begin());
+  std::vector<std::uint64_t> out(hashes.size());
+  for (const auto h : hashes) out[next[h >> kShift]++] = h;
+  for (std::size_t begin = 0, i = 0; i + 1 < next.size(); begin = next[i++])
+    std::sort(out.begin() + static_cast<std::ptrdiff_t>(begin),
+              out.begin() + static_cast<std::ptrdiff_t>(next[i]));
+  hashes.swap(out);
+}
+
 using EdgeKey = decltype(std::declval<BlockIndex::Edge>().key());
 struct EdgeHash {
   std::size_t operator()(const EdgeKey& k) const {
@@ -248,7 +263,7 @@ void BlockIndexBuilder::add(const StoredRow& row, NameId mfa, bool repeats) {
 
 std::shared_ptr<const BlockIndex> BlockIndexBuilder::finish() {
   auto& out = *work_->out;
-  std::ranges::sort(out.hashes);
+  sort_hashes(out.hashes);
   out.hashes.erase(std::ranges::unique(out.hashes).begin(), out.hashes.end());
   out.hashes.shrink_to_fit();
   out.processes.shrink_to_fit();

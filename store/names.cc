@@ -1,5 +1,6 @@
 #include "store/names.h"
 
+#define XXH_INLINE_ALL  // names are short: a call costs as much as their hash
 #include <xxhash.h>
 
 #include <algorithm>
