@@ -39,6 +39,7 @@
 // Reading checks every piece's hash and every length against its end: a damaged block is `corrupt`, never a crash.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -74,9 +75,11 @@ class BlockEncoder {
  public:
   BlockEncoder();
   ~BlockEncoder();
-  // `rows` in arrival order; at least one, at most kMaxBlockRows.
-  EncodedBlock encode(std::span<const StoredRow* const> rows, Lsn first, Lsn last,
-                      BlockNames& names);
+  // `rows` in arrival order; at least one, at most kMaxBlockRows. `pause`: called after each frame, some milliseconds
+  // of work; it may add to what `names` knows.
+  EncodedBlock encode(
+      std::span<const StoredRow* const> rows, Lsn first, Lsn last, BlockNames& names,
+      const std::function<void()>& pause = [] {});
 
  private:
   struct Work;
