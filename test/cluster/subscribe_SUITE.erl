@@ -104,7 +104,7 @@ it_ends_with_its_subscriber(Config) ->
     {Ref2, [], _} = told(B, Cut),
     true = rpc(B, erlang, disconnect_node, [maps:get(scope, D)]),
     Gone(Ref2),
-    {ok, Ref3} = call(A, D, {subscribe, #{}, #{to => Cut}}),
+    {ok, Ref3} = call(A, D, {subscribe, #{}, #{to => rpc(A, erlang, spawn, [timer, sleep, [infinity]])}}),
     {ok, ok} = call(A, D, {unsubscribe, Ref3}),
     Gone(Ref3),
     %% There is an end to how many there are, and those that are gone do not count.

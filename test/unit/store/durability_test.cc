@@ -51,8 +51,9 @@ TEST_F(StoreTest, RollsAndDropsWholePartitions) {
   reopen();
   auto view = store_->snapshot();
   const auto files = [&] {
-    return std::count_if(std::filesystem::directory_iterator(options_.path), {},
-                         [](const auto& e) { return e.path().extension() == ".mdb"; });
+    return std::count_if(std::filesystem::directory_iterator(options_.path), {}, [](const auto& e) {
+      return e.path().filename().string().starts_with("p-") && e.path().extension() == ".mdb";
+    });
   };
   for (int i = 0; i < 100 && store_->stats().bytes_on_disk > options_.retain_bytes; ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(50));

@@ -48,8 +48,9 @@ class PartitionsTest : public StoreTest {
   }
   std::size_t files() const {
     return static_cast<std::size_t>(
-        std::count_if(std::filesystem::directory_iterator(options_.path), {},
-                      [](const auto& e) { return e.path().extension() == ".mdb"; }));
+        std::count_if(std::filesystem::directory_iterator(options_.path), {}, [](const auto& e) {
+          return e.path().filename().string().starts_with("p-") && e.path().extension() == ".mdb";
+        }));
   }
   static std::size_t open_maps(const std::string& folder) {
     std::ifstream in("/proc/self/maps");
