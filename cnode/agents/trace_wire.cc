@@ -15,7 +15,6 @@ using codec::EventType;
 using codec::TermBuilder;
 using codec::TermView;
 
-
 struct Group {
   std::string_view name;
   std::uint32_t types;

@@ -15,7 +15,6 @@ namespace {
 using codec::EventType;
 using codec::TermView;
 
-
 struct Group {
   std::string_view name;
   std::uint32_t types;

@@ -18,7 +18,6 @@ using test::World;
 
 constexpr std::int64_t kMs = 1'000'000;
 
-
 struct Fact {
   std::string node;
   PidParts pid;

@@ -13,7 +13,6 @@ using codec::EventType;
 using store::RowFilter;
 using store::Selection;
 
-
 class IndexTest : public StoreTest {
  protected:
   // `count` events of two nodes: 40 busy processes, one rare function, name and word each every 2,000 events or so.
