@@ -1,6 +1,7 @@
 #include "analysis/match_value.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -101,7 +102,9 @@ Relation compare_numbers(const TermView& a, const TermView& b, bool exact) {
     r = opposite(compare_integer_real(b, *a.real()));
   } else {
     const double p = *a.real(), q = *b.real();
-    if (exact && std::memcmp(&p, &q, sizeof p) == 0) return Relation::equal;
+    if (exact && std::bit_cast<std::uint64_t>(p) == std::bit_cast<std::uint64_t>(q)) {
+      return Relation::equal;
+    }
     r = relation(p, q);
     return exact && r == Relation::equal ? Relation::different : r;
   }

@@ -164,7 +164,7 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
       message.matched = context_cut && match->second.how == Matched::unique ? Matched::ambiguous
                                                                             : match->second.how;
     }
-    out.messages.push_back(std::move(message));
+    out.messages.push_back(message);
   }
 
   std::optional<ClusterTime> low = walk.since, high = walk.until;
