@@ -200,7 +200,7 @@ bool BlockEncoder::Work::add_message(const TraceRecord& record, BlockNames& name
   auto& column = rest[kMessage].emplace_back();
   if (fresh) {
     messages.push_back({&record, add_payload(record, kMessages, names)});
-    column = kNextMessage * 2;
+    column = std::uint64_t{kNextMessage} * 2;
     return false;
   }
   column = (repeated ? std::uint64_t{kSameMessage} : place + std::uint64_t{kPlaceFrom}) * 2;

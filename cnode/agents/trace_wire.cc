@@ -152,7 +152,7 @@ void write_spec(TermBuilder& b, const TraceSpec& spec, std::string_view node, co
 
 std::optional<double> number(const std::optional<TermView>& term) {
   if (!term) return std::nullopt;
-  if (auto real = term->real()) return *real;
+  if (auto real = term->real()) return real;
   if (auto integer = term->integer()) return static_cast<double>(*integer);
   return std::nullopt;
 }

@@ -80,7 +80,7 @@ class AuditCommand : public Question {
       for (const auto& id : get_list(entry, "traces"))
         ids += (ids.empty() ? "" : " ") + screen.term(id);
       auto by = text_of(entry, "by", screen);
-      if (get_text(entry, "via") == "command_line") by = "command line, " + by;
+      if (get_text(entry, "via") == "command_line") by.insert(0, "command line, ");
       table.add({{when(entry, "time", ""), Paint::dim},
                  text_of(entry, "action", screen),
                  ids,

@@ -56,7 +56,7 @@ struct Client::Impl {
   T run(Awaitable<T> task) {
     std::optional<T> result;
     std::exception_ptr escaped;
-    boost::asio::co_spawn(io, std::move(task), [&](std::exception_ptr e, T value) {
+    boost::asio::co_spawn(io, std::move(task), [&](const std::exception_ptr& e, T value) {
       escaped = e;
       result.emplace(std::move(value));
     });

@@ -103,7 +103,7 @@ std::string node_clock(const TermView& node) {
   return fmt::format("{} {}", format_duration(*offset), format_error(error));
 }
 
-std::string join(std::vector<TermView> items, const Screen& screen) {
+std::string join(const std::vector<TermView>& items, const Screen& screen) {
   std::string out;
   for (const auto& i : items) out += (out.empty() ? "" : ", ") + screen.term(i);
   return out;

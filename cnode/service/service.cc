@@ -316,6 +316,7 @@ void Service::Impl::control(const RequestDef& def, const Request& request, Reply
                                          [](TermBuilder& out, std::monostate) { out.atom("ok"); }));
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): an override keeps them
 void Controls::subscribe(analysis::Filter, std::uint64_t, std::optional<codec::PidParts>, std::any,
                          Reply<std::vector<std::byte>> reply) {
   reply(fail(Code::not_available, "there are no subscriptions here"));
@@ -359,7 +360,8 @@ void Service::follow(std::shared_ptr<analysis::Follow> follow, std::uint32_t lim
                      std::move_only_function<void(Result<FollowPage>)> done) {
   using Done = std::move_only_function<void(Result<FollowPage>)>;
   const auto shared = std::make_shared<Done>(std::move(done));
-  LanePool::Job job = [impl = impl_.get(), follow, limit, shared](bool stopped) {
+  LanePool::Job job = [impl = impl_.get(), follow = std::move(follow), limit,
+                       shared](bool stopped) {
     if (stopped) return (*shared)(fail(Code::closed, "the daemon is stopping"));
     try {
       (*shared)(follow_page(*follow, limit,

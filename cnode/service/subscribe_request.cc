@@ -61,7 +61,7 @@ Result<DemandRequest> read_demand(const TermView& request) {
 }
 
 Result<Service::FollowPage> follow_page(analysis::Follow& follow, std::uint32_t limit,
-                                        analysis::Context context) {
+                                        const analysis::Context& context) {
   analysis::Follow::Page page;
   ASSIGN_OR_RETURN(page, follow.next(context, limit, kFollowBytes));
   Service::FollowPage out;

@@ -25,6 +25,6 @@ struct DemandRequest {
 Result<DemandRequest> read_demand(const codec::TermView& request);  // of unsubscribe, too
 
 Result<Service::FollowPage> follow_page(analysis::Follow& follow, std::uint32_t limit,
-                                        analysis::Context context);
+                                        const analysis::Context& context);
 
 }  // namespace scope::node

@@ -87,7 +87,7 @@ class Bench {
       const auto info = store->incarnation(kNames[n], 7, n + 1);
       SCOPE_CHECK(info.has_value());
       incarnation_[n] = info->number;
-      behind_[n] = (n + 1) * 3'600'000 * kMs;
+      behind_[n] = (std::int64_t{n} + 1) * 3'600'000 * kMs;
       store::ClockVersion v;
       v.incarnation = info->number;
       v.raw_at = RawTime{store->now().ns - behind_[n]};
@@ -285,7 +285,7 @@ int run(std::uint64_t events, int rounds) {
       const auto i = static_cast<std::uint32_t>(random() % 5000);
       return i < kServers ? bench.server(i) : bench.client(i - kServers);
     };
-    const auto events_of = [](Pairs filter) { return tup({atm("get_events"), kw(filter)}); };
+    const auto events_of = [](const Pairs& filter) { return tup({atm("get_events"), kw(filter)}); };
     const auto add = [&](const char* name, const Figure& f, const char* when = "") {
       if (f.asked == 0 || f.empty == f.asked) return;  // nothing was measured
       figures += fmt::format("{}\"{}_p50_ms{}\": {:.3f}, \"{}_p99_ms{}\": {:.3f}",
@@ -293,7 +293,7 @@ int run(std::uint64_t events, int rounds) {
       std::fprintf(stderr, "%-16s%-14s p50 %8.3f ms  p99 %8.3f ms  (%zu asked, %zu errors)\n", name,
                    when, f.p50, f.p99, f.asked, f.empty);
     };
-    const auto stats = [](Pairs filter, Term by) {
+    const auto stats = [](const Pairs& filter, Term by) {
       return tup({atm("aggregate"), kw(filter), std::move(by), lst({atm("count")})});
     };
     struct Asked {
