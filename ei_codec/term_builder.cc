@@ -175,7 +175,7 @@ TermBuilder& TermBuilder::reference(const RefParts& ref) {
   atom(ref.node);
   char out[24];
   put32(out, ref.creation);
-  for (std::uint32_t i = 0; i < count; ++i) put32(out + 4 + 4 * i, ref.ids[i]);
+  for (std::size_t i = 0; i < count; ++i) put32(out + 4 + 4 * i, ref.ids[i]);
   append(x_, out, 4 + 4 * std::size_t{count});
   return *this;
 }

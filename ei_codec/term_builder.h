@@ -15,7 +15,7 @@
 #include "ei_codec/base/ids.h"
 #include "ei_codec/term_view.h"
 
-struct ei_x_buff_TAG;
+struct ei_x_buff_TAG;  // NOLINT(readability-identifier-naming): ei's
 
 namespace scope::codec {
 

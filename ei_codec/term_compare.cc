@@ -1,6 +1,7 @@
 // equal(): terms compared by meaning. Maps of different order are matched through an index of structural hashes, so the
 // cost stays about linear whatever a peer sends. Recursion is bounded by kMaxDepth.
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "ei_codec/map_index.h"
@@ -83,10 +84,8 @@ bool equal(const TermView& a, const TermView& b) {
   switch (kind) {
     case TermKind::atom:
       return a.atom() == b.atom();
-    case TermKind::real: {
-      const double x = *a.real(), y = *b.real();
-      return std::memcmp(&x, &y, sizeof x) == 0;
-    }
+    case TermKind::real:
+      return std::bit_cast<std::uint64_t>(*a.real()) == std::bit_cast<std::uint64_t>(*b.real());
     case TermKind::pid:
       return a.pid() == b.pid();
     case TermKind::port:

@@ -187,7 +187,7 @@ Status Frame::open_rest() {
   while (alias_in.left() > 0) {
     alias_at.push_back(static_cast<std::uint32_t>(aliases.size() - alias_in.left()));
     const auto count = alias_in.u8();
-    alias_in.raw(count * 4U);
+    alias_in.raw(std::size_t{count} * 4);
     if (!alias_in.ok() || count > 5) return corrupt("frame's rest");
   }
   if (head_.has_messages() && hashes > 0) RETURN_IF_ERROR(find_messages(hashes));

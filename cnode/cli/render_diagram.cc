@@ -232,7 +232,7 @@ std::string mermaid_text(std::string_view text) {
 
 std::string render_flow_diagram(const TermView& value, const Screen& screen) {
   const auto diagram = diagram_of(value, screen);
-  const auto foot = footer(value, diagram.arrows.size(), "messages", screen);
+  auto foot = footer(value, diagram.arrows.size(), "messages", screen);
   if (diagram.arrows.empty()) return foot;
   std::vector<TermView> rows;
   for (const auto& a : diagram.arrows) rows.push_back(a.message);

@@ -214,10 +214,11 @@ struct OtlpSender::Impl {
 
   Reply once(const std::string& body) {
     std::optional<Reply> reply;
-    asio::co_spawn(io, post(stream, options, body), [&](std::exception_ptr escaped, Reply r) {
-      if (escaped) r.why = "the request failed";
-      reply = std::move(r);
-    });
+    asio::co_spawn(io, post(stream, options, body),
+                   [&](const std::exception_ptr& escaped, Reply r) {
+                     if (escaped) r.why = "the request failed";
+                     reply = std::move(r);
+                   });
     io.restart();
     io.run();
     if (!reply || reply->status == 0) stream.close();

@@ -32,7 +32,7 @@ class Recording {
   Recording(unsigned seed, std::int64_t step)
       : random(seed), world([](auto& o) { o.block_rows = 300; }), step_(step) {
     for (int n = 0; n < 2; ++n) {
-      behind_[n] = (n + 1) * 3'600'000 * kMs + n * 337 * kMs + 41;
+      behind_[n] = (std::int64_t{n} + 1) * 3'600'000 * kMs + std::int64_t{n} * 337 * kMs + 41;
       node_[n] = &world.node(n == 0 ? "a@h" : "b@h", 7, behind_[n]);
       clock_[n] = begin();
     }

@@ -33,7 +33,7 @@ class Recording {
  public:
   explicit Recording(unsigned seed) : random_(seed), world([](auto& o) { o.block_rows = 256; }) {
     for (int n = 0; n < 2; ++n) {
-      behind_[n] = (n + 1) * 3'600'000 * kMs;
+      behind_[n] = (std::int64_t{n} + 1) * 3'600'000 * kMs;
       node_[n] = &world.node(n == 0 ? "a@h" : "b@h", 7, behind_[n]);
       for (std::uint32_t p = 0; p < 6; ++p) pids_.push_back(node_[n]->own(100 + p));
     }

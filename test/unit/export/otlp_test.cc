@@ -1,4 +1,5 @@
 // Causal traces as OTLP: what becomes of an answer to get_trace, byte by byte; addresses; files.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -23,7 +24,7 @@ constexpr std::int64_t kMay = 1714557600'000'000'000;
 
 std::string id(char c) { return std::string(24, c); }
 
-Pairs span(char own, Term parent, std::string kind, std::string certainty, Pairs more = {}) {
+Pairs span(char own, Term parent, std::string kind, std::string certainty, const Pairs& more = {}) {
   Pairs out = {{"id", bin(id(own))},
                {"parent", std::move(parent)},
                {"kind", atm(std::move(kind))},
@@ -51,7 +52,7 @@ Pairs span(char own, Term parent, std::string kind, std::string certainty, Pairs
   return out;
 }
 
-Term trace(std::vector<Term> spans, std::vector<Term> links = {}, Pairs more = {}) {
+Term trace(std::vector<Term> spans, std::vector<Term> links = {}, const Pairs& more = {}) {
   Pairs out = {{"id", bin(id('a'))},
                {"spans", lst(std::move(spans))},
                {"links", lst(std::move(links))},
@@ -236,7 +237,7 @@ TEST(Otlp, AFileIsWholeOrNotThere) {
       auto twice = batch.json();
       const std::string begin = R"({"resourceSpans":[)";
       const auto inside = twice.substr(begin.size(), twice.size() - begin.size() - 2);
-      EXPECT_EQ(read(path), begin + inside + "," + inside + "]}\n");
+      EXPECT_EQ(read(path), fmt::format("{}{},{}]}}\n", begin, inside, inside));
     }
     std::filesystem::remove(path);
   }
