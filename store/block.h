@@ -39,7 +39,6 @@
 // Reading checks every piece's hash and every length against its end: a damaged block is `corrupt`, never a crash.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -75,11 +74,9 @@ class BlockEncoder {
  public:
   BlockEncoder();
   ~BlockEncoder();
-  // `rows` in arrival order; at least one, at most kMaxBlockRows. `pause`: called after each frame, some milliseconds
-  // of work; it may add to what `names` knows.
-  EncodedBlock encode(
-      std::span<const StoredRow* const> rows, Lsn first, Lsn last, BlockNames& names,
-      const std::function<void()>& pause = [] {});
+  // `rows` in arrival order; at least one, at most kMaxBlockRows.
+  EncodedBlock encode(std::span<const StoredRow* const> rows, Lsn first, Lsn last,
+                      BlockNames& names);
 
  private:
   struct Work;

@@ -206,11 +206,8 @@ bool BlockEncoder::Work::add_message(const TraceRecord& record, BlockNames& name
   column = (repeated ? std::uint64_t{kSameMessage} : place + std::uint64_t{kPlaceFrom}) * 2;
   const auto& known = messages[place];
   if (record.payload.size() == known.first->payload.size()) {
-    const auto* const first =
-        known.first->payload.data();  // of bytes std::equal compares each alone
     if (record.strings == known.first->strings &&
-        (record.payload.empty() ||
-         std::memcmp(record.payload.data(), first, record.payload.size()) == 0))
+        std::ranges::equal(record.payload, known.first->payload))
       return true;
     // Another batch's numbers for the same atoms: compared as the partition has them.
     const auto own = streams[kMessages].size();
@@ -328,7 +325,7 @@ BlockEncoder::BlockEncoder() : work_(std::make_unique<Work>()) {}
 BlockEncoder::~BlockEncoder() = default;
 
 EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn first, Lsn last,
-                                  BlockNames& names, const std::function<void()>& pause) {
+                                  BlockNames& names) {
   SCOPE_CHECK(!rows.empty() && rows.size() <= kMaxBlockRows);
   auto& w = *work_;
   w.nodes.clear();
@@ -359,10 +356,8 @@ EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn fi
 
   std::vector<FrameEntry> frames;
   BlockIndexBuilder index([&](std::string_view text) { return names.atom(text); });
-  for (std::size_t at = 0; at < rows.size(); at += kFrameRows) {
+  for (std::size_t at = 0; at < rows.size(); at += kFrameRows)
     frames.push_back(w.encode_frame(at, std::min(at + kFrameRows, rows.size()), names, index));
-    pause();
-  }
   header.messages = static_cast<std::uint32_t>(w.messages.size());
   header.message_table = w.add_message_table();
   std::vector<Piece> chunks;

@@ -42,18 +42,13 @@ struct Writer::Group {
   std::size_t begin = 0, end = 0;  // of the tail
   std::vector<EncodedBlock> blocks;
 };
-struct Writer::SegmentValue {
-  char kind;
-  std::uint32_t segment;
-  std::vector<std::byte> value;
-};
 
 // A small map (tests) must hold a few blocks.
 std::uint64_t Writer::seal_bytes() const {
   return std::min<std::uint64_t>(kSealBytes, options_.map_bytes / 8);
 }
 
-std::vector<Writer::Group> Writer::plan_groups(const Pause& pause) {
+std::vector<Writer::Group> Writer::plan_groups() {
   std::vector<Group> groups;
   std::size_t rows = 0, bytes = 0, begin = 0;
   std::size_t all_rows = 0, all_bytes = 0;
@@ -80,7 +75,7 @@ std::vector<Writer::Group> Writer::plan_groups(const Pause& pause) {
     for (std::size_t p = 0; p < parts && !all.empty(); ++p) {
       const auto from = all.size() * p / parts, to = all.size() * (p + 1) / parts;
       group.blocks.push_back(
-          encoder_.encode(std::span(all).subspan(from, to - from), first, last, names, pause));
+          encoder_.encode(std::span(all).subspan(from, to - from), first, last, names));
     }
   }
   return groups;
@@ -125,24 +120,26 @@ Status Writer::write_group(lmdb::Txn& txn, Group& group) {
   return store_lives(txn, db, batches, state_.incarnations, *state_.names);
 }
 
-// Adds the new blocks to `open`; what becomes complete is to be written.
-void Writer::add_to_segment(std::span<Group> groups, OpenSegment& open, const Pause& pause,
-                            std::vector<SegmentValue>& complete) const {
+Status put_segment(lmdb::Txn& txn, const Databases& db, const OpenSegment& open) {
+  for (const char kind : kSegmentKinds)
+    RETURN_IF_ERROR(txn.put(db.seg, segment_key(kind, segment_of(open.first_block)),
+                            encode_segment(kind, open.blocks)));
+  return {};
+}
+
+// Adds the new blocks to `open`; what becomes complete is written.
+Status Writer::write_segments(lmdb::Txn& txn, std::span<Group> groups, OpenSegment& open) const {
   for (const auto& group : groups) {
     for (const auto& block : group.blocks) {
       open.blocks.push_back(block.index);
       if (open.blocks.size() < kSegmentBlocks) continue;
-      if (std::ranges::find(open.blocks, nullptr) == open.blocks.end()) {
-        for (const char kind : kSegmentKinds) {
-          complete.push_back(
-              {kind, segment_of(open.first_block), encode_segment(kind, open.blocks)});
-          pause();
-        }
-      }
+      if (std::ranges::find(open.blocks, nullptr) == open.blocks.end())
+        RETURN_IF_ERROR(put_segment(txn, state_.active->db(), open));
       open.first_block += kSegmentBlocks;
       open.blocks.clear();
     }
   }
+  return {};
 }
 
 // The last segment of a partition that ends. Without it these blocks are judged by their statistics.
@@ -151,10 +148,7 @@ void Writer::end_segment() {
     return;
   const auto write = [&]() -> Status {
     ASSIGN_OR_RETURN(auto txn, lmdb::Txn::begin(state_.active->env(), true));
-    for (const char kind : kSegmentKinds)
-      RETURN_IF_ERROR(txn.put(state_.active->db().seg,
-                              segment_key(kind, segment_of(open_.first_block)),
-                              encode_segment(kind, open_.blocks)));
+    RETURN_IF_ERROR(put_segment(txn, state_.active->db(), open_));
     return txn.commit();
   };
   if (const auto written = write(); !written)
@@ -162,21 +156,8 @@ void Writer::end_segment() {
                  open_.blocks.size(), state_.active->number(), to_string(written.error()));
 }
 
-// How long ago it was received.
-std::chrono::nanoseconds Writer::age(const TailBatch& batch) const {
-  return std::chrono::nanoseconds(clock_.now().ns - batch.received_ns);
-}
-
 Status Writer::commit() {
-  // What comes from here on waits for the next commit, so that it, too, can be sealed without being written raw.
-  auto end = state_.tail.size();
-  const auto most_rows = tail_rows_ + options_.block_rows / 2;
-  const auto most_bytes = tail_bytes_ + seal_bytes() / 2;
-  const Pause pause = [&] { receive_meanwhile(most_rows, most_bytes); };
-  auto groups = plan_groups(pause);
-  auto open = open_;
-  std::vector<SegmentValue> complete;
-  add_to_segment(groups, open, pause, complete);
+  auto groups = plan_groups();
   auto next_block = state_.last_block;
   for (auto& group : groups) {
     for (auto& block : group.blocks) {
@@ -185,14 +166,9 @@ Status Writer::commit() {
     }
   }
   const auto sealed = groups.empty() ? 0 : groups.back().end;
-  // What came last waits for the next block, too, while it is young and nobody asked: it would be written twice.
-  const auto raw = std::max(sealed, committed_);
-  if (sealed > 0 && !commit_now_ && raw < end && age(*state_.tail[raw]) < commit_interval())
-    end = raw;
-  const auto last_lsn = end == 0 ? state_.last_lsn : state_.tail[end - 1]->lsn;
   // What is acknowledged: put back if the transaction fails.
   std::map<Incarnation, std::uint64_t> before;
-  for (auto i = committed_; i < end; ++i) {
+  for (auto i = committed_; i < state_.tail.size(); ++i) {
     const auto& batch = *state_.tail[i];
     if (batch.seq == 0) continue;
     before.try_emplace(batch.incarnation(),
@@ -201,32 +177,32 @@ Status Writer::commit() {
     if (batch.cut) state_.incarnations.set_complete(batch.incarnation(), *batch.cut);
   }
 
+  auto open = open_;
   const auto write = [&]() -> Status {
     const auto& db = state_.active->db();
     ASSIGN_OR_RETURN(auto txn, lmdb::Txn::begin(state_.active->env(), true));
     for (auto& group : groups) RETURN_IF_ERROR(write_group(txn, group));
-    for (const auto& [kind, segment, value] : complete)
-      RETURN_IF_ERROR(txn.put(db.seg, segment_key(kind, segment), value));
-    RETURN_IF_ERROR(write_hot(txn, std::span(state_.tail).subspan(raw, end - raw), db));
+    RETURN_IF_ERROR(write_segments(txn, groups, open));
+    RETURN_IF_ERROR(
+        write_hot(txn, std::span(state_.tail).subspan(std::max(sealed, committed_)), db));
     RETURN_IF_ERROR(state_.incarnations.store(txn, db.agents));
     RETURN_IF_ERROR(state_.clocks.write_new(txn, db.clock));
     RETURN_IF_ERROR(state_.names->write_new(txn, db.names));
-    RETURN_IF_ERROR(txn.put(db.agents, meta_key(), encode_meta(last_lsn, clock_.now())));
+    RETURN_IF_ERROR(txn.put(db.agents, meta_key(), encode_meta(state_.last_lsn, clock_.now())));
     return txn.commit();
   };
   if (auto written = write(); !written) {
     for (const auto& [n, seq] : before) state_.incarnations.set_committed(n, seq);
     return written;
   }
-  committed(groups, std::move(open), end);
+  committed(groups, std::move(open));
   for (const auto& [n, seq] : before) {
     if (listener_) listener_->on_committed(n, state_.incarnations.info(n).last_committed_seq);
   }
   return {};
 }
 
-// `end`: of what was committed, in the tail as it still is.
-void Writer::committed(std::vector<Group>& groups, OpenSegment open, std::size_t end) {
+void Writer::committed(std::vector<Group>& groups, OpenSegment open) {
   counters_->add(Counter::commits);
   fresh_partition_ = false;
   state_.names->mark_stored();
@@ -251,13 +227,8 @@ void Writer::committed(std::vector<Group>& groups, OpenSegment open, std::size_t
                       state_.tail.begin() + static_cast<std::ptrdiff_t>(sealed));
     publisher_.drop_tail(sealed);
   }
-  committed_ = end - sealed;
-  pending_bytes_ = 0;
-  if (committed_ < state_.tail.size())
-    pending_since_ =
-        Clock::now() - std::chrono::duration_cast<Clock::duration>(age(*state_.tail[committed_]));
-  for (auto i = committed_; i < state_.tail.size(); ++i)
-    pending_bytes_ += state_.tail[i]->message.size();
+  committed_ = state_.tail.size();
+  pending_rows_ = pending_bytes_ = 0;
   gauges_.tail_rows = tail_rows_;
   gauges_.blocks = publisher_.sealed().units.size();
   publisher_.set_incarnations(state_.incarnations);

@@ -5,7 +5,6 @@
 #include <time.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "store/gap_batch.h"
 
@@ -146,30 +145,6 @@ std::vector<Writer::Item> Writer::take(Clock::time_point until) {
   return items;
 }
 
-// Batches that came while a commit encodes, until the tail is as large as said; only those at the queue's front, so that
-// nothing overtakes.
-void Writer::receive_meanwhile(std::size_t most_rows, std::size_t most_bytes) {
-  bool received = false;
-  for (std::size_t i = 0; i < kTakeMost && !failing_; ++i) {
-    if (tail_rows_ >= most_rows || tail_bytes_ >= most_bytes) break;
-    std::optional<IncomingBatch> batch;
-    {
-      const std::lock_guard lock(mutex_);
-      if (queue_.empty()) break;
-      auto* const front = std::get_if<IncomingBatch>(&queue_.front().first);
-      if (front == nullptr) break;
-      batch = std::move(*front);
-      queue_bytes_ -= queue_.front().second;
-      queue_.pop_front();
-    }
-    handle(*batch);
-    received = true;
-  }
-  if (!received) return;
-  publisher_.publish(state_.last_lsn);
-  if (listener_) listener_->on_published();
-}
-
 Writer::Clock::time_point Writer::next_event() const {
   if (failing_) return retry_at_;
   auto at = house_at_;
@@ -239,6 +214,7 @@ void Writer::handle(IncomingBatch& batch) {
   if (committed_ == state_.tail.size()) pending_since_ = Clock::now();
   tail_rows_ += entry->rows.size();
   tail_bytes_ += entry->bytes();
+  pending_rows_ += entry->rows.size();
   pending_bytes_ += entry->message.size();
   rate_rows_ += entry->rows.size();
   counters_->add(Counter::batches);

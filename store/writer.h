@@ -2,9 +2,8 @@
 //
 // What   Takes batches from a bounded queue, checks their sequence, decodes them into the tail, publishes, and commits in
 //        groups. A commit is one transaction: raw batches to `hot`, the `agents` rows, and, when the tail holds a block's
-//        worth, that block with the deletion of its hot rows, always a prefix of what was unsealed. A batch that is sealed before
-//        its interval is over is never written raw. While a commit encodes blocks and indexes, batches that come are
-//        decoded and published, up to half a block's worth: readers do not wait for it; the next commit has them.
+//        worth, that block with the deletion of its hot rows, always a prefix of what was unsealed. A batch that is sealed by the
+//        commit that first sees it is never written raw.
 // When   The tail holds a block's worth, or 3 MB are pending; else 40 ms after the first one under load, up to 1 s when slow
 //        (a commit of a few events writes 30 KB).
 // Fails  A commit that fails is tried again each second; meanwhile nothing is taken from the queue. A full map is rolled.
@@ -14,7 +13,6 @@
 
 #include <condition_variable>
 #include <deque>
-#include <functional>
 #include <future>
 #include <mutex>
 #include <thread>
@@ -81,9 +79,7 @@ class Writer {
 
  private:
   using Clock = std::chrono::steady_clock;
-  using Pause = std::function<void()>;
-  struct Group;         // batches of the tail that become blocks together
-  struct SegmentValue;  // an index of a segment, as it is written
+  struct Group;  // batches of the tail that become blocks together
 
   void run();
   std::vector<Item> take(Clock::time_point until);
@@ -98,18 +94,15 @@ class Writer {
 
   bool commit_due(Clock::time_point now) const;
   std::chrono::nanoseconds commit_interval() const;
-  std::chrono::nanoseconds age(const TailBatch& batch) const;
   void try_commit();
   Status commit();
   std::uint64_t seal_bytes() const;
-  std::vector<Group> plan_groups(const Pause& pause);
-  void receive_meanwhile(std::size_t most_rows, std::size_t most_bytes);
+  std::vector<Group> plan_groups();
   Status write_hot(lmdb::Txn& txn, std::span<const std::shared_ptr<TailBatch>> batches,
                    const Databases& db) const;
   Status write_group(lmdb::Txn& txn, Group& group);
-  void committed(std::vector<Group>& groups, OpenSegment open, std::size_t end);
-  void add_to_segment(std::span<Group> groups, OpenSegment& open, const Pause& pause,
-                      std::vector<SegmentValue>& complete) const;
+  void committed(std::vector<Group>& groups, OpenSegment open);
+  Status write_segments(lmdb::Txn& txn, std::span<Group> groups, OpenSegment& open) const;
   void end_segment();
   Status roll();
   Status fill_partition(const Partition& fresh, NameTable& names);
@@ -140,7 +133,7 @@ class Writer {
   OpenSegment open_;            // as published
   bool save_manifest_ = false;  // after the next commit
   std::size_t committed_ = 0;
-  std::size_t tail_rows_ = 0, tail_bytes_ = 0, pending_bytes_ = 0;
+  std::size_t tail_rows_ = 0, tail_bytes_ = 0, pending_rows_ = 0, pending_bytes_ = 0;
   Clock::time_point pending_since_, retry_at_, house_at_, rate_since_;
   std::uint64_t rate_rows_ = 0;
   double rows_per_s_ = 0;

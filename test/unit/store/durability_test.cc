@@ -353,9 +353,9 @@ TEST_F(StoreTest, KilledAtAnyMomentLosesNothingThatWasAcknowledged) {
       const auto n = (*calm)->incarnation("shop@host", 3, 77)->number;
       for (std::uint64_t seq = 1; seq <= info->last_committed_seq; ++seq) {
         const auto batch = crash_batch(m, n, seq);
-        while (!(*calm)->append(batch)) ASSERT_TRUE((*calm)->flush(60'000));
+        while (!(*calm)->append(batch)) ASSERT_TRUE((*calm)->flush(10'000));
       }
-      ASSERT_TRUE((*calm)->flush(60'000));
+      ASSERT_TRUE((*calm)->flush(10'000));
       // The hash key differs from store to store, so hashes are left out.
       const auto without_hash = [](std::vector<std::string> list) {
         for (auto& s : list) s.erase(s.find(" hash="), s.find(" orig=") - s.find(" hash="));

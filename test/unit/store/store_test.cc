@@ -1,9 +1,7 @@
 // The store through its face: what goes in comes out, from the tail, from blocks, after a restart.
 #include <cinttypes>
 #include <cstdio>
-#include <future>
 #include <random>
-#include <ranges>
 #include <set>
 #include <thread>
 
@@ -303,73 +301,6 @@ TEST_F(StoreTest, AViewShowsWhatThereWasWhenItWasTaken) {
   EXPECT_EQ(rows_of(*late).size(), 350U) << "views outlive the store";
   store_.reset();
   EXPECT_EQ(rows_of(*late).size(), 350U);
-}
-
-// Counts what is published with more than a block's worth in the tail, by the number of commits so far; waits at the first.
-class PublishingListener final : public store::StoreListener {
- public:
-  void on_committed(Incarnation, std::uint64_t seq) override { committed = seq; }
-  void on_out_of_order(Incarnation, std::uint64_t, std::uint64_t) override { std::abort(); }
-  void on_published() override {
-    gate.wait();
-    auto* const s = store.load();
-    if (s == nullptr) return;
-    const auto stats = s->stats();
-    if (stats.tail_rows < least_rows) return;
-    const std::lock_guard lock(mutex);
-    ++seen[stats.commits];
-    most_tail = std::max(most_tail, stats.tail_rows);
-  }
-  std::uint64_t least_rows = 0;
-  std::shared_future<void> gate;
-  std::atomic<store::TraceStore*> store = nullptr;
-  std::atomic<std::uint64_t> committed = 0;
-  std::mutex mutex;
-  std::map<std::uint64_t, int> seen;
-  std::uint64_t most_tail = 0;
-};
-
-TEST_F(StoreTest, WhatComesWhileABlockIsMadeIsShownAtOnce) {
-  options_.block_rows = 5000;  // three frames
-  constexpr std::uint64_t kBatches = 300;
-  std::promise<void> gate;
-  PublishingListener listener;
-  listener.least_rows = options_.block_rows;
-  listener.gate = gate.get_future().share();
-  BatchMaker m("shop@host", 3, 77);
-  {
-    gate.set_value();
-    auto first = store::TraceStore::open(options_, &listener);
-    ASSERT_TRUE(first);
-    ASSERT_TRUE((*first)->incarnation("shop@host", 3, 77));
-  }
-  std::promise<void> again;
-  listener.gate = again.get_future().share();
-  auto opened = store::TraceStore::open(options_, &listener);
-  ASSERT_TRUE(opened);
-  for (std::uint64_t seq = 1; seq <= kBatches; ++seq) {
-    for (std::int64_t k = 0; k < 200; ++k)
-      m.call(m.own(static_cast<unsigned>(k % 7)), kHandleCall,
-             static_cast<std::int64_t>(seq * 1000) + k);
-    ASSERT_TRUE((*opened)->append(m.batch(1, seq)));
-  }
-  listener.store = opened->get();
-  again.set_value();
-  ASSERT_TRUE((*opened)->flush(20'000));
-  EXPECT_EQ(listener.committed, kBatches);
-  const auto rows = rows_of(*(*opened)->snapshot());
-  EXPECT_EQ(rows.size(), kBatches * 200);
-  {
-    const std::lock_guard lock(listener.mutex);
-    ASSERT_FALSE(listener.seen.empty());
-    EXPECT_GT(std::ranges::max(listener.seen | std::views::values), 1)
-        << "nothing was published between two commits but what led to the second";
-    EXPECT_LT(listener.most_tail, 5 * options_.block_rows) << "what comes meanwhile is bounded";
-  }
-  listener.store = nullptr;
-  opened->reset();
-  reopen();
-  EXPECT_EQ(rows_of(*store_->snapshot()), rows);
 }
 
 TEST_F(StoreTest, FiltersChooseRows) {
