@@ -39,14 +39,22 @@ bool names(const TraceScope& trace, const store::IncarnationInfo& life, const Pr
          });
 }
 
-bool names(const TraceScope& trace, const MfaSpec& function) {
-  if (std::ranges::find(trace.modules, function.module) != trace.modules.end()) return true;
-  return std::ranges::any_of(trace.functions, [&](const MfaSpec& traced) {
-    return traced.module == function.module &&
-           (function.function.empty() || traced.function.empty() ||
-            traced.function == function.function) &&
-           (!function.arity || !traced.arity || traced.arity == function.arity);
-  });
+enum class Named : std::uint8_t { no, in_part, all };
+
+Named names(const TraceScope& trace, const MfaSpec& wanted) {
+  if (std::ranges::find(trace.modules, wanted.module) != trace.modules.end()) return Named::all;
+  auto most = Named::no;
+  for (const auto& traced : trace.functions) {
+    if (traced.module != wanted.module) continue;
+    const bool apart = (!traced.function.empty() && !wanted.function.empty() &&
+                        traced.function != wanted.function) ||
+                       (traced.arity && wanted.arity && traced.arity != wanted.arity);
+    if (apart) continue;
+    const bool whole =
+        (traced.function.empty() || !wanted.function.empty()) && (!traced.arity || wanted.arity);
+    most = std::max(most, whole ? Named::all : Named::in_part);
+  }
+  return most;
 }
 
 // The processes and functions that were asked for, and that no trace of that node names.
@@ -72,12 +80,12 @@ void say_unnamed(const store::View& view, const NodeScope& scope, const Asked& a
     }
   }
   const auto function = [&](const MfaSpec& wanted) {
-    if (std::ranges::any_of(scope.traces, [&](const TraceScope& t) {
-          return (t.types & asked.types & kFunctions) != 0 && names(t, wanted);
-        })) {
-      return;
+    auto named = Named::no;
+    for (const auto& t : scope.traces) {
+      if ((t.types & asked.types & kFunctions) != 0) named = std::max(named, names(t, wanted));
     }
-    std::string what = wanted.module;
+    if (named == Named::all) return;
+    std::string what = (named == Named::in_part ? "all of " : "") + wanted.module;
     if (!wanted.function.empty()) what += ":" + wanted.function;
     if (wanted.arity) what += "/" + std::to_string(*wanted.arity);
     say(what);

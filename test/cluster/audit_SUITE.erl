@@ -77,14 +77,8 @@ it_survives_a_kill(Config) ->
     assert_eq(lists:seq(length(All), 1, -1), [N || #{number := N} <- All]).
 
 %% A log that cannot be written: no trace begins, one that runs can be stopped, and what the log lacks is counted.
-unnoted_is_refused(Config = #{tmp := Tmp}) ->
-    Dir = filename:join(Tmp, "small"),
-    ok = file:make_dir(Dir),
-    case os:cmd("mount -t tmpfs -o size=6m tmpfs " ++ Dir ++ " 2>&1") of
-        "" -> ok;
-        Why -> throw({skip, Why})
-    end,
-    try
+unnoted_is_refused(Config) ->
+    scope_test:on_small_disk(Config, fun(Dir) ->
         Nodes = [A] = [start_node(Config, a)],
         D = scope_daemon:start(Config, Nodes, #{db => filename:join(Dir, "db")}),
         await_live(A, D, Nodes),
@@ -97,6 +91,4 @@ unnoted_is_refused(Config = #{tmp := Tmp}) ->
         {match, _} = re:run(Hint, "cannot be noted"),
         #{stopped := [Id]} = ask(A, D, {stop, Id}),
         scope_test:kill(D)
-    after
-        os:cmd("umount " ++ Dir)
-    end.
+    end).

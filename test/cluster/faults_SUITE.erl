@@ -280,14 +280,8 @@ records_with(Config, NodeOpts) ->
     {A, D, Pid}.
 
 %% A store on a full file system: nothing acknowledged is lost, the node is not hurt, and it goes on when there is room.
-disk_full(Config = #{tmp := Tmp}) ->
-    Dir = filename:join(Tmp, "small"),
-    ok = file:make_dir(Dir),
-    case os:cmd("mount -t tmpfs -o size=6m tmpfs " ++ Dir ++ " 2>&1") of
-        "" -> ok;
-        Why -> throw({skip, Why})
-    end,
-    try
+disk_full(Config) ->
+    scope_test:on_small_disk(Config, fun(Dir) ->
         {A, D, Pid} = recorded(Config, #{}, #{db => filename:join(Dir, "db")}),
         _ = start_trace(A, D, #{pids => [Pid], events => [message_fetch], for => 60000}),
         Fill = filename:join(Dir, "fill"),
@@ -299,9 +293,7 @@ disk_full(Config = #{tmp := Tmp}) ->
         {Ks, _} = fetched(A, D, Pid),
         assert_eq(lists:seq(1, 1000), Ks),
         scope_test:kill(D)
-    after
-        os:cmd("umount " ++ Dir)
-    end.
+    end).
 
 %% What agents still trace is learnt from them after a restart: who asked, and until when.
 restart_knows_its_traces(Config) ->

@@ -387,6 +387,10 @@ TEST_F(ServiceTest, AFunctionThatIsAskedForMustBeNamedByATrace) {
   EXPECT_EQ(value({"completeness", "complete"}), "true");
   ask(tup({atm("get_events"), kw({{"module", atm("shop")}})}));
   EXPECT_EQ(value({"completeness", "complete"}), "true");
+  ask(tup({atm("get_events"), kw({{"module", atm("stock")}})}));
+  EXPECT_EQ(value({"completeness", "missing"}),
+            "[#{kind => not_traced,node => a@h,reason => 'no trace there names all of stock',"
+            "since => 5}]");
   ask(tup({atm("get_events"), kw({{"module", atm("orders")}})}));
   EXPECT_EQ(value({"completeness", "complete"}), "false");
   ask(tup({atm("get_events"), kw({{"module", atm("orders")}, {"until", num(5)}})}));
