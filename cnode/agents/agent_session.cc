@@ -26,6 +26,7 @@ constexpr Millis kHelloTimeout = 5s;
 constexpr Millis kFirstBackoff = 250ms, kLastBackoff = 10s;
 constexpr Millis kRefusedRetry = 15s;
 constexpr Millis kStatusEvery = 2s;
+constexpr Millis kSilentAfter = 3s, kCutAfter = 15s;
 constexpr std::size_t kMaxPings = 64;
 constexpr std::size_t kMaxControls = 256;
 
@@ -281,13 +282,23 @@ Awaitable<void> AgentSession::keep_pinging(std::shared_ptr<AgentSession> self,
     auto wait = ++beats < 8 ? Millis(60) : Millis(self->config_.ping_ms);
     timer.expires_after(wait);
     co_await timer.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ec));
+    self->silence_ +=
+        wait;  // not by the clock: had we stood still, the answers may be waiting here
+    if (self->silence_ > kCutAfter && self->state_ == AgentState::live && self->epoch_ == epoch) {
+      spdlog::warn("{}: not heard of for {} s; cutting the link", self->peer_,
+                   std::chrono::floor<std::chrono::seconds>(self->silence_).count());
+      self->node_.disconnect(self->peer_);
+    }
   }
 }
+
+bool AgentSession::silent() const { return silence_ > kSilentAfter; }
 
 void AgentSession::on_message(Message message) {
   const TermView& t = message.term;
   auto arity = t.arity();
   heard_at_ = store_.now();
+  silence_ = {};
   if (!arity || *arity < 2) return agents_.count(Counter::unexpected_messages);
   auto tag = t.element(0).atom().value_or("");
   if (tag == "batch") return on_batch(std::move(message));

@@ -75,6 +75,8 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
   const AgentInfo& info() const { return info_; }
   Incarnation incarnation() const { return incarnation_; }
   ClusterTime heard_at() const { return heard_at_; }  // of the agent's last message
+  // Live, and not heard of for 3 s; after 15 s the link is cut, which TCP and the VMs' ticks would take minutes for.
+  bool silent() const;
   bool given = false;  // named by the user: never given up, hidden or not
 
   void committed(std::uint64_t seq);
@@ -137,6 +139,7 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
   std::uint64_t next_ping_ = 1;
   RawTime last_raw_;
   ClusterTime heard_at_;
+  Millis silence_{};  // since the last message, as pings count it
 
   struct Waiting {
     std::shared_ptr<Signal> done;

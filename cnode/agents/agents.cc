@@ -427,9 +427,10 @@ std::vector<NodeStatus> Agents::node_status() const {
     bool tracing = live && std::ranges::any_of(traces_, [&](const auto& t) {
                      return wants(t.second.spec, name) && !t.second.ended.contains(name);
                    });
-    status.state = tracing ? "tracing"
-                   : live  ? "connected"
-                           : std::string(state_name(session->state()));
+    status.state = live && session->silent() ? "silent"
+                   : tracing                 ? "tracing"
+                   : live                    ? "connected"
+                                             : std::string(state_name(session->state()));
     status.detail = session->reason();
     status.otp = session->info().otp;
     status.arch = session->info().arch;

@@ -12,7 +12,7 @@
 %%             {error, {start, Reason}}         it could not be started; nothing is left
 %%           If an agent runs already, start does what an attach does.
 %%           Opts, a map, all optional: daemon_id => term, lease_ms => 5000, grace_ms => 60000, hold_bytes => 16 MB,
-%%             library => the native tracer's bytes (else the Erlang tracer), window => 4 MB (unacknowledged bytes while connected), deadman_ms => 2000, hold_full_ms => 5000,
+%%             library => the native tracer's bytes (else the Erlang tracer), window => 4 MB (unacknowledged bytes while connected), deadman_ms => 2000, cut_ms => 10000, hold_full_ms => 5000,
 %%             caps => #{message => 4096, args => 4096, result => 4096, reason => 4096, state => 65536}
 %%
 %% DAEMON -> AGENT (to the pid in hello, or {scope_agent, Node})
@@ -88,6 +88,8 @@
 %% IF SOMETHING DIES   The session's death (panic button: exit(whereis(scope_agent), kill)) ends everything within 2 s.
 %% So do the guard's, the supervisor's, and a suspended one of them after 3 s. A killed tracer is started anew, with a
 %% gap. The daemon's loss stops shipping only; after grace_ms without a word everything is removed.
+%% A daemon that stands still: after cut_ms without a word its node is disconnected. Once the link's buffers are full the VM
+%% suspends whoever sends to it, and does not end the link of a hidden node by itself: so they wait cut_ms at most, and a tick.
 -module(scope_agent).
 
 -export([modules/0, start/2, init/1, session/2]).
@@ -96,7 +98,7 @@
 -define(TICK, 100).
 -define(IDLE_TICK, 500).     % while nothing is held
 -define(DEFAULTS, #{lease_ms => 5000, grace_ms => 60000, hold_bytes => 16 bsl 20, window => 4 bsl 20,
-                    deadman_ms => 2000, hold_full_ms => 5000, caps => #{}, budget => none}).
+                    deadman_ms => 2000, cut_ms => 10000, hold_full_ms => 5000, caps => #{}, budget => none}).
 
 -record(s, {opts :: map(),
             ctx :: map(),
@@ -268,7 +270,7 @@ elixir() ->
     end.
 
 configure(Opts, S) ->
-    Known = maps:with([grace_ms, hold_bytes, window, lease_ms, caps, hash_key, redact, deadman_ms, hold_full_ms], Opts),
+    Known = maps:with([grace_ms, hold_bytes, window, lease_ms, caps, hash_key, redact, deadman_ms, cut_ms, hold_full_ms], Opts),
     _ = case maps:with([caps, hash_key, redact], Known) of
         Empty when map_size(Empty) =:= 0 -> ok;
         ForTracer -> maps:get(guard, S#s.ctx) ! {configure, ForTracer}
@@ -326,16 +328,23 @@ tick(S0) ->
                     exit({leave, unload});
                 false -> S
             end;
-        #s{opts = #{deadman_ms := Deadman}} when Full, Silent > Deadman -> full(Now, S);
-        _ -> S#s{full_since = none}
+        #s{daemon = Daemon, opts = #{cut_ms := Cut}} when is_pid(Daemon), Silent > Cut ->
+            _ = spawn(erlang, disconnect_node, [node(Daemon)]),
+            full(Now, Full, S);
+        _ -> full(Now, Full, S)
     end.
 
 %% Nobody takes what we capture: after a while there is no point in disturbing the tracees.
-full(Now, S = #s{full_since = none}) -> S#s{full_since = Now};
-full(Now, S = #s{full_since = Since, mode = idle, opts = #{hold_full_ms := Ms}}) when Now - Since > Ms ->
-    maps:get(guard, S#s.ctx) ! {remove_all, hold_full},
-    S#s{mode = removed};
-full(_, S) -> S.
+full(Now, true, S = #s{full_since = Since, mode = Mode, heard = Heard, opts = #{deadman_ms := Deadman, hold_full_ms := Ms}})
+  when Now - Heard > Deadman ->
+    if
+        Since =:= none -> S#s{full_since = Now};
+        Now - Since > Ms, Mode =:= idle ->
+            maps:get(guard, S#s.ctx) ! {remove_all, hold_full},
+            S#s{mode = removed};
+        true -> S
+    end;
+full(_, _, S) -> S#s{full_since = none}.
 
 %% --- control ---------------------------------------------------------------------------------------------------------
 

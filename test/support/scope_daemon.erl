@@ -3,23 +3,24 @@
 -export([start/2, start/3, call/3, ask/3, await_nodes/3, await_live/3, all_events/4, lost/1, stop/1, residue/1]).
 
 %% Starts `scope start` joined to the given nodes (handles of scope_test); ready when it answers epmd. $SCOPE_CAPTURE
-%% says by which tracer, if it is set.
+%% says by which tracer, if it is set. Opts: name, db, cookie, budget, args, env; on another host (scope_net): under, listen, names.
 start(Config, Nodes) -> start(Config, Nodes, #{}).
 
 start(Config = #{tmp := Tmp, cookie := Cookie}, Nodes, Opts) ->
     Name = maps:get(name, Opts, scope_test:unique_name(scope)),
     Db = maps:get(db, Opts, filename:join(Tmp, atom_to_list(Name) ++ ".db")),
     Args = ["start", "--name", atom_to_list(Name), "--cookie", maps:get(cookie, Opts, Cookie), "--db", Db,
-            "--listen", "127.0.0.1"]
+            "--listen", maps:get(listen, Opts, "127.0.0.1")]
         %% Most tests are about something else than what tracing may cost.
         ++ maps:get(budget, Opts, ["--budget-percent", "100", "--budget-events", "10000000", "--budget-bytes", "10G"])
         ++ lists:append([["--node", atom_to_list(scope_test:node_of(N))] || N <- Nodes])
         ++ case os:getenv("SCOPE_CAPTURE") of false -> []; Capture -> ["--capture", Capture] end
         ++ maps:get(args, Opts, []),
-    Handle = scope_test:start_program(Config, scope_test:bin("scope"), Args, maps:get(env, Opts, [])),
+    [Exe | Before] = maps:get(under, Opts, []) ++ [scope_test:bin("scope")],
+    Handle = scope_test:start_program(Config, Exe, Before ++ Args, maps:get(env, Opts, [])),
     Short = hd(string:split(atom_to_list(Name), "@")),
-    scope_test:wait_until(fun() -> not scope_test:alive(Handle)
-                                       orelse lists:keymember(Short, 1, scope_test:epmd_names(Config)) end, 15000),
+    Names = maps:get(names, Opts, fun scope_test:epmd_names/1),
+    scope_test:wait_until(fun() -> not scope_test:alive(Handle) orelse lists:keymember(Short, 1, Names(Config)) end, 15000),
     true = scope_test:alive(Handle),
     Handle#{scope => Name, db => Db}.
 
