@@ -78,7 +78,7 @@ it_survives_a_kill(Config) ->
 
 %% A log that cannot be written: no trace begins, one that runs can be stopped, and what the log lacks is counted.
 unnoted_is_refused(Config) ->
-    scope_test:on_small_disk(Config, fun(Dir) ->
+    scope_test:on_small_disk(Config, 6, fun(Dir) ->
         Nodes = [A] = [start_node(Config, a)],
         D = scope_daemon:start(Config, Nodes, #{db => filename:join(Dir, "db")}),
         await_live(A, D, Nodes),

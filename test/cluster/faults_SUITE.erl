@@ -281,7 +281,7 @@ records_with(Config, NodeOpts) ->
 
 %% A store on a full file system: nothing acknowledged is lost, the node is not hurt, and it goes on when there is room.
 disk_full(Config) ->
-    scope_test:on_small_disk(Config, fun(Dir) ->
+    scope_test:on_small_disk(Config, 6, fun(Dir) ->
         {A, D, Pid} = recorded(Config, #{}, #{db => filename:join(Dir, "db")}),
         _ = start_trace(A, D, #{pids => [Pid], events => [message_fetch], for => 60000}),
         Fill = filename:join(Dir, "fill"),

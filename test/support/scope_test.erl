@@ -11,7 +11,7 @@
 %% Config: #{suite, tmp, epmd_port, cookie, env}, plus whatever init adds.
 -module(scope_test).
 -export([main/0]).
--export([on_small_disk/2, start_node/2, start_node/3, rpc/2, rpc/4, rpc/5, cast/2, node_of/1, unique_name/1, unique_name/2]).
+-export([on_small_disk/3, start_node/2, start_node/3, rpc/2, rpc/4, rpc/5, cast/2, node_of/1, unique_name/1, unique_name/2]).
 -export([start_program/3, start_program/4, await_line/3, await_exit/2, bin/1]).
 -export([kill/1, kill/2, alive/1, os_pid/1]).
 -export([start_epmd/1, kill_epmd/1, epmd_names/1, free_port/0, env/1]).
@@ -252,12 +252,12 @@ start_program(Config, Exe, Args) -> start_program(Config, Exe, Args, []).
 start_program(Config, Exe, Args, Env) ->
     child(Config, filename:basename(Exe), Exe, Args, Env, get_case()).
 
-%% Fun with a folder on a file system of 6 MB. Skips the case where there may be none.
--spec on_small_disk(config(), fun((file:filename()) -> T)) -> T.
-on_small_disk(#{tmp := Tmp}, Fun) ->
+%% Fun with a folder on a file system of so many megabytes. Skips the case where there may be none.
+-spec on_small_disk(config(), pos_integer(), fun((file:filename()) -> T)) -> T.
+on_small_disk(#{tmp := Tmp}, Megabytes, Fun) ->
     Dir = filename:join(Tmp, "small"),
     ok = file:make_dir(Dir),
-    case os:cmd("mount -t tmpfs -o size=6m tmpfs " ++ Dir ++ " 2>&1") of
+    case os:cmd(lists:concat(["mount -t tmpfs -o size=", Megabytes, "m tmpfs ", Dir, " 2>&1"])) of
         "" -> ok;
         Why -> throw({skip, Why})
     end,
