@@ -29,6 +29,18 @@ const Option kOptions[] = {
      "a file that holds the cookie (default ~/.erlang.cookie)"},
     {"cookie_for", &Config::cookies, none, 0, ~0ull, false, false,
      "another cookie for one node: name@host=FILE; may be given several times"},
+    {"tls_cert", &Config::tls_cert, none, 0, ~0ull, false, false,
+     "the cluster's distribution is over TLS (-proto_dist inet_tls): our certificate, PEM; read "
+     "again at SIGHUP"},
+    {"tls_key", &Config::tls_key, none, 0, ~0ull, false, false,
+     "its key, PEM (default: in the file of --tls-cert)"},
+    {"tls_ca", &Config::tls_ca, none, 0, ~0ull, false, false,
+     "whose certificates are believed, PEM"},
+    {"tls_verify", &Config::tls_verify, none, 0, ~0ull, false, false,
+     "peer: of a node that is connected to, its certificate must name its host, one that connects "
+     "must have one; none: nobody's is looked at"},
+    {"ssl_dist_optfile", &Config::ssl_dist_optfile, none, 0, ~0ull, false, false,
+     "a file as erl -ssl_dist_optfile takes it, in place of the --tls options"},
     {"longnames", &Config::longnames, none, 0, 1, false, false,
      "the cluster uses long names (-name)"},
     {"node", &Config::nodes, none, 0, ~0ull, false, false,
@@ -113,6 +125,7 @@ Status check_enum(std::string_view key, std::string_view text) {
                 std::string(key), std::string(text));
   };
   if (key == "capture") return one_of({"native", "erlang"});
+  if (key == "tls_verify") return one_of({"peer", "none"});
   RETURN_IF_ERROR(check_redaction(key, text));
   if (key == "log_level") return one_of({"debug", "info", "warn", "error"});
   if (key == "budget_percent") {

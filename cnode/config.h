@@ -20,6 +20,7 @@ struct Config {
   std::string name;  // empty: scope@localhost, or scope@<fqdn> with longnames
   std::string cookie, cookie_file;
   std::vector<std::string> cookies;  // NODE=FILE
+  std::string tls_cert, tls_key, tls_ca, tls_verify = "peer", ssl_dist_optfile;
   bool longnames = false;
   std::vector<std::string> nodes;
   std::string db = "scope.db";

@@ -14,6 +14,7 @@
 #include "cnode/audit.h"
 #include "cnode/dist/node.h"
 #include "cnode/dist/spawn.h"
+#include "cnode/dist/tls.h"
 #include "cnode/otp/otp.h"
 #include "cnode/redaction.h"
 #include "cnode/service/service.h"
@@ -89,9 +90,14 @@ Result<NodeOptions> node_options(const Config& c) {
   return o;
 }
 
+TlsSettings tls_settings(const Config& c) {
+  return {{c.tls_cert, c.tls_key, c.tls_ca, {}, c.tls_verify == "peer"}, c.ssl_dist_optfile};
+}
+
 class Daemon : public Process, public Controls, public store::StoreListener {
  public:
-  explicit Daemon(Config config) : config_(std::move(config)), signals_(io_, SIGINT, SIGTERM) {}
+  explicit Daemon(Config config)
+      : config_(std::move(config)), signals_(io_, SIGINT, SIGTERM), hangup_(io_) {}
 
   int run() {
     spawn(io_, "daemon", main());
@@ -131,17 +137,43 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     agents_ready_ = false;
     if (node_) node_->stop();
     signals_.cancel();
+    hangup_.cancel();
     finished_ = true;
+  }
+
+  // SIGHUP: certificates are read again, for links made from then on. What cannot be read changes nothing.
+  Awaitable<void> reload_certificates() {
+    boost::system::error_code ec;
+    for (;;) {
+      co_await hangup_.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ec));
+      if (ec) co_return;
+      if (auto tls = Tls::load(tls_settings(config_))) {
+        node_->set_tls(*std::move(tls));
+        spdlog::info("certificates were read again");
+      } else {
+        spdlog::error("certificates stay as they were: {}", to_string(tls.error()));
+      }
+    }
   }
 
   Awaitable<Status> bring_up() {
     CO_ASSIGN_OR_RETURN(auto options, node_options(config_));
     CO_ASSIGN_OR_RETURN(options.ports, take_ports(config_.nodes));
+    if (const auto settings = tls_settings(config_); settings.wanted()) {
+      CO_ASSIGN_OR_RETURN(options.tls, Tls::load(settings));
+    }
     auto store = store_options(config_);
     options.counters = store.counters = counters_;
     CO_ASSIGN_OR_RETURN(store_, store::TraceStore::open(store, this));
     node_ = std::make_unique<Node>(io_, std::move(options));
     CO_RETURN_IF_ERROR(co_await node_->start());
+    // Without certificates a terminal that goes away ends us as ^C does.
+    if (tls_settings(config_).wanted()) {
+      hangup_.add(SIGHUP);
+      spawn(io_, "hangup", reload_certificates());
+    } else {
+      signals_.add(SIGHUP);
+    }
     CO_ASSIGN_OR_RETURN(profiles_, load_profiles(config_.profiles));
     ServiceOptions service;
     service.profiles = profiles_;
@@ -376,7 +408,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
   const std::shared_ptr<Counters> counters_ = std::make_shared<Counters>();
   std::vector<Profile> profiles_;
   boost::asio::io_context io_{1};
-  boost::asio::signal_set signals_;
+  boost::asio::signal_set signals_, hangup_;
   std::unique_ptr<store::TraceStore> store_;
   std::unique_ptr<Node> node_;
   std::unique_ptr<Audit> audit_;

@@ -95,6 +95,9 @@ Result<std::unique_ptr<Client>> Client::make(Access access, const std::vector<st
   options.cookie = std::move(cookie);
   options.longnames = access.longnames;
   options.listen = false;
+  if (access.tls.wanted()) {
+    ASSIGN_OR_RETURN(options.tls, Tls::load(access.tls));
+  }
   options.handshake_timeout = std::min<Millis>(options.handshake_timeout, access.timeout);
   impl->node.emplace(impl->io, std::move(options));
   RETURN_IF_ERROR(impl->run(impl->node->start()));

@@ -16,6 +16,7 @@
 
 #include "cnode/dist/message.h"
 #include "cnode/dist/process.h"
+#include "cnode/dist/tls.h"
 #include "ei_codec/base/result.h"
 #include "ei_codec/term_builder.h"
 
@@ -25,6 +26,7 @@ struct Access {
   std::string scope;  // the daemon's node; empty: it is looked for
   std::string cookie, cookie_file;
   bool longnames = false;
+  TlsSettings tls;
   std::chrono::milliseconds timeout{10'000};
 };
 

@@ -22,6 +22,17 @@ void Common::add_to(CLI::App& app) {
       "the cluster's cookie; other users can see it in the process list: prefer --cookie-file");
   group->add_option("--cookie-file", access.cookie_file,
                     "a file that holds the cookie (default ~/.erlang.cookie)");
+  auto& tls = access.tls.files;
+  group->add_option("--tls-cert", tls.cert, "over TLS: our certificate, PEM");
+  group->add_option("--tls-key", tls.key, "its key, PEM (default: in the file of --tls-cert)");
+  group->add_option("--tls-ca", tls.ca, "whose certificates are believed, PEM");
+  group
+      ->add_option_function<std::string>(
+          "--tls-verify", [&tls](const std::string& how) { tls.verify = how == "peer"; },
+          "peer (the default) or none")
+      ->check(CLI::IsMember({"peer", "none"}));
+  group->add_option("--ssl-dist-optfile", access.tls.optfile,
+                    "as for erl, in place of the --tls options");
   group->add_flag("--longnames", access.longnames,
                   "the cluster uses long names (known by itself when the host has a dot)");
   group->add_option("--timeout", timeout, "how long to wait for an answer")->capture_default_str();

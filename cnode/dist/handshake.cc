@@ -12,7 +12,11 @@
 namespace scope::node {
 namespace {
 
-constexpr std::size_t kMaxFrame = 1024;  // the longest is a challenge: 19 bytes and a name of 255
+constexpr std::size_t kMaxFrame = 1024;   // the longest is a challenge: 19 bytes and a name of 255
+constexpr std::size_t kFramedLength = 2;  // what framed() writes
+// What a peer that speaks TLS begins with, read as a length: its alert on our name, its own hello.
+constexpr std::uint32_t kTlsAlert = 0x1503, kTlsHandshake = 0x1603;
+constexpr std::string_view kMaybeTls = "if it speaks TLS, give --tls-cert, --tls-key and --tls-ca";
 
 ByteBuffer framed(const ByteBuffer& body) {
   ByteBuffer out;
@@ -41,9 +45,13 @@ Result<Hello> finish(WireReader& in, Hello hello) {
 }
 
 Awaitable<Result<ByteBuffer>> read_frame(std::shared_ptr<Stream> stream) {
-  std::array<std::byte, 2> head;
-  CO_RETURN_IF_ERROR(co_await read_exactly(stream, head));
-  const auto length = WireReader(head).number<std::uint16_t>();
+  std::array<std::byte, 4> head{};
+  const auto in = std::span(head).last(stream->handshake_length_bytes());
+  CO_RETURN_IF_ERROR(co_await read_exactly(stream, in));
+  const auto length = WireReader(head).number<std::uint32_t>();
+  if (length == kTlsAlert || length == kTlsHandshake) {
+    co_return fail(Code::auth_failed, std::string(kMaybeTls), "tls");
+  }
   if (length == 0 || length > kMaxFrame) co_return std::unexpected(malformed("a frame's length"));
   ByteBuffer body(length);
   CO_RETURN_IF_ERROR(co_await read_exactly(stream, body));
@@ -51,6 +59,7 @@ Awaitable<Result<ByteBuffer>> read_frame(std::shared_ptr<Stream> stream) {
 }
 
 Awaitable<Status> write_frame(std::shared_ptr<Stream> stream, ByteBuffer frame) {
+  frame.insert(frame.begin(), stream->handshake_length_bytes() - kFramedLength, std::byte{0});
   co_return co_await write_all(stream, frame);
 }
 
@@ -190,7 +199,12 @@ Awaitable<Result<Hello>> handshake_connect(std::shared_ptr<Stream> stream, Hands
                                            std::string expected_name) {
   Hello ours{flags::kOurs, self.creation, self.name, 0};
   CO_RETURN_IF_ERROR(co_await write_frame(stream, encode_name(ours)));
-  CO_ASSIGN_OR_RETURN(ByteBuffer frame, co_await read_frame(stream));
+  auto first = co_await read_frame(stream);
+  if (!first && first.error().code == Code::closed) {
+    co_return fail(Code::closed, fmt::format("{} before it said anything ({})",
+                                             first.error().message, kMaybeTls));
+  }
+  CO_ASSIGN_OR_RETURN(ByteBuffer frame, std::move(first));
   CO_ASSIGN_OR_RETURN(std::string_view status, parse_status(frame));
   if (status == "nok") {
     co_return fail(Code::busy, fmt::format("{} is connecting to us", expected_name));

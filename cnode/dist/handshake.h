@@ -1,5 +1,5 @@
 // The distribution handshake, both sides, over any Stream (distribution.md section 2). Internal to cnode/dist.
-// The messages are pure functions on bytes; each is framed by a 2-byte length.
+// The messages are pure functions on bytes; each is framed by a length of 2 bytes, over TLS of 4.
 #pragma once
 
 #include <array>

@@ -294,6 +294,7 @@ Awaitable<Status> Node::connect(std::string node) { return Impl::connect(impl_, 
 void Node::disconnect(std::string_view node) {
   if (auto link = impl_->link_to(node)) link->close("disconnect");
 }
+void Node::set_tls(std::shared_ptr<const Tls> tls) { impl_->options_.tls = std::move(tls); }
 bool Node::connected(std::string_view node) const { return impl_->link_to(node) != nullptr; }
 
 const Counters& Node::counters() const { return *impl_->counters_; }

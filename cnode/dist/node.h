@@ -45,6 +45,7 @@
 namespace scope::node {
 
 using Millis = std::chrono::milliseconds;
+class Tls;
 
 struct NodeOptions {
   std::shared_ptr<Counters> counters;  // null: its own
@@ -52,6 +53,7 @@ struct NodeOptions {
                      // longnames the full
   Cookie cookie;
   std::shared_ptr<const CookiesByNode> cookies;  // of nodes that have another one; may be null
+  std::shared_ptr<const Tls> tls;  // null: plain TCP; else every link is over TLS
   // Nodes whose ports are known: no epmd is asked for them.
   std::map<std::string, std::uint16_t, std::less<>> ports;
   bool epmd = true;        // false: nothing is registered; peers must know our port
@@ -176,6 +178,8 @@ class Node {
   Awaitable<Status> connect(std::string node);
   void disconnect(std::string_view node);
   bool connected(std::string_view node) const;
+  // For links made from now on: other certificates. REQUIRES that the node was made with some.
+  void set_tls(std::shared_ptr<const Tls> tls);
   std::vector<LinkInfo> links() const;
   void add_observer(NodeObserver* observer);
   void remove_observer(NodeObserver* observer);

@@ -18,6 +18,7 @@
 #include "cnode/dist/link.h"
 #include "cnode/dist/node.h"
 #include "cnode/dist/tcp_stream.h"
+#include "cnode/dist/tls.h"
 #include "ei_codec/term_print.h"
 
 namespace scope::node {

@@ -124,14 +124,24 @@ Awaitable<void> Node::Impl::accept_one(Self self, std::shared_ptr<TcpStream> str
   StreamDeadline deadline(self->io_, stream, self->options_.handshake_timeout);
   Impl* impl = self.get();
   GateKeeper keeper = [impl](const Hello& peer) { return impl->gate(peer); };
-  auto peer = co_await handshake_accept(stream, self->handshake_self(), std::move(keeper));
+  std::shared_ptr<Stream> link_stream = stream;
+  Result<Hello> peer;
+  if (const auto tls = self->options_.tls) {
+    if (auto made = co_await Tls::accept(tls, stream)) {
+      link_stream = *std::move(made);
+    } else {
+      peer = std::unexpected(std::move(made).error());
+    }
+  }
+  if (peer)
+    peer = co_await handshake_accept(link_stream, self->handshake_self(), std::move(keeper));
   self->half_open_.remove(stream);
   if (self->stopped_) {
     stream->close();
     co_return;
   }
   if (peer) {
-    self->link_up(stream, *peer, false);
+    self->link_up(link_stream, *peer, false);
     co_return;
   }
   stream->close();
@@ -240,11 +250,23 @@ Awaitable<Status> Node::Impl::attempt_link(Self self, std::string node,
                                                      node, reached.error().message));
   }
   attempt->reached = true;
-  auto peer = co_await handshake_connect(stream, self->handshake_self(), node);
+  std::shared_ptr<Stream> link_stream = stream;
+  Result<Hello> peer;
+  if (const auto tls = self->options_.tls) {
+    if (auto made = co_await Tls::connect(tls, stream, host)) {
+      link_stream = *std::move(made);
+    } else {
+      peer = std::unexpected(std::move(made).error());
+    }
+  }
+  if (peer) peer = co_await handshake_connect(link_stream, self->handshake_self(), node);
   if (!peer) {
     stream->close();
     if (deadline.expired()) {
-      co_return fail(Code::timeout, fmt::format("{} did not finish the handshake in time", node));
+      const bool in_tls = self->options_.tls && link_stream == stream;
+      co_return fail(Code::timeout,
+                     fmt::format("{} did not finish the handshake in time{}", node,
+                                 in_tls ? ": does it speak TLS (-proto_dist inet_tls)?" : ""));
     }
     Error error = std::move(peer).error();
     if (error.code == Code::closed) {
@@ -259,7 +281,7 @@ Awaitable<Status> Node::Impl::attempt_link(Self self, std::string node,
     stream->close();
     co_return fail(Code::busy, "the peer was first");
   }
-  self->link_up(stream, *peer, true);
+  self->link_up(link_stream, *peer, true);
   co_return Status{};
 }
 

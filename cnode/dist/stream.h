@@ -1,4 +1,4 @@
-// Stream: an ordered stream of bytes to a peer; TCP now, TLS behind the same seam later. Internal to cnode/dist.
+// Stream: an ordered stream of bytes to a peer, over TCP or TLS. Internal to cnode/dist.
 // One reader and one writer at a time. close() makes both fail with Code::closed; it may be called any number of times.
 #pragma once
 
@@ -23,6 +23,8 @@ class Stream {
   virtual std::size_t write_now(codec::Bytes) { return 0; }
   virtual void close() = 0;
   virtual std::string peer_address() const = 0;
+  // How long the lengths of the handshake's frames are.
+  virtual std::size_t handshake_length_bytes() const { return 2; }
 };
 
 Awaitable<Status> read_exactly(std::shared_ptr<Stream> stream, std::span<std::byte> into);

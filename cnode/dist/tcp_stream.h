@@ -19,6 +19,7 @@ class TcpStream : public Stream {
   std::size_t write_now(codec::Bytes bytes) override;
   void close() override;
   std::string peer_address() const override;
+  boost::asio::ip::tcp::socket& socket() { return socket_; }  // of an open one: TLS goes over it
 
  private:
   friend Awaitable<Status> tcp_connect(std::shared_ptr<TcpStream>, std::string, std::uint16_t);

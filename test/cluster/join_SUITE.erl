@@ -3,6 +3,7 @@
 -export([all/0, timeout/1]).
 -export([several_cookies/1, without_epmd/1, a_range_of_ports/1, ipv6/1,
          otp27/1]).
+-export([ipv6/2]).
 -import(scope_test, [start_node/2, start_node/3, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [call/3, ask/3, await_live/3]).
 
@@ -36,7 +37,8 @@ several_cookies(Config = #{tmp := Tmp}, Opts) ->
 without_epmd(Config) -> without_epmd(Config, #{}).
 without_epmd(Config, Opts) -> fixed_port(Config, "localhost", "127.0.0.1", [], Opts).
 
-%% The same where the host's name has an IPv6 address only (a hosts file of their own, in a mount namespace).
+%% The same where the host's name has an IPv6 address only (a hosts file of their own, in a mount namespace). Opts may have
+%% another carrier in args, and what the daemon needs for it in daemon_args.
 ipv6(Config) -> ipv6(Config, #{}).
 ipv6(Config = #{tmp := Tmp}, Opts) ->
     case gen_tcp:listen(0, [inet6, {ip, {0, 0, 0, 0, 0, 0, 0, 1}}]) of
@@ -47,7 +49,7 @@ ipv6(Config = #{tmp := Tmp}, Opts) ->
     ok = file:write_file(Hosts, "127.0.0.1 localhost\n::1 six\n"),
     Under = [os:find_executable("unshare"), "-m", "sh", "-c", "mount --bind " ++ Hosts ++ " /etc/hosts && exec \"$0\" \"$@\""],
     case os:cmd("unshare -m sh -c 'mount --bind " ++ Hosts ++ " /etc/hosts && getent ahosts six'") of
-        "::1" ++ _ -> fixed_port(Config, "six", "::1", Under, Opts#{args => ["-proto_dist", "inet6_tcp"]});
+        "::1" ++ _ -> fixed_port(Config, "six", "::1", Under, maps:merge(#{args => ["-proto_dist", "inet6_tcp"]}, Opts));
         No -> throw({skip, No})
     end.
 
@@ -61,7 +63,7 @@ fixed_port(Config, Host, Listen, Under, Opts) ->
     [Exe | Args] = Under ++
         [scope_test:bin("scope"), "start", "--name", atom_to_list(Scope), "--cookie", maps:get(cookie, Config), "--db",
          filename:join(maps:get(tmp, Config), atom_to_list(Scope)), "--listen", Listen, "--no-epmd", "--node",
-         atom_to_list(Name) ++ ":" ++ Port],
+         atom_to_list(Name) ++ ":" ++ Port] ++ maps:get(daemon_args, Opts, []),
     D = scope_test:start_program(Config, Exe, Args, [{"ERL_EPMD_PORT", Dead}]),
     _ = scope_test:await_line(D, "recording \\(OTP", 30000),
     #{nodes := #{Name := #{state := connected}}} = ask(B, D#{scope => Scope}, status),
