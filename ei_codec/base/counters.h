@@ -30,10 +30,10 @@ namespace scope {
   X(rpc_answered, info, "rpc and erpc calls answered from the allow-list")                       \
   X(rpc_refused, info, "rpc and erpc calls to functions that are not on the allow-list")         \
   X(no_receiver, info, "messages to names, pids or aliases that are not there (late replies, too)") \
-  X(too_deep, data_loss, "messages dropped because they are nested deeper than we read")         \
+  X(too_deep, data_loss, "messages dropped: nested deeper, or of more terms, than we read")       \
   X(epmd_lost, error, "times the registration with epmd was lost")                               \
   X(handshake_failed, error, "handshakes that failed, either side, wrong cookies not counted")   \
-  X(handshake_auth, error, "handshakes that failed for a wrong cookie")                          \
+  X(handshake_auth, error, "handshakes that failed for a wrong cookie or certificate")            \
   X(handshake_timeout, error, "handshakes that took too long")                                   \
   X(handshake_limit, error, "connections closed at once: too many half-made handshakes")         \
   X(protocol_errors, error, "links closed because the peer broke the protocol")                  \
