@@ -50,6 +50,7 @@ TEST_F(StoreTest, RollsAndDropsWholePartitions) {
   options_.retain_bytes = 1'000'000;
   reopen();
   auto view = store_->snapshot();
+  const auto shown = rows_of(*view);  // retention may have been at work already
   const auto files = [&] {
     return std::count_if(std::filesystem::directory_iterator(options_.path), {}, [](const auto& e) {
       return e.path().filename().string().starts_with("p-") && e.path().extension() == ".mdb";
@@ -60,7 +61,7 @@ TEST_F(StoreTest, RollsAndDropsWholePartitions) {
   EXPECT_LE(store_->stats().bytes_on_disk, options_.retain_bytes);
   const auto left = rows_of(*store_->snapshot());
   EXPECT_LT(left.size(), before.size());
-  EXPECT_EQ(rows_of(*view), before) << "a view keeps what it shows";
+  EXPECT_TRUE(rows_of(*view) == shown) << "a view keeps what it shows";
   view.reset();
   const auto partitions = static_cast<long>(store_->stats().partitions);
   for (int i = 0; i < 100 && files() > partitions; ++i)
