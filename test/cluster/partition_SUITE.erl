@@ -2,12 +2,12 @@
 -module(partition_SUITE).
 -export([all/0, timeout/1]).
 -export([cut_off_and_back/1, one_way/1, between_two_nodes/1, a_stopped_daemon_frees_senders/1, stopped_under_load/1,
-         cookie_changed/1, restarted_often/1]).
+         cookie_changed/1, restarted_often/1, far_away/1]).
 -import(scope_test, [start_node/2, start_node/3, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2, kill/2, log/2]).
 -import(scope_daemon, [call/3, ask/3, await_live/3, await_nodes/3, all_events/4, lost/1]).
 
 all() -> [cut_off_and_back, one_way, between_two_nodes, a_stopped_daemon_frees_senders, stopped_under_load, cookie_changed,
-          restarted_often].
+          restarted_often, far_away].
 timeout(_) -> 180000.
 
 %% A node on each of Hosts but the last, where the daemon is. The nodes need 8 s to notice that one is gone.
@@ -112,6 +112,23 @@ flow(Asker, D, From, Pid, Filter) ->
     #{messages := Messages, next := none} = ask(Asker, D, {get_message_flow, From, Pid, Filter}),
     lists:sort([{K, case F of unknown -> under_way; _ -> come end}
                 || #{message := {'$gen_cast', {add, K}}, sent := S, fetched := F} <- Messages, S =/= unknown]).
+
+%% A node whose host is 20 ms away in one direction and 60 in the other: nothing is lost, the clocks say how unsure they are, and the
+%% truth (all hosts have one clock here) lies within what they say.
+far_away(Config) ->
+    scope_net:with_hosts(Config, [{delay, 20, 60}, near, near], fun(Hosts) ->
+        {[A, B], D} = nodes_and_daemon(Config, Hosts, []),
+        Pid = traced_counter(A, B, D),
+        pump(A, Pid, 10000, 2000),
+        assert_eq([], lost(await_all(B, D, Pid, 10000, 60000))),
+        #{nodes := Clocks} = ask(B, D, clocks),
+        Far = #{lower_ns := Lower, upper_ns := Upper} = maps:get(node_of(A), Clocks),
+        #{lower_ns := NearLower, upper_ns := NearUpper} = maps:get(node_of(B), Clocks),
+        log("far: ~0p", [Far]),
+        %% Whatever the daemon's timeline is, both nodes are the same distance from it.
+        true = Lower =< NearUpper andalso NearLower =< Upper,
+        true = Upper - Lower >= 60000000
+    end).
 
 %% A daemon that stands still with its buffers full would keep whoever sends to it for ever. It does not: the agent cuts the link.
 a_stopped_daemon_frees_senders(Config) ->

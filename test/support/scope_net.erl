@@ -11,35 +11,46 @@
 -export_type([host/0]).
 -type host() :: #{i := pos_integer(), space := string(), bridge := string()}.
 
-%% Fun with N hosts that can all reach each other, taken away after it.
--spec with_hosts(scope_test:config(), pos_integer(), fun(([host()]) -> T)) -> T.
-with_hosts(Config, N, Fun) ->
+%% Fun with N hosts that can all reach each other, taken away after it. Or a list that says of each how it is connected:
+%% near, or {delay, Out, In}: milliseconds that what it sends and what it is sent takes more (test/support/delay_link).
+-spec with_hosts(scope_test:config(), pos_integer() | [near | {delay, number(), number()}], fun(([host()]) -> T)) -> T.
+with_hosts(Config, N, Fun) when is_integer(N) -> with_hosts(Config, lists:duplicate(N, near), Fun);
+with_hosts(Config, Links, Fun) ->
     _ = [os:find_executable(Tool) =/= false orelse throw({skip, Tool ++ " is not installed"}) || Tool <- ["ip", "iptables"]],
     take_away_of_the_dead(),
     Prefix = "scope" ++ os:getpid() ++ "_" ++ integer_to_list(erlang:unique_integer([positive])) ++ "_",
     Bridge = Prefix ++ "0",
-    Hosts = [#{i => I, space => Prefix ++ integer_to_list(I), bridge => Bridge} || I <- lists:seq(1, N)],
+    Hosts = [#{i => I, space => Prefix ++ integer_to_list(I), bridge => Bridge} || I <- lists:seq(1, length(Links))],
     try
         case os:cmd("ip netns add " ++ Bridge ++ " 2>&1") of
             "" -> ok;
             Why -> throw({skip, Why})
         end,
         sh("ip -n ~s link add br0 type bridge; ip -n ~s link set br0 up", [Bridge, Bridge]),
-        [up(Config, H) || H <- Hosts],
+        [up(Config, H, Link) || {H, Link} <- lists:zip(Hosts, Links)],
         Fun(Hosts)
     after
         %% What runs there ends with the case; a namespace lives as long as something is in it.
         [os:cmd("ip netns del " ++ S) || S <- [Bridge | [S || #{space := S} <- Hosts]]]
     end.
 
-up(Config, Host = #{i := I, space := S, bridge := B}) ->
+up(Config, Host = #{i := I, space := S, bridge := B}, Link) ->
     Port = port_of(I),
-    sh("ip netns add ~s && ip link add eth0 netns ~s type veth peer name ~s netns ~s", [S, S, Port, B]),
+    sh("ip netns add ~s", [S]),
+    case Link of
+        near -> sh("ip link add eth0 netns ~s type veth peer name ~s netns ~s", [S, Port, B]);
+        {delay, Out, In} ->
+            Program = filename:join([os:getenv("SCOPE_ROOT"), "test", "support", "delay_link"]),
+            P = scope_test:start_program(Config, Program, [S, "eth0", text(Out), B, Port, text(In)]),
+            [] = scope_test:await_line(P, "^ready", 10000)
+    end,
     sh("ip -n ~s addr add ~s/24 dev eth0 && ip -n ~s link set eth0 up && ip -n ~s link set lo up", [S, address(Host), S, S]),
     sh("ip -n ~s link set ~s master br0 up", [B, Port]),
     Args = ["netns", "exec", S, os:find_executable("epmd"), "-port", integer_to_list(maps:get(epmd_port, Config))],
     _ = scope_test:start_program(Config, os:find_executable("ip"), Args, [{"ERL_EPMD_ADDRESS", address(Host)}]),
     scope_test:wait_until(fun() -> names(Config, Host) =/= error end, 10000).
+
+text(Ms) -> lists:flatten(io_lib:format("~p", [Ms])).
 
 port_of(I) -> "p" ++ integer_to_list(I).
 
