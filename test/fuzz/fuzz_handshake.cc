@@ -1,5 +1,5 @@
 // Any bytes as what a peer says in a handshake, on both sides; as each of its messages; and as epmd's list of names.
-//   input = choices:1 bytes       choices: bit 0 we connect, 1 digests are made right, 2-4 what the gate says
+//   input = choices:1 bytes       choices: bit 0 we connect, 1 digests are made right, 2-4 what the gate says, 5 lengths as over TLS
 #include <cstdlib>
 
 #include "cnode/dist/epmd.h"
@@ -17,8 +17,9 @@ constexpr std::string_view kCookie = "c";
 // Knows the cookie: puts the right digest where the input has one of that length.
 class CookieStream : public test::FakeStream {
  public:
-  CookieStream(boost::asio::io_context& io, ByteBuffer says, bool knows)
-      : FakeStream(io, std::move(says), true), knows_(knows) {}
+  CookieStream(boost::asio::io_context& io, ByteBuffer says, bool knows, bool tls)
+      : FakeStream(io, std::move(says), true), knows_(knows), length_bytes_(tls ? 4 : 2) {}
+  std::size_t handshake_length_bytes() const override { return length_bytes_; }
   Awaitable<Result<std::size_t>> read_some(std::span<std::byte> into) override {
     if (knows_) mend();
     return FakeStream::read_some(into);
@@ -33,7 +34,8 @@ class CookieStream : public test::FakeStream {
     // The last frame that we were told holds the challenge.
     std::uint32_t challenge = 0;
     for (WireReader in(told); in.ok() && !in.rest().empty();) {
-      const auto frame = in.take(in.number<std::uint16_t>());
+      const auto frame =
+          in.take(length_bytes_ == 4 ? in.number<std::uint32_t>() : in.number<std::uint16_t>());
       if (const auto hello = parse_challenge(frame)) challenge = hello->challenge;
       if (const auto reply = parse_reply(frame)) challenge = reply->challenge;
     }
@@ -41,6 +43,7 @@ class CookieStream : public test::FakeStream {
     std::memcpy(says_.data() + at_ + from, digest.data(), digest.size());
   }
   const bool knows_;
+  const std::size_t length_bytes_;
 };
 
 void judge(const Result<Hello>& result) {
@@ -74,7 +77,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
   boost::asio::io_context io;
   auto stream = std::make_shared<CookieStream>(io, ByteBuffer(bytes.begin(), bytes.end()),
-                                               (choices & 2) != 0);
+                                               (choices & 2) != 0, (choices & 32) != 0);
   if ((choices & 1) != 0) {
     spawn(io, "connect", connect(stream));
   } else {
