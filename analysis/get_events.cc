@@ -71,7 +71,7 @@ Result<EventsPage> get_events(const Context& context, const Filter& filter) {
   Loaded loaded;
   {
     const Timed timed(explain, "load");
-    loaded = load(context, found.hits, kMaxAnswerBytes);
+    loaded = load(context, found.hits, filter.max_bytes);
   }
   std::optional<Position> resume = found.resume;
   if (loaded.size_cut) {

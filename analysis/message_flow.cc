@@ -122,7 +122,7 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
     const auto& peer = out.a.holds(hit.id.process) ? out.b : out.a;
     return m == found.by_send.end() || !peer.holds(m->second.message.id.process);
   });
-  auto loaded = load(context, page.hits, kMaxAnswerBytes);
+  auto loaded = load(context, page.hits, filter.max_bytes);
   std::optional<Position> resume = page.resume;
   if (loaded.size_cut) {
     resume = Position{loaded.events.back().at.time, loaded.events.back().row.id()};

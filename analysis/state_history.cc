@@ -167,7 +167,7 @@ Result<StateHistory> state_history(const Context& context, const ProcessSpec& sp
                   pid_text(out.process.id, out.process.serial) + " on " + out.process.node);
     }
   }
-  auto loaded = load(context, page.hits, kMaxAnswerBytes);
+  auto loaded = load(context, page.hits, filter.max_bytes);
   std::optional<Position> resume = page.resume;
   if (loaded.size_cut) {
     resume = Position{loaded.events.back().at.time, loaded.events.back().row.id()};

@@ -57,7 +57,8 @@ const Option kOptions[] = {
     {"max_packet_bytes", &Config::max_packet_bytes, bytes, 64 * kKiB, 2 * kGiB, false, false,
      "a peer that announces a larger packet loses its link"},
     {"link_queue_bytes", &Config::link_queue_bytes, bytes, kMiB, kGiB, false, false,
-     "bytes that may wait to be sent to one peer; beyond, replies to it are dropped and counted"},
+     "bytes that may wait to be sent to one peer, of replies up to 64 KB and of larger ones (one "
+     "of any size may wait alone); beyond, replies to it are dropped and counted"},
     {"credit_bytes", &Config::credit_bytes, bytes, 256 * kKiB, 64 * kMiB, true, false,
      "bytes that an agent may have sent and not yet seen acknowledged"},
     {"hold_bytes", &Config::hold_bytes, bytes, kMiB, kGiB, false, false,

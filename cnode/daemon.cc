@@ -255,8 +255,8 @@ class Daemon : public Process, public Controls, public store::StoreListener {
       boost::asio::dispatch(io_, [this, from = std::move(from), answer = std::move(answer)] {
         callers_.erase(from.monitor);
         if (auto sent = node_->reply(from, answer.bytes());
-            !sent && sent.error().code == Code::busy) {
-          // The peer does not read. A short word instead of the answer, if even that fits.
+            !sent && (sent.error().code == Code::busy || sent.error().code == Code::too_large)) {
+          // The peer does not read, or not that much. A short word instead of the answer, if even that fits.
           (void)node_->reply(from, error_reply(sent.error()).bytes());
         }
       });

@@ -425,7 +425,10 @@ Result<TermView> view_message(Bytes bytes, const ValidateLimits& limits) {
   if (bytes.empty() || u8(bytes.data()) != kVersionMagic) {
     return fail(Code::malformed, "a message must begin with the version byte 131");
   }
-  const Bytes term = bytes.subspan(1);
+  return view_whole(bytes.subspan(1), limits);
+}
+
+Result<TermView> view_whole(Bytes term, const ValidateLimits& limits) {
   auto length = validate(term, limits);
   if (!length) return std::unexpected(std::move(length).error());
   if (*length != term.size()) {

@@ -103,6 +103,8 @@ Result<TermView> view(Bytes bytes, const ValidateLimits& limits = {},
                       const StringTable* strings = nullptr);
 // The same for a message that begins with the version magic 131 and must end where the term ends.
 Result<TermView> view_message(Bytes bytes, const ValidateLimits& limits = {});
+// Without the magic.
+Result<TermView> view_whole(Bytes bytes, const ValidateLimits& limits = {});
 
 class TermView {
  public:

@@ -197,7 +197,7 @@ void Node::Impl::on_spawn_request(Link& link, const Signal& signal, const Messag
         refusal.empty() ? (wish.link ? kSpawnLink : 0) | (wish.monitor ? kSpawnMonitor : 0) : 0;
     control_.clear();
     control::spawn_reply(control_, ref, caller, spawn_flags, pid, refusal);
-    (void)link.push(control_.bytes(), {}, Link::Urgency::must);
+    (void)link.push(receiver_of(caller), control_.bytes(), {}, Link::Urgency::must);
   };
 
   std::vector<TermView> args;

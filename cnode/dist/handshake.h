@@ -20,14 +20,15 @@ namespace scope::node {
 namespace flags {
 inline constexpr std::uint64_t kPublished = 0x1, kMonitor = 0x8, kMonitorName = 0x20;
 inline constexpr std::uint64_t kSendSender = 0x80000, kExitPayload = 0x400000;
+inline constexpr std::uint64_t kFragments = 0x800000;
 inline constexpr std::uint64_t kMandatory25 = 0x4000000, kNameMe = 2ull << 32;
 inline constexpr std::uint64_t kAlias = 8ull << 32;
 // What MANDATORY_25_DIGEST stands for.
 inline constexpr std::uint64_t kMandatory25Set = 0x1070F94;
 // What we require: the set of 25, 32-bit ids (V4_NC) and UNLINK_ID. OTP 25 and later and their ei have all.
 inline constexpr std::uint64_t kRequired = kMandatory25Set | (4ull << 32) | 0x2000000;
-// What we offer: hidden, no atom cache, no fragments.
-inline constexpr std::uint64_t kOurs = 0x4D075F4FBC;
+// What we offer: hidden, fragments, no atom cache.
+inline constexpr std::uint64_t kOurs = 0x4D075F4FBC | kFragments;
 }  // namespace flags
 
 using Digest = std::array<std::byte, 16>;

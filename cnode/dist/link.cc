@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 
+#include "cnode/dist/handshake.h"
 #include "cnode/dist/spawn.h"
 #include "cnode/dist/tcp_stream.h"
 
@@ -16,13 +17,11 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kReadBuffer = 4096;
-constexpr std::size_t kWritePiece = 256u
-                                    << 10;  // a huge frame does not keep the kernel busy at once
+constexpr std::size_t kWritePiece = 256u << 10;
 constexpr std::size_t kKeepCapacity = 1u
                                       << 20;  // a queue that once was larger gives its memory back
-constexpr std::byte kPassThrough{112};
-constexpr std::byte kVersion{codec::kVersionMagic};
 constexpr std::size_t kLengthBytes = 4;
+constexpr std::string_view kDoesNotRead = "the peer does not read";
 
 }  // namespace
 
@@ -35,6 +34,8 @@ Link::Link(boost::asio::io_context& io, std::shared_ptr<Stream> stream, LinkInfo
       counters_(std::move(counters)),
       owner_(std::move(owner)),
       in_(kReadBuffer),
+      reader_(fragments(), {.max_bytes = limits.max_packet_bytes}),
+      queue_(fragments(), limits.max_queue_bytes),
       wake_(std::make_unique<Event>(io)),
       last_written_(Clock::now()) {
   peer_.since = peer_.last_heard = last_written_;
@@ -54,7 +55,7 @@ void Link::close(std::string_view reason) {
   auto self = shared_from_this();
   stream_->close();
   wake_->notify();
-  out_ = {};
+  queue_.clear();
   counters_->add(Counter::links_down);
   owner_->on_link_down(*this, why);
 }
@@ -65,35 +66,27 @@ LinkInfo Link::info() const {
   return info;
 }
 
-Status Link::push(codec::Bytes control, Payload payload, Urgency urgency) {
+bool Link::fragments() const { return (peer_.flags & flags::kFragments) != 0; }
+
+Status Link::push(PacketQueue::Receiver receiver, codec::Bytes control, const Payload& payload,
+                  Urgency urgency) {
   if (closed_) return fail(Code::node_down, fmt::format("the link to {} is closed", peer_.node));
-  const std::size_t body = 2 + control.size() + (payload.size() == 0 ? 0 : 1 + payload.size());
-  if (body > limits_.max_packet_bytes) {
-    return fail(Code::too_large, fmt::format("a message of {} bytes to {}; the limit is {}", body,
+  const std::size_t size = control.size() + payload.size();
+  if (size > limits_.max_packet_bytes) {
+    return fail(Code::too_large, fmt::format("a message of {} bytes to {}; the limit is {}", size,
                                              peer_.node, limits_.max_packet_bytes));
   }
-  const std::size_t queued = queue_bytes();
-  if (queued > 0 && queued + body > limits_.max_queue_bytes) {
-    if (urgency == Urgency::may_refuse) {
-      counters_->add(Counter::send_busy);
-      return fail(Code::busy, fmt::format("{} bytes wait for {} already", queued, peer_.node));
-    }
-    if (queued + body > 2 * limits_.max_queue_bytes) {
-      counters_->add(Counter::queue_overflow);
-      close("the peer does not read what it must be told");
-      return fail(Code::node_down, fmt::format("{} does not read", peer_.node));
-    }
+  const auto room = queue_.room(size);
+  if (room != PacketQueue::Room::enough && urgency == Urgency::may_refuse) {
+    counters_->add(Counter::send_busy);
+    return fail(Code::busy, fmt::format("{} bytes wait for {} already", queue_bytes(), peer_.node));
   }
-  if (body > kKeepCapacity) out_.reserve(out_.size() + kLengthBytes + body);  // not doubled
-  put(out_, static_cast<std::uint32_t>(body));
-  out_.push_back(kPassThrough);
-  out_.push_back(kVersion);
-  put(out_, control);
-  if (payload.size() > 0) {
-    out_.push_back(kVersion);
-    put(out_, payload.first);
-    put(out_, payload.rest);
+  if (room == PacketQueue::Room::overflow) {
+    counters_->add(Counter::queue_overflow);
+    close(kDoesNotRead);
+    return fail(Code::node_down, fmt::format("{} does not read", peer_.node));
   }
+  queue_.push(receiver, control, payload);
   counters_->add(Counter::packets_out);
   wake_->notify();
   return {};
@@ -101,7 +94,7 @@ Status Link::push(codec::Bytes control, Payload payload, Urgency urgency) {
 
 void Link::queue_tick(Clock::time_point now) {
   if (queue_bytes() > 0) return;  // what waits says as much
-  put(out_, std::uint32_t{0});
+  put(writing_, std::uint32_t{0});
   last_written_ = now;
   counters_->add(Counter::ticks_out);
   wake_->notify();
@@ -114,53 +107,52 @@ void Link::tick(Clock::time_point now, Millis interval, Millis silence) {
     close("net_tick_timeout");
     return;
   }
+  if (queue_bytes() > 0 && now - last_written_ > silence) {
+    counters_->add(Counter::queue_overflow);
+    close(kDoesNotRead);
+    return;
+  }
   if (now - last_written_ >= interval) queue_tick(now);
 }
 
 Awaitable<void> Link::write_loop(std::shared_ptr<Link> self) {
   while (!self->closed_) {
+    if (self->writing_.empty()) self->queue_.next(self->writing_);
     if (self->writing_.empty()) {
-      if (self->out_.empty()) {
-        co_await self->wake_->wait();
-        continue;
-      }
-      self->writing_.swap(self->out_);
+      co_await self->wake_->wait();
+      continue;
     }
-    while (self->written_ < self->writing_.size() && !self->closed_) {
-      codec::Bytes rest(self->writing_);
-      rest = rest.subspan(self->written_);
-      auto n = co_await self->stream_->write_some(rest.first(std::min(rest.size(), kWritePiece)));
-      if (!n) {
-        self->close("connection_closed");
-        co_return;
-      }
-      self->written_ += *n;
-      self->count_written(*n);
+    auto n = co_await self->stream_->write_some(self->next_piece());
+    if (!n) {
+      self->close("connection_closed");
+      co_return;
     }
-    self->written_ = 0;
-    self->writing_.clear();
-    if (self->writing_.capacity() > kKeepCapacity) self->writing_ = {};
+    self->count_written(*n);
   }
 }
 
 // What the packets just read were answered goes out before more is awaited, without a turn of the event loop. The rest is
 // the writer's.
 void Link::write_now() {
-  if (out_.empty() || !writing_.empty() || closed_) return;
-  const std::size_t n =
-      stream_->write_now(codec::Bytes(out_).first(std::min(out_.size(), kWritePiece)));
-  if (n == 0) return;
-  count_written(n);
-  if (n == out_.size()) {
-    out_.clear();
-    if (out_.capacity() > kKeepCapacity) out_ = {};
-  } else {
-    writing_.swap(out_);
-    written_ = n;
-  }
+  if (!writing_.empty() || closed_) return;
+  queue_.next(writing_);
+  if (!writing_.empty()) count_written(stream_->write_now(next_piece()));
+}
+
+// A huge buffer does not keep the kernel busy at once.
+codec::Bytes Link::next_piece() const {
+  const auto rest = codec::Bytes(writing_).subspan(written_);
+  return rest.first(std::min(rest.size(), kWritePiece));
 }
 
 void Link::count_written(std::size_t n) {
+  if (n == 0) return;
+  written_ += n;
+  if (written_ == writing_.size()) {
+    written_ = 0;
+    writing_.clear();
+    if (writing_.capacity() > kKeepCapacity) writing_ = {};
+  }
   last_written_ = Clock::now();
   peer_.bytes_out += n;
   counters_->add(Counter::bytes_out, n);
@@ -206,6 +198,11 @@ Awaitable<void> Link::read_loop(std::shared_ptr<Link> self) {
   self->close("our reader failed");  // does nothing if the link is closed already
 }
 
+Status Link::take_packet(Packet packet) {
+  ASSIGN_OR_RETURN(auto signal, reader_.take(std::move(packet)));
+  return signal ? owner_->on_signal_bytes(*this, *std::move(signal)) : Status{};
+}
+
 Awaitable<void> Link::read_packets(std::shared_ptr<Link> self) {
   for (;;) {
     std::array<std::byte, kLengthBytes> head;
@@ -229,9 +226,10 @@ Awaitable<void> Link::read_packets(std::shared_ptr<Link> self) {
     const bool got_body = co_await self->fill({data.get(), length});
     if (!got_body) co_return;
     self->counters_->add(Counter::packets_in);
-    const Status handled = self->owner_->on_packet(*self, Packet{std::move(data), length});
+    const Status handled = self->take_packet({std::move(data), length});
     if (!handled) {
-      self->counters_->add(Counter::protocol_errors);
+      const bool too_large = handled.error().code == Code::too_large;
+      self->counters_->add(too_large ? Counter::packet_too_large : Counter::protocol_errors);
       self->close(handled.error().message);
     }
     if (self->closed_) co_return;

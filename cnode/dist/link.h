@@ -15,8 +15,8 @@
 
 #include "cnode/dist/message.h"
 #include "cnode/dist/node.h"
+#include "cnode/dist/packets.h"
 #include "cnode/dist/stream.h"
-#include "cnode/dist/wire.h"
 #include "ei_codec/base/counters.h"
 
 namespace scope::node {
@@ -24,21 +24,12 @@ namespace scope::node {
 class Event;
 class Link;
 
-// One encoded term in two pieces, so that wrapping a large one does not copy it. Empty: no payload.
-struct Payload {
-  codec::Bytes first, rest;
-  Payload() = default;
-  Payload(codec::Bytes whole) : first(whole) {}  // NOLINT(google-explicit-constructor)
-  Payload(codec::Bytes head, codec::Bytes tail) : first(head), rest(tail) {}
-  std::size_t size() const { return first.size() + rest.size(); }
-};
-
 // Called on the io_context's thread; outlives the links (they hold it).
 class LinkOwner {
  public:
   virtual ~LinkOwner() = default;
-  // `packet` without its length, never empty. An error closes the link with its message as the reason.
-  virtual Status on_packet(Link& link, Packet packet) = 0;
+  // The bytes of one signal, as PacketReader gives them. An error closes the link with its message as the reason.
+  virtual Status on_signal_bytes(Link& link, Packet signal) = 0;
   // Once, from within close() or the reader's end.
   virtual void on_link_down(Link& link, std::string_view reason) = 0;
 };
@@ -56,17 +47,20 @@ class Link : public std::enable_shared_from_this<Link> {
   void close(std::string_view reason);
   bool closed() const { return closed_; }
 
-  // Queues one packet. must: a signal that may not be lost (see node.h, Bounds); else busy when the queue is full.
+  // Queues one signal. must: it may not be lost (see node.h, Bounds); else busy when the queue is full.
   // too_large: over max_packet_bytes. closed.
   enum class Urgency : std::uint8_t { may_refuse, must };
-  Status push(codec::Bytes control, Payload payload, Urgency urgency);
+  Status push(PacketQueue::Receiver receiver, codec::Bytes control, const Payload& payload,
+              Urgency urgency);
 
-  // Called twice a tick interval or so. Writes a tick if nothing was written since `interval`, closes on silence.
+  // Called twice a tick interval or so. Writes a tick if nothing was written since `interval`; closes when nothing was
+  // heard, or when what waits could not be written, for `silence`.
   void tick(std::chrono::steady_clock::time_point now, Millis interval, Millis silence);
 
   LinkInfo info() const;
   const std::string& peer() const { return peer_.node; }
   std::uint64_t flags() const { return peer_.flags; }
+  bool fragments() const;  // the peer takes them; then no payload begins with a version byte
 
   // Bookkeeping of the owner: watches and links that this peer holds on our processes, bounded there.
   std::size_t held = 0;
@@ -78,9 +72,11 @@ class Link : public std::enable_shared_from_this<Link> {
   // False at the end of the link.
   Awaitable<bool> fill(std::span<std::byte> into);
   void write_now();
+  codec::Bytes next_piece() const;
   void count_written(std::size_t n);
   void queue_tick(std::chrono::steady_clock::time_point now);
-  std::size_t queue_bytes() const { return out_.size() + writing_.size() - written_; }
+  Status take_packet(Packet packet);
+  std::size_t queue_bytes() const { return queue_.bytes() + writing_.size() - written_; }
 
   boost::asio::io_context& io_;
   std::shared_ptr<Stream> stream_;
@@ -90,7 +86,9 @@ class Link : public std::enable_shared_from_this<Link> {
   std::shared_ptr<LinkOwner> owner_;
   ByteBuffer in_;  // the read buffer
   std::size_t in_at_ = 0, in_end_ = 0;
-  ByteBuffer out_, writing_;  // queued; being written, up to written_
+  PacketReader reader_;
+  PacketQueue queue_;
+  ByteBuffer writing_;  // being written, up to written_
   std::size_t written_ = 0;
   std::unique_ptr<Event> wake_;
   std::chrono::steady_clock::time_point last_written_;

@@ -192,7 +192,8 @@ void Node::Impl::tell_watcher(const Watch& watch, const Pid& who, codec::Bytes r
   control_.clear();
   const bool payload =
       control::monitor_exit(control_, link->flags(), target, watch.watcher, watch.ref, reason);
-  (void)link->push(control_.bytes(), payload ? reason : codec::Bytes{}, Link::Urgency::must);
+  (void)link->push(receiver_of(watch.watcher), control_.bytes(), payload ? reason : codec::Bytes{},
+                   Link::Urgency::must);
 }
 
 void Node::Impl::tell_linked(const Pid& who, const Pid& linked, codec::Bytes reason) {
@@ -209,7 +210,8 @@ void Node::Impl::tell_linked(const Pid& who, const Pid& linked, codec::Bytes rea
   if (link->held > 0) --link->held;
   control_.clear();
   const bool payload = control::exit(control_, link->flags(), who, linked, reason);
-  (void)link->push(control_.bytes(), payload ? reason : codec::Bytes{}, Link::Urgency::must);
+  (void)link->push(receiver_of(linked), control_.bytes(), payload ? reason : codec::Bytes{},
+                   Link::Urgency::must);
 }
 
 LocalProcess* Node::Impl::find(const Pid& pid) { return find(pid.parts()); }
@@ -275,7 +277,7 @@ Status Node::send(const NameAt& to, codec::Bytes term, const Pid& from, codec::B
   return impl_->send(to, term, from, token);
 }
 Status Node::send(const Ref& alias, codec::Bytes term, const Pid& from, codec::Bytes token) {
-  return impl_->send_alias(alias, term, from, token);
+  return impl_->send_alias(alias, {}, term, from, token);
 }
 
 Status Node::reply(const CallFrom& to, codec::Bytes term) { return impl_->reply(to, term); }

@@ -60,12 +60,12 @@ void Node::Impl::on_spawn_reply(Link& link, const Signal& signal, const Message&
     if (pid && (signal.spawn_flags & kSpawnMonitor) != 0) {
       control_.clear();
       control::demonitor(control_, Pid(*signal.to), Pid(*pid), ref);
-      (void)link.push(control_.bytes(), {}, Link::Urgency::must);
+      (void)link.push(receiver_of(*pid), control_.bytes(), {}, Link::Urgency::must);
     }
     if (pid && (signal.spawn_flags & kSpawnLink) != 0) {
       control_.clear();
       control::unlink_id(control_, next_unlink_++, Pid(*signal.to), Pid(*pid));
-      (void)link.push(control_.bytes(), {}, Link::Urgency::must);
+      (void)link.push(receiver_of(*pid), control_.bytes(), {}, Link::Urgency::must);
     }
     return;
   }
@@ -106,7 +106,7 @@ Status Node::Impl::push_spawn(const std::string& node, const Ref& ref, const Pid
   }
   control_.clear();
   control::spawn_request(control_, ref, parent, module, function, list->left(), link, monitor);
-  return to->push(control_.bytes(), args, Link::Urgency::may_refuse);
+  return to->push(kTheNode, control_.bytes(), args, Link::Urgency::may_refuse);
 }
 
 Awaitable<Result<Spawned>> Node::Impl::spawn_request(Self self, std::string node,

@@ -113,7 +113,9 @@ class Node::Impl : public LinkOwner, public std::enable_shared_from_this<Node::I
   void escaped(std::string_view what);
 
   Status send(const Target& to, Payload term, const Pid& from, codec::Bytes token);
-  Status send_alias(const Ref& alias, Payload term, const Pid& from, codec::Bytes token);
+  // `holder`: whose alias it is, if that is known.
+  Status send_alias(const Ref& alias, const Pid& holder, Payload term, const Pid& from,
+                    codec::Bytes token);
   Status send_here(const Pid& to, Payload term, const Pid& from);
   Status reply(const CallFrom& to, codec::Bytes term);
   // The token to send with a message made by `from`: the given one, or that of the message being handled; else empty.
@@ -149,7 +151,7 @@ class Node::Impl : public LinkOwner, public std::enable_shared_from_this<Node::I
   }
 
   // node_signals.cc
-  Status on_packet(Link& link, Packet packet) override;
+  Status on_signal_bytes(Link& link, Packet packet) override;
   void on_link_down(Link& link, std::string_view reason) override;
   Status on_signal(Link& link, const Signal& signal, Message message);
   void deliver(LocalProcess* to, Message message);
@@ -223,6 +225,19 @@ class Node::Impl : public LinkOwner, public std::enable_shared_from_this<Node::I
   codec::TermBuilder control_, token_;  // scratch: valid until the next use
   const Message* handling_ = nullptr;   // during on_message
 };
+
+// Whoever is reached by these is one receiver (see PacketQueue): a process by its pid, and by aliases of which we know whose
+// they are. By its name it is another.
+inline constexpr PacketQueue::Receiver kTheNode = 0;  // itself: it is asked to spawn
+inline PacketQueue::Receiver receiver_of(const Pid& pid) { return std::hash<Pid>{}(pid); }
+inline PacketQueue::Receiver receiver_of(const Target& target) {
+  const auto* pid = std::get_if<Pid>(&target);
+  return pid != nullptr ? receiver_of(*pid)
+                        : std::hash<std::string_view>{}(std::get<NameAt>(target).name);
+}
+inline PacketQueue::Receiver receiver_of(const codec::PidParts& pid) {
+  return receiver_of(Pid(pid));
+}
 
 inline std::string describe(const codec::TermView& term) {
   return codec::print(term, codec::Syntax::erlang, 200);

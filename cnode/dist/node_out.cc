@@ -62,11 +62,11 @@ Status Node::Impl::send(const Target& to, Payload term, const Pid& given_from,
   } else {
     control::reg_send(control_, from, std::get<NameAt>(to).name, token);
   }
-  return link->push(control_.bytes(), term, Link::Urgency::may_refuse);
+  return link->push(receiver_of(to), control_.bytes(), term, Link::Urgency::may_refuse);
 }
 
-Status Node::Impl::send_alias(const Ref& alias, Payload term, const Pid& given_from,
-                              codec::Bytes given_token) {
+Status Node::Impl::send_alias(const Ref& alias, const Pid& holder, Payload term,
+                              const Pid& given_from, codec::Bytes given_token) {
   const Pid& from = sender(given_from);
   if (is_here(alias.node)) {
     auto it = aliases_.find(alias);
@@ -82,7 +82,8 @@ Status Node::Impl::send_alias(const Ref& alias, Payload term, const Pid& given_f
   const codec::Bytes token = next_token(from, given_token);
   control_.clear();
   control::alias_send(control_, from, alias, token);
-  return link->push(control_.bytes(), term, Link::Urgency::may_refuse);
+  const auto receiver = holder ? receiver_of(holder) : std::hash<Ref>{}(alias);
+  return link->push(receiver, control_.bytes(), term, Link::Urgency::may_refuse);
 }
 
 Status Node::Impl::reply(const CallFrom& to, codec::Bytes term) {
@@ -90,7 +91,7 @@ Status Node::Impl::reply(const CallFrom& to, codec::Bytes term) {
   head.tuple(2).raw(to.tag);
   auto link = link_to(to.pid.node);
   const bool by_alias = to.alias && (!link || (link->flags() & flags::kAlias) != 0);
-  if (by_alias) return send_alias(to.alias, {head.bytes(), term}, {}, to.token);
+  if (by_alias) return send_alias(to.alias, to.pid, {head.bytes(), term}, {}, to.token);
   return send(to.pid, {head.bytes(), term}, {}, to.token);
 }
 
@@ -128,7 +129,7 @@ void Node::Impl::start_monitor(const Pid& watcher, const Target& target, const R
   }
   control_.clear();
   control::monitor(control_, watcher, target, ref);
-  (void)link->push(control_.bytes(), {}, Link::Urgency::must);
+  (void)link->push(receiver_of(target), control_.bytes(), {}, Link::Urgency::must);
 }
 
 void Node::Impl::demonitor(const Ref& ref) {
@@ -146,7 +147,7 @@ void Node::Impl::demonitor(const Ref& ref) {
   if (!link) return;
   control_.clear();
   control::demonitor(control_, monitor.watcher, monitor.target, ref);
-  (void)link->push(control_.bytes(), {}, Link::Urgency::must);
+  (void)link->push(receiver_of(monitor.target), control_.bytes(), {}, Link::Urgency::must);
 }
 
 void Node::Impl::fire_down(const Ref& ref, const Message& reason) {
@@ -177,7 +178,7 @@ void Node::Impl::link(const Pid& ours, const Pid& theirs) {
     ++link->held;
     control_.clear();
     control::link(control_, ours, theirs);
-    (void)link->push(control_.bytes(), {}, Link::Urgency::must);
+    (void)link->push(receiver_of(theirs), control_.bytes(), {}, Link::Urgency::must);
   } else {
     failure = "noconnection";
   }
@@ -201,7 +202,7 @@ void Node::Impl::unlink(const Pid& ours, const Pid& theirs) {
   if (link->held > 0) --link->held;
   control_.clear();
   control::unlink_id(control_, next_unlink_++, ours, theirs);
-  (void)link->push(control_.bytes(), {}, Link::Urgency::must);
+  (void)link->push(receiver_of(theirs), control_.bytes(), {}, Link::Urgency::must);
 }
 
 Status Node::Impl::exit(const Pid& given_from, const Pid& to, codec::Bytes reason) {
@@ -217,7 +218,8 @@ Status Node::Impl::exit(const Pid& given_from, const Pid& to, codec::Bytes reaso
   if (!link) return fail(Code::node_down, fmt::format("{} is not connected", to.node));
   control_.clear();
   const bool payload = control::exit2(control_, link->flags(), from, to, reason);
-  return link->push(control_.bytes(), payload ? reason : codec::Bytes{}, Link::Urgency::must);
+  return link->push(receiver_of(to), control_.bytes(), payload ? reason : codec::Bytes{},
+                    Link::Urgency::must);
 }
 
 }  // namespace scope::node

@@ -9,8 +9,6 @@
 namespace scope::node {
 namespace {
 
-constexpr std::byte kPassThrough{112};
-constexpr std::byte kVersion{codec::kVersionMagic};
 constexpr std::size_t kMaxHeld = 100'000;  // watches and links of one peer on our processes
 
 Pid pid_of(const std::optional<codec::PidParts>& parts) { return parts ? Pid(*parts) : Pid(); }
@@ -21,12 +19,8 @@ std::unexpected<Error> malformed(std::string_view what) {
 
 }  // namespace
 
-Status Node::Impl::on_packet(Link& link, Packet packet) {
+Status Node::Impl::on_signal_bytes(Link& link, Packet packet) {
   codec::Bytes rest = packet.bytes();
-  if (rest.size() < 2 || rest[0] != kPassThrough || rest[1] != kVersion) {
-    return malformed("a packet that does not begin as one without an atom cache");
-  }
-  rest = rest.subspan(2);
   auto control = codec::view(rest);
   if (!control) return malformed(control.error().message);
   rest = rest.subspan(control->size());
@@ -38,7 +32,7 @@ Status Node::Impl::on_packet(Link& link, Packet packet) {
   message.from = pid_of(signal->from);
   message.token = signal->token;
   if (signal->payload) {
-    auto payload = codec::view_message(rest);
+    auto payload = link.fragments() ? codec::view_whole(rest) : codec::view_message(rest);
     if (!payload && payload.error().code == Code::too_large) {
       // Fine on a BEAM, only deeper than we read: it costs its sender the message, not the link.
       counters_->add(Counter::too_deep);
@@ -139,7 +133,7 @@ void Node::Impl::on_unlink(Link& link, const Signal& signal) {
   if (signal.op != Op::unlink_id) return;
   control_.clear();
   control::unlink_id_ack(control_, signal.id, Pid(*signal.to), from);
-  (void)link.push(control_.bytes(), {}, Link::Urgency::must);
+  (void)link.push(receiver_of(from), control_.bytes(), {}, Link::Urgency::must);
 }
 
 void Node::Impl::on_exit(const Signal& signal, const Message& reason) {

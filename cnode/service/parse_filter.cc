@@ -97,6 +97,13 @@ constexpr OptionReader<Building> kFilterOptions[] = {
        b.out.limit = b.out.filter.limit;
        return {};
      }},
+    {"bytes",
+     [](Building& b, const TermView& v, std::string_view f) -> Status {
+       std::int64_t bytes = 0;
+       ASSIGN_OR_RETURN(bytes, read_integer(v, f, 1, analysis::kMostAnswerBytes));
+       b.out.filter.max_bytes = static_cast<std::size_t>(bytes);
+       return {};
+     }},
     {"order",
      [](Building& b, const TermView& v, std::string_view f) -> Status {
        std::string name;

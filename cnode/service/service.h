@@ -143,7 +143,7 @@ class Controls {
 
 struct ServiceOptions {
   unsigned point_threads = 1, scan_threads = 1;
-  std::size_t max_queue = 256;  // waiting requests per lane
+  std::size_t max_queue = 1024;  // waiting requests per lane
   std::chrono::milliseconds deadline{4000};
   std::string version;  // of the daemon, for hello and status
   std::string node;     // our own name

@@ -1,11 +1,13 @@
 // A peer that has passed the handshake sends any packets. Whatever they are, what we send back are whole frames of
 // signals that a BEAM would accept, and the link is open or closed, nothing between.
-//   input = packet*     packet = 0xFF size:2 bytes (as they are)
-//                              | 0xFE size:2 bytes (after the two bytes that each packet begins with)
-//                              | operation:1 recipe (its fields, now and then of another type)
+//   input  = [0xFC: a peer that takes fragments] packet*
+//   packet = 0xFF size:2 bytes (as they are) | signal | 0xFD sequence:1 pieces:1 signal (in that many fragments)
+//   signal = 0xFE size:2 bytes (after what each packet begins with)
+//          | operation:1 recipe (its fields, now and then of another type)
 #include <spdlog/spdlog.h>
 
 #include <cstdlib>
+#include <deque>
 
 #include "cnode/dist/node_impl.h"
 #include "cnode/dist/spawn.h"
@@ -108,7 +110,7 @@ void write_field(char what, test::Recipe& recipe, TermBuilder& out) {
   }
 }
 
-ByteBuffer make_packet(std::string_view operation, test::Recipe& recipe) {
+ByteBuffer make_signal(std::string_view operation, test::Recipe& recipe, bool version) {
   std::int64_t op = 0;
   while (!operation.empty() && operation[0] >= '0' && operation[0] <= '9') {
     op = op * 10 + (operation[0] - '0');
@@ -119,29 +121,59 @@ ByteBuffer make_packet(std::string_view operation, test::Recipe& recipe) {
   TermBuilder control;
   control.tuple(static_cast<std::uint32_t>(fields.size() + 1)).integer(op);
   for (const char f : fields) write_field(f, recipe, control);
-  ByteBuffer packet{std::byte{112}, std::byte{131}};
-  put(packet, control.bytes());
-  if (bar == operation.npos) return packet;
-  TermBuilder payload = TermBuilder::with_version();
+  ByteBuffer signal;
+  put(signal, control.bytes());
+  if (bar == operation.npos) return signal;
+  TermBuilder payload;
   write_field(operation[bar + 1], recipe, payload);
-  put(packet, payload.bytes());
-  return packet;
+  if (version) put(signal, std::uint8_t{codec::kVersionMagic});
+  put(signal, payload.bytes());
+  return signal;
+}
+
+// As one packet, or in as many fragments as the recipe says; between them lie other packets, and what it leaves out.
+constexpr std::uint8_t kTakesFragments = 0xFC, kInFragments = 0xFD;
+void say(ByteBuffer& says, codec::Bytes packet) {
+  put(says, static_cast<std::uint32_t>(packet.size()));
+  put(says, packet);
+}
+struct Pieces {
+  std::uint64_t sequence = 0, left = 0;
+  ByteBuffer rest;
+};
+// The next piece; true: that was the last.
+bool say_piece(ByteBuffer& says, Pieces& pieces, bool first) {
+  ByteBuffer packet{std::byte{131}, first ? std::byte{69} : std::byte{70}};
+  put(packet, pieces.sequence);
+  put(packet, pieces.left);
+  if (first) put(packet, std::uint8_t{0});
+  const auto n = pieces.left <= 1 ? pieces.rest.size() : pieces.rest.size() / pieces.left;
+  put(packet, codec::Bytes(pieces.rest).first(n));
+  pieces.rest.erase(pieces.rest.begin(), pieces.rest.begin() + static_cast<std::ptrdiff_t>(n));
+  say(says, packet);
+  return --pieces.left == 0;
 }
 
 // Every frame that we sent is one that we would take.
-void judge(codec::Bytes told) {
+void judge(codec::Bytes told, bool fragments) {
   WireReader in(told);
+  PacketReader reader(fragments, {.max_bytes = told.size()});
   while (!in.rest().empty()) {
     const auto frame = in.take(in.number<std::uint32_t>());
     if (!in.ok()) std::abort();
     if (frame.empty()) continue;  // a tick
-    const auto control = codec::view(frame.subspan(2));
+    const auto whole = reader.take(Packet::copy_of(frame));
+    if (!whole) std::abort();
+    if (!*whole) continue;
+    const auto bytes = (*whole)->bytes();
+    const auto control = codec::view(bytes);
     if (!control) std::abort();
     const auto signal = read_signal(*control);
     if (!signal) std::abort();
-    const auto rest = frame.subspan(2 + control->size());
+    const auto rest = bytes.subspan(control->size());
     if (signal->payload != !rest.empty()) std::abort();
-    if (signal->payload && !codec::view_message(rest)) std::abort();
+    if (!signal->payload) continue;
+    if (!(fragments ? codec::view_whole(rest) : codec::view_message(rest))) std::abort();
   }
 }
 
@@ -160,24 +192,55 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   (void)impl->spawn_process(&echo, "echo");
 
   ByteBuffer says;
-  test::Recipe recipe({data, size}, kWords);
+  const bool fragments = size > 0 && data[0] == kTakesFragments;
+  test::Recipe recipe(std::span(data, size).subspan(fragments ? 1 : 0), kWords);
+  const ByteBuffer head = fragments ? ByteBuffer{std::byte{131}, std::byte{68}, std::byte{0}}
+                                    : ByteBuffer{std::byte{112}, std::byte{131}};
+  std::deque<Pieces> open;
   for (int packets = 0; packets < 64 && !recipe.done(); ++packets) {
-    const auto what = recipe.number();
+    auto what = recipe.number();
     ByteBuffer packet;
-    if (what >= 0xFE) {
-      if (what == 0xFE) packet = {std::byte{112}, std::byte{131}};
-      const auto length = recipe.wide<std::uint16_t>();
-      put(packet, std::as_bytes(recipe.take(length)));
-    } else {
-      packet = make_packet(kOperations[what % std::size(kOperations)], recipe);
+    if (what == 0xFF) {
+      put(packet, std::as_bytes(recipe.take(recipe.wide<std::uint16_t>())));
+      say(says, packet);
+      continue;
     }
-    put(says, static_cast<std::uint32_t>(packet.size()));
-    put(says, codec::Bytes(packet));
+    Pieces pieces;
+    const bool cut = fragments && what == kInFragments;
+    if (cut) {
+      pieces.sequence = recipe.number() % 4;
+      pieces.left = 1 + recipe.number() % 8;
+      what = recipe.number();
+    }
+    ByteBuffer signal;
+    if (what == 0xFE) {
+      put(signal, std::as_bytes(recipe.take(recipe.wide<std::uint16_t>())));
+    } else {
+      signal = make_signal(kOperations[what % std::size(kOperations)], recipe, !fragments);
+    }
+    if (!cut) {
+      packet = head;
+      put(packet, codec::Bytes(signal));
+      say(says, packet);
+    } else {
+      pieces.rest = std::move(signal);
+      if (!say_piece(says, pieces, true)) open.push_back(std::move(pieces));
+    }
+    // Now and then, what began goes on.
+    if (!open.empty() && recipe.number() % 2 == 0) {
+      if (!say_piece(says, open.front(), false)) open.push_back(std::move(open.front()));
+      open.pop_front();
+    }
+  }
+  for (Pieces& pieces : open) {
+    while (!say_piece(says, pieces, false)) {
+    }
   }
   auto stream = std::make_shared<test::FakeStream>(io, std::move(says), false);
-  impl->link_up(stream, {flags::kOurs, 7, "a@h", 0}, false);
+  const auto taken = fragments ? flags::kOurs : flags::kOurs & ~flags::kFragments;
+  impl->link_up(stream, {taken, 7, "a@h", 0}, false);
   io.poll();
-  judge(stream->told);
+  judge(stream->told, fragments);
   impl->stop();
   impl->links_.clear();
   io.restart();

@@ -2,7 +2,7 @@
 %% layer.
 -module(scope_peer).
 -export([peer/2, peer/3, port_of/2, on_a/2, control/2, actor/1, next/0, next/1, nothing/0, register_raw/3,
-         raw_link/3, raw_handshake/3, raw_pid/1, raw_ref/2, reg_send/2, packet/1, packet/2, send_ctl/2,
+         raw_link/3, raw_link/4, raw_handshake/3, raw_pid/1, raw_ref/2, reg_send/2, packet/1, packet/2, send_ctl/2,
          send_term/3, send_packet/2, recv_no_tick/1, flush_ticks/1]).
 -export([init/1]).
 
@@ -59,14 +59,20 @@ register_raw(#{epmd_port := EpmdPort}, Name, Port) ->
 
 %% The handshake of a proper node; {Socket, Status}.
 -spec raw_link(map(), node(), string()) -> {gen_tcp:socket(), atom()}.
-raw_link(Config, Scope, Name) ->
+raw_link(Config, Scope, Name) -> raw_link(Config, Scope, Name, []).
+
+%% [fragments]: it takes them.
+-spec raw_link(map(), node(), string(), [fragments]) -> {gen_tcp:socket(), atom()}.
+raw_link(Config, Scope, Name, Opts) ->
     {ok, S} = gen_tcp:connect({127, 0, 0, 1}, port_of(Config, Scope), [binary, {active, false}, {packet, 2}]),
-    raw_handshake(S, Name, maps:get(cookie, Config)).
+    raw_handshake(S, Name, maps:get(cookie, Config), Opts).
 
 -spec raw_handshake(gen_tcp:socket(), string(), string()) -> {gen_tcp:socket(), atom()}.
-raw_handshake(S, Name, Cookie) ->
+raw_handshake(S, Name, Cookie) -> raw_handshake(S, Name, Cookie, []).
+raw_handshake(S, Name, Cookie, Opts) ->
     NameBin = list_to_binary(Name),
-    ok = gen_tcp:send(S, <<$N, 16#D075F4FBC:64, 7:32, (byte_size(NameBin)):16, NameBin/binary>>),
+    Flags = 16#D075F4FBC bor case Opts of [fragments] -> 16#800000; [] -> 0 end,
+    ok = gen_tcp:send(S, <<$N, Flags:64, 7:32, (byte_size(NameBin)):16, NameBin/binary>>),
     {ok, <<$s, StatusBin/binary>>} = gen_tcp:recv(S, 0, 5000),
     Status = binary_to_atom(StatusBin),
     [ok = gen_tcp:send(S, <<"strue">>) || Status =:= alive],
