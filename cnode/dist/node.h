@@ -10,11 +10,11 @@
 // waiting calls with
 //         Code::closed, and no callback comes after it.
 // Terms   Outgoing terms are encoded without the version magic (TermBuilder().bytes()), and are
-// copied once. Bounds  Each link has a queue of max_queue_bytes; beyond it send() answers
-// Code::busy (a message larger than the limit
-//         passes when the queue is empty). Signals that must not be lost (DOWN, EXIT, acks, replies
-//         to spawns) pass up to twice the limit; a link beyond that is closed: its peer does not
-//         read.
+// copied once. Bounds  Each link has a queue of max_queue_bytes for signals up to 64 KB and as much
+//         for larger ones; beyond it send() answers Code::busy (one that is larger than the limit
+//         passes when no other large one waits). Signals that must not be lost (DOWN, EXIT, acks,
+//         replies to spawns) pass up to twice the limit; a link beyond that is closed, and one on
+//         which nothing can be written for 1.25 net_ticktime: its peer does not read.
 // Errors  connect() and the calls that connect: io (epmd cannot be reached), unknown_node (epmd
 // does not know it),
 //         node_down (registered, but refuses connections, or went away), auth_failed (wrong

@@ -37,9 +37,9 @@ namespace scope {
   X(handshake_timeout, error, "handshakes that took too long")                                   \
   X(handshake_limit, error, "connections closed at once: too many half-made handshakes")         \
   X(protocol_errors, error, "links closed because the peer broke the protocol")                  \
-  X(packet_too_large, error, "links closed for a packet over the limit")                         \
+  X(packet_too_large, error, "links closed for a packet, or unfinished ones together, over the limit") \
   X(tick_timeouts, error, "links closed because nothing was heard")                              \
-  X(queue_overflow, error, "links closed because the peer does not read what we must tell it")   \
+  X(queue_overflow, error, "links closed because the peer does not read")                        \
   X(send_busy, error, "messages refused to the sender in this node: the link's queue was full")  \
   X(escaped, error, "exceptions that escaped a coroutine or a process: a bug")                   \
   X(audit_lost, data_loss, "entries that the audit log lacks: the disk was full or too slow")    \
