@@ -3,30 +3,27 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "analysis/clock_cone.h"
+#include "analysis/clock_model.h"
+
 namespace scope::analysis {
 namespace {
 
 constexpr std::int64_t kSecond = 1'000'000'000;
-constexpr std::int64_t kObserveNs = 5 * kSecond;
+constexpr std::int64_t kObserveNs = kSecond / 5;
 constexpr std::int64_t kWindowNs = 30 * kSecond;
-constexpr std::int64_t kSteadyIntervalNs = 10 * kSecond;
+constexpr std::int64_t kFirstIntervalNs = kSecond / 10, kSteadyIntervalNs = 10 * kSecond;
 constexpr std::size_t kMaxWindow = 256;
+static_assert(kWindowNs + kSteadyIntervalNs < kRevisedNs);
 
 std::int64_t half(const Ping& p) { return (p.received.ns - p.sent.ns + 1) / 2; }
 std::int64_t offset(const Ping& p) {
   return p.sent.ns + (p.received.ns - p.sent.ns) / 2 - p.raw.ns;
 }
 
-std::int64_t part(std::int64_t ppb, std::int64_t distance) {
-  return static_cast<std::int64_t>(static_cast<double>(ppb) * static_cast<double>(distance) * 1e-9);
-}
-
 bool contradicts(const store::ClockVersion& v, const Ping& p) {
-  const std::int64_t distance = p.raw.ns - v.raw_at.ns;
-  const std::int64_t moved = part(v.drift_ppb, distance);
-  const std::int64_t wide = part(v.drift_bound_ppb, std::abs(distance));
-  return p.received.ns - p.raw.ns < v.lower_ns + moved - wide ||
-         p.sent.ns - p.raw.ns > v.upper_ns + moved + wide;
+  const OffsetRange allowed = cone(v, p.raw.ns - v.raw_at.ns, v.drift_bound_ppb);
+  return p.received.ns - p.raw.ns < allowed.low || p.sent.ns - p.raw.ns > allowed.high;
 }
 
 }  // namespace
@@ -45,26 +42,88 @@ store::ClockVersion ClockEstimator::version_of(const Ping& ping, ClusterTime now
   return v;
 }
 
-// The steepest and flattest line through this ping's interval and any far enough older one's.
-void ClockEstimator::observe_drift(store::ClockVersion& version, const Ping& ping) const {
+// The steepest and flattest line through the interval of the best new ping and those of all that are far enough from it.
+// The wide bound where that is not long enough; nullopt: no constant rate explains them.
+std::optional<ClockEstimator::Rate> ClockEstimator::observe() const {
+  const std::int64_t newest = window_.back().raw.ns, span = newest - window_.front().raw.ns;
+  const Ping* best = &window_.back();
+  for (const Ping& p : window_) {
+    if (newest - p.raw.ns <= span / 4 && half(p) < half(*best)) best = &p;
+  }
   std::optional<double> low, high;
   for (const Ping& old : window_) {
-    const std::int64_t distance = ping.raw.ns - old.raw.ns;
+    const std::int64_t distance = best->raw.ns - old.raw.ns;
     if (distance < kObserveNs) break;
     const double mid =
-        static_cast<double>(offset(ping) - offset(old)) / static_cast<double>(distance);
+        static_cast<double>(offset(*best) - offset(old)) / static_cast<double>(distance);
     const double unsure =
-        static_cast<double>(half(ping) + half(old)) / static_cast<double>(distance);
+        static_cast<double>(half(*best) + half(old)) / static_cast<double>(distance);
     low = std::max(low.value_or(mid - unsure), mid - unsure);
     high = std::min(high.value_or(mid + unsure), mid + unsure);
   }
-  if (!low || *low > *high)
-    return;  // not long enough, or no constant rate explains it: the wide bound stays
+  if (!low) return Rate{};
+  if (*low > *high) return std::nullopt;
   const double drift = (*low + *high) / 2 * 1e9;
-  const double bound = (*high - *low) / 2 * 1e9 + kWanderPpb;
-  if (std::abs(drift) + bound > kWideDriftPpb) return;
-  version.drift_ppb = static_cast<std::int32_t>(drift);
-  version.drift_bound_ppb = static_cast<std::int32_t>(bound) + 1;
+  const double bound = (*high - *low) / 2 * 1e9 + kWanderPpb + 1;
+  if (std::abs(drift) + bound > kWideDriftPpb) return Rate{};
+  return Rate{static_cast<std::int32_t>(drift), static_cast<std::int32_t>(bound)};
+}
+
+// Bounds the offset at the version's raw time by all pings of the window. False: they contradict each other at this rate.
+bool ClockEstimator::combine(store::ClockVersion& version, Rate rate) const {
+  OffsetRange all{INT64_MIN, INT64_MAX};
+  for (const Ping& p : window_) {
+    const std::int64_t distance = version.raw_at.ns - p.raw.ns;
+    const std::int64_t moved = part(rate.drift_ppb, distance);
+    const std::int64_t wide = part(rate.bound_ppb, std::abs(distance));
+    all.low = std::max(all.low, p.sent.ns - p.raw.ns + moved - wide);
+    all.high = std::min(all.high, p.received.ns - p.raw.ns + moved + wide);
+  }
+  if (all.low > all.high) return false;
+  version.lower_ns = all.low;
+  version.upper_ns = all.high;
+  version.offset_ns = all.low + (all.high - all.low) / 2;
+  version.drift_ppb = rate.drift_ppb;
+  version.drift_bound_ppb = rate.bound_ppb;
+  return true;
+}
+
+// All pings since the last version that agreed with it: a change of rate may have begun between any two of them and not yet
+// have been noticed.
+std::vector<store::ClockVersion> ClockEstimator::contradicted(const Ping& ping) {
+  std::vector<store::ClockVersion> out;
+  for (const Ping& old : window_) {
+    if (old.raw > stored_.back().raw_at) out.push_back(version_of(old, ping.received));
+  }
+  window_.clear();  // what was seen of the rate holds no longer
+  stored_.clear();
+  window_.push_back(ping);
+  out.push_back(version_of(ping, ping.received));
+  return out;
+}
+
+std::vector<store::ClockVersion> ClockEstimator::grown(const Ping& ping) {
+  const store::ClockVersion& last = stored_.back();
+  const std::int64_t age = ping.raw.ns - window_.front().raw.ns;
+  if (ping.raw.ns - last.raw_at.ns < std::clamp(age / 4, kFirstIntervalNs, kSteadyIntervalNs))
+    return {};
+  const auto rate = observe();
+  auto newest = version_of(ping, ping.received);
+  if (!rate || !combine(newest, *rate)) {
+    window_.pop_back();
+    return contradicted(ping);
+  }
+  std::vector<store::ClockVersion> out;
+  for (auto& v : stored_) {
+    if (v.drift_bound_ppb < 2 * std::int64_t{rate->bound_ppb}) continue;
+    auto again = v;
+    again.measured_at = ping.received;
+    if (v.raw_at < window_.front().raw || !combine(again, *rate)) continue;
+    out.push_back(v = again);
+  }
+  out.push_back(newest);
+  stored_.push_back(newest);
+  return out;
 }
 
 std::vector<store::ClockVersion> ClockEstimator::add(const Ping& ping) {
@@ -72,49 +131,20 @@ std::vector<store::ClockVersion> ClockEstimator::add(const Ping& ping) {
   if (!window_.empty() && ping.raw <= window_.back().raw)
     return {};  // answered out of order: no news
   std::vector<store::ClockVersion> out;
-  if (!last_) {
-    out.push_back(version_of(ping, ping.received));
-  } else if (contradicts(*last_, ping)) {
-    // The last two pings that agreed: a change of rate may have begun between them and not yet have been noticed.
-    for (std::size_t back = std::min<std::size_t>(2, window_.size()); back > 0; --back) {
-      const Ping& old = window_[window_.size() - back];
-      if (old.raw <= last_->raw_at) continue;
-      auto agreed = version_of(old, ping.received);
-      if (out.empty()) {
-        agreed.drift_ppb = last_->drift_ppb;
-        agreed.drift_bound_ppb = last_->drift_bound_ppb;
-      }
-      out.push_back(agreed);
-    }
-    window_.clear();  // what was seen of the rate holds no longer
-    out.push_back(version_of(ping, ping.received));
+  if (!stored_.empty() && contradicts(stored_.back(), ping)) {
+    out = contradicted(ping);
   } else {
-    const std::int64_t elapsed = ping.raw.ns - last_->raw_at.ns;
-    if (last_->drift_bound_ppb == kWideDriftPpb && elapsed >= kSecond) {
-      auto v = version_of(ping, ping.received);
-      observe_drift(v, ping);
-      // While the rate is unknown, one point a second; but for ever only if that says something new.
-      if (v.drift_bound_ppb < kWideDriftPpb || elapsed >= kSteadyIntervalNs || window_.empty() ||
-          ping.raw.ns - window_.front().raw.ns < kWindowNs / 2) {
-        out.push_back(v);
-      }
-    } else if (ping.received.ns - last_->measured_at.ns >= kSteadyIntervalNs) {
-      const Ping* best = &ping;
-      for (const Ping& p : window_) {
-        const bool recent =
-            p.raw > last_->raw_at && ping.raw.ns - p.raw.ns <= kSteadyIntervalNs / 2;
-        if (recent && half(p) < half(*best)) best = &p;
-      }
-      auto v = version_of(*best, ping.received);
-      observe_drift(v, *best);
-      out.push_back(v);
+    window_.push_back(ping);
+    while (window_.size() > kMaxWindow || ping.raw.ns - window_.front().raw.ns > kWindowNs) {
+      window_.pop_front();
     }
+    if (stored_.empty())
+      out.push_back(version_of(ping, ping.received));
+    else
+      out = grown(ping);
   }
-  window_.push_back(ping);
-  while (window_.size() > kMaxWindow || ping.raw.ns - window_.front().raw.ns > kWindowNs) {
-    window_.pop_front();
-  }
-  if (!out.empty()) last_ = out.back();
+  if (stored_.empty() && !out.empty()) stored_.push_back(out.back());
+  while (stored_.size() > 1 && stored_.front().raw_at < window_.front().raw) stored_.pop_front();
   return out;
 }
 

@@ -2,14 +2,18 @@
 //
 // Rule   A ping that left at S and came back at R (cluster time of the daemon's monotonic clock), answered by the agent at
 //        raw time A, proves that the offset at A lies in [S - A, R - A]: midpoint +- half the round trip.
-// When   A version is worth storing: the first; one a second while the drift is not yet known; the best ping of each
-//        kSteadyInterval; and at once when a ping contradicts what the last version allows (a step, or another rate):
-//        then also the last two pings that agreed, so that the kink lies between close points.
+// Combine Any number of pings bound the offset at one time together: each one's interval, widened by how far the clock can
+//        have drifted since (or until). So the quickest of a burst give the bound, however slow the others were.
+// When   A version is worth storing: the first; then at growing distances (a quarter of the session's age, kFirstIntervalNs to
+//        kSteadyIntervalNs); and at once when a ping contradicts what the last version allows (a step, or another rate):
+//        then also all pings since that version, so that the kink lies between close points.
+// Revise As soon as the rate is known twice as well, the versions of the window are given anew with that rate (same raw_at;
+//        clock_model.h): the first second of a session is bounded as well as what follows. Revisions come before the newest.
 // Drift  Erlang's monotonic time is no plain crystal: erts corrects its rate, by 20/2048 (9,766 ppm) when Erlang system
 //        time is far off the OS's, by 1/2048 (488 ppm) otherwise, and decides so every 15 to 60 s (erl_time_sup.c).
 //        - kWideDriftPpb (1.05 %) bounds everything that erts and a crystal do together. It is used as long as the rate
 //          was not observed for kObserveNs.
-//        - Later the rate is measured over the last 5 to 30 s, and the bound is the measurement's own uncertainty plus
+//        - Later the rate is measured over all of the last 30 s, and the bound is the measurement's own uncertainty plus
 //          kWanderPpb, what crystals and NTP (which slews by up to 500 ppm, but slowly) change meanwhile.
 //        What this cannot see: between two pings erts may turn its large correction on. Until the next ping contradicts
 //        (at once, if it moved by more than the bound) the error is understated, by at most 1.05 % of the time between
@@ -40,17 +44,23 @@ class ClockEstimator {
  public:
   explicit ClockEstimator(Incarnation incarnation) : incarnation_(incarnation) {}
 
-  // The versions to store now, oldest first: none, one, or up to three. Pings must come in order of `received`; one whose
+  // The versions to store now, oldest first: revisions, then what is new. Pings must come in order of `received`; one whose
   // round trip is negative is ignored.
   std::vector<store::ClockVersion> add(const Ping& ping);
 
  private:
+  struct Rate {
+    std::int32_t drift_ppb = 0, bound_ppb = kWideDriftPpb;
+  };
   store::ClockVersion version_of(const Ping& ping, ClusterTime now) const;
-  void observe_drift(store::ClockVersion& version, const Ping& ping) const;
+  std::optional<Rate> observe() const;
+  bool combine(store::ClockVersion& version, Rate rate) const;
+  std::vector<store::ClockVersion> contradicted(const Ping& ping);
+  std::vector<store::ClockVersion> grown(const Ping& ping);
 
   Incarnation incarnation_;
-  std::deque<Ping> window_;                  // the last kWindowNs since the last contradiction
-  std::optional<store::ClockVersion> last_;  // what was stored last
+  std::deque<Ping> window_;                 // the last kWindowNs since the last contradiction
+  std::deque<store::ClockVersion> stored_;  // what was stored of that time, the last at least
 };
 
 }  // namespace scope::analysis

@@ -3,30 +3,26 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "analysis/clock_cone.h"
+
 namespace scope::analysis {
 namespace {
 
 using store::ClockVersion;
 
-// `ppb` parts per billion of `distance` ns, without overflow for any distance of a node's life.
-std::int64_t part(std::int64_t ppb, std::int64_t distance) {
-  return static_cast<std::int64_t>(static_cast<double>(ppb) * static_cast<double>(distance) * 1e-9);
-}
-
-struct Range {
-  std::int64_t low, high;
-};
-
-// Where the offset can be `distance` ns of raw time after (before, if negative) the version was measured.
-Range cone(const ClockVersion& v, std::int64_t distance, std::int64_t bound_ppb) {
-  const std::int64_t moved = part(v.drift_ppb, distance);
-  const std::int64_t wide = part(bound_ppb, std::abs(distance));
-  return {v.lower_ns + moved - wide, v.upper_ns + moved + wide};
+// The rows that may be visible to a model pinned then. Their own times (raw_at + offset) are not after they were measured
+// and grow with raw_at, but for what revisions moved: that is what the margin is for.
+std::span<const ClockVersion> until(std::span<const ClockVersion> all, std::int64_t pinned) {
+  const auto end = std::partition_point(all.begin(), all.end(), [&](const ClockVersion& v) {
+    return v.raw_at.ns + v.offset_ns <= pinned + kRevisedNs;
+  });
+  return {all.begin(), end};
 }
 
 }  // namespace
 
-ClockModel::ClockModel(const store::View& view, std::optional<std::int64_t> pinned) {
+ClockModel::ClockModel(const store::View& view, std::optional<std::int64_t> pinned)
+    : pinned_(pinned) {
   const auto clocks = view.clocks();
   const auto infos = view.incarnations();
   Incarnation largest = 0;
@@ -38,13 +34,16 @@ ClockModel::ClockModel(const store::View& view, std::optional<std::int64_t> pinn
         clocks.begin(), clocks.end(), [&](const auto& v) { return v.incarnation < info.number; });
     const auto last = std::partition_point(
         first, clocks.end(), [&](const auto& v) { return v.incarnation == info.number; });
-    auto end = last;
-    if (pinned) {
-      end = std::partition_point(
-          first, last, [&](const ClockVersion& v) { return v.measured_at.ns <= *pinned; });
+    Versions all(first, last);
+    if (pinned) all = until(all, *pinned);
+    bool any = false;
+    for (auto v = all.rbegin(); v != all.rend(); ++v) {
+      if (any && v->raw_at.ns + kRevisedNs < all.back().raw_at.ns) break;
+      if (!visible(*v)) continue;
+      any = true;
+      version_ = std::max(version_, v->measured_at.ns);
     }
-    by_incarnation_[info.number] = {first, end};
-    if (end != first) version_ = std::max(version_, std::prev(end)->measured_at.ns);
+    if (any) by_incarnation_[info.number] = all;
   }
   if (pinned) version_ = *pinned;
   for (const auto& info : infos) {
@@ -65,9 +64,23 @@ std::span<const ClockVersion> ClockModel::versions(Incarnation incarnation) cons
   return by_incarnation_[incarnation];
 }
 
+ClockModel::Neighbours ClockModel::around(Versions all, std::int64_t raw) const {
+  const auto next = std::partition_point(all.begin(), all.end(),
+                                         [&](const ClockVersion& v) { return v.raw_at.ns <= raw; });
+  Neighbours out;
+  // Of versions of one raw time the newest stands last.
+  for (auto v = next; v != all.begin() && out.before == nullptr;) {
+    if (visible(*--v)) out.before = &*v;
+  }
+  for (auto v = next; v != all.end(); ++v) {
+    if (out.after != nullptr && v->raw_at != out.after->raw_at) break;
+    if (visible(*v)) out.after = &*v;
+  }
+  return out;
+}
+
 const ClockVersion* ClockModel::newest(Incarnation incarnation) const {
-  const auto all = versions(incarnation);
-  return all.empty() ? nullptr : &all.back();
+  return around(versions(incarnation), INT64_MAX).before;
 }
 
 ClockModel::Offset ClockModel::offset(Incarnation incarnation, std::int64_t raw) const {
@@ -76,16 +89,15 @@ ClockModel::Offset ClockModel::offset(Incarnation incarnation, std::int64_t raw)
     if (incarnation >= guessed_offset_.size()) return {};
     return {guessed_offset_[incarnation], kUnknownError};
   }
-  const auto after = std::partition_point(
-      all.begin(), all.end(), [&](const ClockVersion& v) { return v.raw_at.ns <= raw; });
-  if (after == all.begin() || after == all.end()) {
-    const ClockVersion& v = after == all.begin() ? all.front() : all.back();
+  const auto [before, after] = around(all, raw);
+  if (before == nullptr || after == nullptr) {
+    const ClockVersion& v = before == nullptr ? *after : *before;
     const std::int64_t distance = raw - v.raw_at.ns;
     const std::int64_t at = v.offset_ns + part(v.drift_ppb, distance);
-    const Range range = cone(v, distance, v.drift_bound_ppb);
+    const OffsetRange range = cone(v, distance, v.drift_bound_ppb);
     return {at, std::max(range.high - at, at - range.low)};
   }
-  const ClockVersion& a = *std::prev(after);
+  const ClockVersion& a = *before;
   const ClockVersion& b = *after;
   const std::int64_t span =
       b.raw_at.ns - a.raw_at.ns;  // > 0, or partition_point would have passed b
@@ -94,9 +106,9 @@ ClockModel::Offset ClockModel::offset(Incarnation incarnation, std::int64_t raw)
                                             static_cast<double>(b.offset_ns - a.offset_ns) * share);
   // A wide bound on one side says that the rate may have changed in this segment: it holds for both cones.
   const std::int64_t bound = std::max(a.drift_bound_ppb, b.drift_bound_ppb);
-  const Range from_a = cone(a, raw - a.raw_at.ns, bound);
-  const Range from_b = cone(b, raw - b.raw_at.ns, bound);
-  Range range{std::max(from_a.low, from_b.low), std::min(from_a.high, from_b.high)};
+  const OffsetRange from_a = cone(a, raw - a.raw_at.ns, bound);
+  const OffsetRange from_b = cone(b, raw - b.raw_at.ns, bound);
+  OffsetRange range{std::max(from_a.low, from_b.low), std::min(from_a.high, from_b.high)};
   if (range.low > range.high) {
     range = {std::min(from_a.low, from_b.low), std::max(from_a.high, from_b.high)};
   }
@@ -111,7 +123,8 @@ Corrected ClockModel::cluster(Incarnation incarnation, RawTime raw) const {
 ClockModel::Raw ClockModel::raw(Incarnation incarnation, ClusterTime time) const {
   const auto all = versions(incarnation);
   // offset() changes by at most 1 % of the way, so this converges by a factor of 100 a step.
-  std::int64_t raw = time.ns - (all.empty() ? offset(incarnation, 0).ns : all.back().offset_ns);
+  std::int64_t raw =
+      time.ns - (all.empty() ? offset(incarnation, 0).ns : newest(incarnation)->offset_ns);
   Offset o;
   for (int step = 0; step < 6; ++step) {
     o = offset(incarnation, raw);
@@ -129,7 +142,7 @@ std::optional<ClusterTime> ClockModel::from_system(Incarnation incarnation,
   // The newest version whose own system time is not after the time asked for; else the first.
   const ClockVersion* chosen = &all.front();
   for (const ClockVersion& v : all) {
-    if (v.raw_at.ns + v.raw_to_system_ns <= system_ns) chosen = &v;
+    if (visible(v) && v.raw_at.ns + v.raw_to_system_ns <= system_ns) chosen = &v;
   }
   return cluster(incarnation, RawTime{system_ns - chosen->raw_to_system_ns}).time;
 }

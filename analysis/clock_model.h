@@ -5,8 +5,10 @@
 //        point that widens by drift_bound_ppb; the error of an answer is the distance to the far side of what both cones
 //        allow (or of both together where they contradict each other: a step of the node's clock).
 //        Within one incarnation corrected time keeps the order of raw time.
-// Version  A model is named by one number, the largest measured_at of its versions; make() with that number gives the same
-//        correction for ever, whatever was measured since. Cursors carry it.
+// Revision  A version with the same raw_at as an older one takes its place: what was learnt later bounds an earlier time
+//        better, for at most kRevisedNs back.
+// Version  A model is named by one number, the largest measured_at of its versions; made with that number it gives the
+//        same correction for ever, whatever was measured or revised since. Cursors carry it.
 // Life   Refers to the view, which must outlive it. Thread: immutable.
 #pragma once
 
@@ -21,6 +23,9 @@
 #include "store/view.h"
 
 namespace scope::analysis {
+
+// How far behind the newest version of its incarnation one may be revised.
+inline constexpr std::int64_t kRevisedNs = 60'000'000'000;
 
 class ClockModel {
  public:
@@ -47,10 +52,19 @@ class ClockModel {
   struct Offset {
     std::int64_t ns = 0, error_ns = kUnknownError;
   };
+  struct Neighbours {  // null: none on that side
+    const store::ClockVersion *before = nullptr, *after = nullptr;
+  };
+  using Versions = std::span<const store::ClockVersion>;
   Offset offset(Incarnation incarnation, std::int64_t raw) const;
-  std::span<const store::ClockVersion> versions(Incarnation incarnation) const;
+  Neighbours around(Versions all, std::int64_t raw) const;
+  bool visible(const store::ClockVersion& v) const {
+    return !pinned_ || v.measured_at.ns <= *pinned_;
+  }
+  Versions versions(Incarnation incarnation) const;
 
-  std::vector<std::span<const store::ClockVersion>> by_incarnation_;
+  std::optional<std::int64_t> pinned_;
+  std::vector<Versions> by_incarnation_;  // empty where none is visible
   std::vector<std::int64_t>
       guessed_offset_;  // where nothing was measured: first heard of = its first row
   std::int64_t version_ = 0;

@@ -278,8 +278,9 @@ Awaitable<void> AgentSession::keep_pinging(std::shared_ptr<AgentSession> self,
     if (self->pings_.size() > kMaxPings) self->pings_.erase(self->pings_.begin());
     // A refused send (full queue) is a lost ping; the agent's lease tells it.
     (void)self->node_.send(self->agent_, b.bytes(), self->self_pid_);
-    // The first second pings quickly: the clock's first bound is the best of several.
-    auto wait = ++beats < 8 ? Millis(60) : Millis(self->config_.ping_ms);
+    // The first second pings quickly: the clock's first bound is the best of many.
+    ++beats;
+    const auto wait = beats < 16 ? 20ms : beats < 32 ? 60ms : Millis(self->config_.ping_ms);
     timer.expires_after(wait);
     co_await timer.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ec));
     self->silence_ +=

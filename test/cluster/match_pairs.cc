@@ -4,8 +4,8 @@
 //
 // Prints `SEND ARRIVAL HOW CANDIDATES` for each pair, events by their ids in hexadecimal, and `NAME NUMBER` for each of:
 // rows and seconds (of the best of three passes, decoding included), the matcher's counters, and of the clocks, over the
-// sure pairs of two nodes: `crossing`, `causality_violations` (corrected arrival before its send) and
-// `clock_bound_median_us` (of both ends' errors).
+// sure pairs of two nodes: `crossing`, `causality_violations` (corrected arrival before its send), `clock_bound_violations`
+// (by more than both ends' errors: a bound was wrong) and `clock_bound_median_us` (of both ends' errors).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -99,11 +99,12 @@ int main(const char* path) {
     fmt::print("{} {} {} {}\n", hex(p.send), hex(p.arrival), name(p.how), p.candidates);
   }
   std::vector<std::int64_t> errors;
-  std::size_t violations = 0;
+  std::size_t violations = 0, unbounded = 0;
   for (const auto& p : pass.pairs.all) {
     if (p.how == Matched::ambiguous || p.error_ns == 0) continue;
     errors.push_back(p.error_ns / 2);
     violations += p.took_ns < 0;
+    unbounded += p.took_ns < -p.error_ns;
   }
   std::ranges::sort(errors);
   const auto& s = pass.stats;
@@ -112,7 +113,8 @@ int main(const char* path) {
   fmt::print("exact {}\nunique {}\nambiguous {}\nunmatched_sends {}\nunmatched_arrivals {}\n",
              s.exact, s.unique, s.ambiguous, s.unmatched_sends, s.unmatched_arrivals);
   fmt::print("system {}\nunhashed {}\nfell_out {}\n", s.system, s.unhashed, s.fell_out);
-  fmt::print("crossing {}\ncausality_violations {}\n", errors.size(), violations);
+  fmt::print("crossing {}\ncausality_violations {}\nclock_bound_violations {}\n", errors.size(),
+             violations, unbounded);
   if (!errors.empty()) {
     fmt::print("clock_bound_median_us {:.3f}\n",
                static_cast<double>(errors[errors.size() / 2]) / 1000);

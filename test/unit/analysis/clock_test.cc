@@ -18,6 +18,10 @@ constexpr std::int64_t kSecond = 1'000'000'000;
 class Clocks : public store::View {
  public:
   explicit Clocks(std::vector<store::ClockVersion> versions) : versions_(std::move(versions)) {
+    std::ranges::sort(versions_, [](const auto& a, const auto& b) {
+      return std::tie(a.incarnation, a.raw_at, a.version) <
+             std::tie(b.incarnation, b.raw_at, b.version);
+    });
     infos_.push_back({1, 1, "a@h", 1, 7, 0, ClusterTime{0}});
     infos_.push_back({2, 2, "b@h", 1, 8, 0, ClusterTime{0}});
   }
@@ -133,7 +137,7 @@ TEST(ClockEstimator, FollowsTheRateCorrectionsOfErts) {
 TEST(ClockEstimator, StoresAboutOneVersionInTenSeconds) {
   std::mt19937_64 random(1);
   const auto session = run({0, {{0, 35}}}, 1000, random);
-  EXPECT_LE(session.versions.size(), 120u);
+  EXPECT_LE(session.versions.size(), 150u);
   EXPECT_GE(session.versions.size(), 90u);
   EXPECT_EQ(session.versions.front().drift_bound_ppb, kWideDriftPpb);
   EXPECT_LT(session.versions.back().drift_bound_ppb, 200'000);
@@ -148,7 +152,7 @@ TEST(ClockEstimator, AStepIsFollowedAtOnceAndTheModelStaysHonest) {
     Ping ping{ClusterTime{i * kSecond + offset - 50'000},
               ClusterTime{i * kSecond + offset + 50'000}, RawTime{i * kSecond}, 0};
     const auto out = estimator.add(ping);
-    EXPECT_TRUE(i != 41 || out.size() == 3);
+    EXPECT_TRUE(i != 41 || out.size() >= 2) << out.size();
     versions.insert(versions.end(), out.begin(), out.end());
   }
   const Clocks view(versions);
@@ -168,20 +172,31 @@ TEST(ClockEstimator, IgnoresPingsThatCannotBe) {
 
 TEST(ClockModel, APinnedVersionGivesTheSameCorrectionForEver) {
   std::mt19937_64 random(7);
-  const auto session = run({123 * kSecond, {{0, 80}}}, 200, random);
-  const std::vector<store::ClockVersion> early(session.versions.begin(),
-                                               session.versions.begin() + 12);
-  const Clocks before(early), after(session.versions);
-  const ClockModel old(before);
-  const ClockModel pinned(after, old.version());
+  // With a change of rate, and revisions after it.
+  const auto session = run({123 * kSecond, {{0, 80}, {100 * kSecond, 9000}}}, 200, random);
+  const Clocks after(session.versions);
   const ClockModel fresh(after);
-  EXPECT_GT(fresh.version(), old.version());
-  bool differs = false;
-  for (std::int64_t raw = 0; raw < 250 * kSecond; raw += 333'000'000) {
-    EXPECT_EQ(pinned.cluster(1, RawTime{raw}).time, old.cluster(1, RawTime{raw}).time);
-    differs = differs || fresh.cluster(1, RawTime{raw}).time != old.cluster(1, RawTime{raw}).time;
+  std::size_t differ = 0, revised = 0;
+  for (std::size_t i = 0; i + 1 < session.versions.size(); ++i) {
+    const auto& last = session.versions[i];
+    revised += session.versions[i + 1].raw_at < last.raw_at;
+    if (session.versions[i + 1].measured_at == last.measured_at) continue;
+    const std::vector<store::ClockVersion> early(session.versions.begin(),
+                                                 session.versions.begin() + i + 1);
+    const Clocks before(early);
+    const ClockModel old(before);
+    const ClockModel pinned(after, old.version());
+    ASSERT_EQ(old.version(), last.measured_at.ns);
+    EXPECT_GT(fresh.version(), old.version());
+    for (std::int64_t raw = 0; raw < 250 * kSecond; raw += 333'000'000) {
+      const auto a = pinned.cluster(1, RawTime{raw}), b = old.cluster(1, RawTime{raw});
+      ASSERT_EQ(a.time, b.time);
+      ASSERT_EQ(a.error_ns, b.error_ns);
+      differ += fresh.cluster(1, RawTime{raw}).time != b.time;
+    }
   }
-  EXPECT_TRUE(differs);
+  EXPECT_GT(differ, 0u);
+  EXPECT_GT(revised, 3u);
 }
 
 TEST(ClockModel, KeepsTheOrderOfRawTime) {
