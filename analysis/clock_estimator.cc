@@ -13,6 +13,7 @@ constexpr std::int64_t kSecond = 1'000'000'000;
 constexpr std::int64_t kObserveNs = kSecond / 5;
 constexpr std::int64_t kWindowNs = 30 * kSecond;
 constexpr std::int64_t kFirstIntervalNs = kSecond / 10, kSteadyIntervalNs = 10 * kSecond;
+constexpr std::int64_t kCoarseNs = kSecond / 1000;  // a bound as wide is revised, too
 constexpr std::size_t kMaxWindow = 256;
 static_assert(kWindowNs + kSteadyIntervalNs < kRevisedNs);
 
@@ -115,7 +116,10 @@ std::vector<store::ClockVersion> ClockEstimator::grown(const Ping& ping) {
   }
   std::vector<store::ClockVersion> out;
   for (auto& v : stored_) {
-    if (v.drift_bound_ppb < 2 * std::int64_t{rate->bound_ppb}) continue;
+    const bool better =
+        v.drift_bound_ppb >= 2 * std::int64_t{rate->bound_ppb} ||
+        v.upper_ns - v.lower_ns >= std::max(kCoarseNs, 2 * (newest.upper_ns - newest.lower_ns));
+    if (!better) continue;
     auto again = v;
     again.measured_at = ping.received;
     if (v.raw_at < window_.front().raw || !combine(again, *rate)) continue;
@@ -142,6 +146,10 @@ std::vector<store::ClockVersion> ClockEstimator::add(const Ping& ping) {
       out.push_back(version_of(ping, ping.received));
     else
       out = grown(ping);
+  }
+  // One after the other: a model pinned at one of them must not see the next.
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    out[i].measured_at = ClusterTime{ping.received.ns + static_cast<std::int64_t>(i)};
   }
   if (stored_.empty() && !out.empty()) stored_.push_back(out.back());
   while (stored_.size() > 1 && stored_.front().raw_at < window_.front().raw) stored_.pop_front();

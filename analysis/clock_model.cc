@@ -90,28 +90,7 @@ ClockModel::Offset ClockModel::offset(Incarnation incarnation, std::int64_t raw)
     return {guessed_offset_[incarnation], kUnknownError};
   }
   const auto [before, after] = around(all, raw);
-  if (before == nullptr || after == nullptr) {
-    const ClockVersion& v = before == nullptr ? *after : *before;
-    const std::int64_t distance = raw - v.raw_at.ns;
-    const std::int64_t at = v.offset_ns + part(v.drift_ppb, distance);
-    const OffsetRange range = cone(v, distance, v.drift_bound_ppb);
-    return {at, std::max(range.high - at, at - range.low)};
-  }
-  const ClockVersion& a = *before;
-  const ClockVersion& b = *after;
-  const std::int64_t span =
-      b.raw_at.ns - a.raw_at.ns;  // > 0, or partition_point would have passed b
-  const double share = static_cast<double>(raw - a.raw_at.ns) / static_cast<double>(span);
-  const std::int64_t at = a.offset_ns + static_cast<std::int64_t>(
-                                            static_cast<double>(b.offset_ns - a.offset_ns) * share);
-  // A wide bound on one side says that the rate may have changed in this segment: it holds for both cones.
-  const std::int64_t bound = std::max(a.drift_bound_ppb, b.drift_bound_ppb);
-  const OffsetRange from_a = cone(a, raw - a.raw_at.ns, bound);
-  const OffsetRange from_b = cone(b, raw - b.raw_at.ns, bound);
-  OffsetRange range{std::max(from_a.low, from_b.low), std::min(from_a.high, from_b.high)};
-  if (range.low > range.high) {
-    range = {std::min(from_a.low, from_b.low), std::max(from_a.high, from_b.high)};
-  }
+  const auto [at, range] = offset_between(before, after, raw);
   return {at, std::max({range.high - at, at - range.low, std::int64_t{0}})};
 }
 

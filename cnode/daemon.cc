@@ -10,6 +10,7 @@
 #include <map>
 
 #include "cnode/agents/agents.h"
+#include "cnode/agents/clock_refiner.h"
 #include "cnode/agents/signal.h"
 #include "cnode/audit.h"
 #include "cnode/dist/node.h"
@@ -128,10 +129,12 @@ class Daemon : public Process, public Controls, public store::StoreListener {
       });
       audit_->note("daemon_stop", "a signal", trace_ids());
       co_await agents_->detach_all(kDetachTimeout);
+      co_await ClockRefiner::finish(*clock_refiner_);
     }
     otp_.reset();
     if (service_) service_->stop();
     subscriptions_.reset();
+    clock_refiner_.reset();
     if (audit_) audit_->close();
     if (store_) store_->close();
     agents_ready_ = false;
@@ -197,6 +200,8 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     agents_ready_ = true;
     service_->set_coverage(agents_->coverage());
     agents_->start();
+    clock_refiner_ = std::make_unique<ClockRefiner>(io_, *store_, counters_);
+    clock_refiner_->start();
     otp_ = std::make_unique<Otp>(io_, *node_, otp_sources());
     auto stats = store_->stats();
     spdlog::info("{} is up, port {}, store {} ({} events)", node_->name(), node_->port(),
@@ -414,6 +419,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
   std::unique_ptr<Audit> audit_;
   std::unique_ptr<Service> service_;
   std::unique_ptr<Subscriptions> subscriptions_;
+  std::unique_ptr<ClockRefiner> clock_refiner_;
   std::unique_ptr<Agents> agents_;
   std::unique_ptr<Otp> otp_;
   Pid pid_;

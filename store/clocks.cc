@@ -73,10 +73,11 @@ Status Clocks::write_new(lmdb::Txn& txn, lmdb::Dbi dbi) const {
 }
 
 Status Clocks::write_newest(lmdb::Txn& txn, lmdb::Dbi dbi) const {
-  for (auto it = versions_.begin(); it != versions_.end(); ++it) {
+  const auto list = all();  // of one raw time the newest version stands last
+  for (auto it = list->begin(); it != list->end(); ++it) {
     const auto next = std::next(it);
-    if (next == versions_.end() || next->first.first != it->first.first)
-      RETURN_IF_ERROR(put(txn, dbi, it->second));
+    if (next == list->end() || next->incarnation != it->incarnation)
+      RETURN_IF_ERROR(put(txn, dbi, *it));
   }
   return {};
 }

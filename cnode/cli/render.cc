@@ -440,7 +440,13 @@ std::string render_flow(const TermView& value, const Screen& screen) {
 }
 
 std::string render_clocks(const TermView& value, const Screen& screen) {
-  Table table({{"node"}, {"offset", true}, {"error"}, {"drift", true}, {"age", true}});
+  Table table({{"node"},
+               {"offset", true},
+               {"error"},
+               {"drift", true},
+               {"age", true},
+               {"from"},
+               {"version", true}});
   if (const auto nodes = get(value, "nodes"); nodes && nodes->map()) {
     for (auto it = *nodes->map(); !it.done(); it.next()) {
       const auto n = it.value();
@@ -452,8 +458,14 @@ std::string render_clocks(const TermView& value, const Screen& screen) {
       std::string ppm = "?";
       if (drift && drift->real()) ppm = fmt::format("{:.2f} ppm", *drift->real());
       if (drift && drift->integer()) ppm = fmt::format("{} ppm", *drift->integer());
+      const auto wander = get(n, "drift_bound_ppm");
+      if (wander && wander->real()) ppm += fmt::format(" ± {:.0f}", *wander->real());
+      const auto source = get(n, "source");
+      const auto version = get_integer(n, "version");
       table.add({screen.term(it.key()), span_of(n, "offset_ns"), format_error(error), ppm,
-                 age ? format_duration(*age * 1'000'000) : "?"});
+                 age ? format_duration(*age * 1'000'000) : "?",
+                 source ? std::string(source->atom().value_or("?")) : "?",
+                 version ? std::to_string(*version) : "?"});
     }
   }
   std::string out = table.empty() ? "no node's clock was measured yet\n" : table.render(screen.out);

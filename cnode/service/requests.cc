@@ -212,6 +212,8 @@ void write_clock(TermBuilder& out, const ClockModel& clock, Incarnation incarnat
   map.key("drift_ppm").real(version->drift_ppb / 1000.0);
   map.key("drift_bound_ppm").real(version->drift_bound_ppb / 1000.0);
   map.key("age_ms").integer((now.ns - version->measured_at.ns) / 1'000'000);
+  map.key("source").atom(version->source == 2 ? "messages" : "pings");
+  map.key("version").unsigned_integer(version->version);
   map.write(out);
 }
 

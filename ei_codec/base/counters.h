@@ -46,6 +46,7 @@ namespace scope {
   /* cnode/agents */                                                                             \
   X(batches_refused, error, "batches that came outside a session or beyond the credit; sent again") \
   X(clock_not_stored, data_loss, "versions of the clock model that the store did not take")      \
+  X(clock_contradictions, error, "pairs of messages that contradict the bounds of the clocks")   \
   X(gaps_not_stored, data_loss, "gaps between two agents of a node that the store did not take") \
   X(sessions_lost, error, "sessions with agents that ended without being asked to")              \
   X(resumes, error, "sessions resumed because a batch came out of order")                        \

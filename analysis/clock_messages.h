@@ -1,0 +1,91 @@
+// MessageClocks: what matched messages add to the clock model: no corrected fetch stands before its send.
+//
+// Data   A sure pair says that  raw_send + offset_a(raw_send) <= raw_fetch + offset_b(raw_fetch).  Of each direction of two
+//        incarnations, and each kSliceNs of the sender's raw time, only the corners of the lower hull of
+//        (raw_send, raw_fetch - raw_send) are kept: where offsets are straight lines they imply all the others (Duda).
+//        The points are the clock model's versions of the last kRefinedNs.
+// Bounds By pairs that an identity proves (`exact`), and only these: the offset at a fetch is at least what the sender's lowest
+//        allows, the offset at a send at most what the receiver's highest allows; carried to the points on both sides by
+//        what the clock can drift meanwhile (clock_cone.h), from neighbour to neighbour in kBoundPasses passes. Bounds never
+//        widen. A pair that would leave no room contradicts (a step, a wrong match): it is dropped and counted.
+// Offsets By all sure pairs: each point moves within its bounds by the least that lets every pair hold, the less certain
+//        end more (projection onto the constraints, one after the other, kOffsetPasses times). So two nodes' times are right
+//        to each other even where messages are quicker than the pings that bound either. Where no straight lines between the
+//        points do (the rate changed there), points are added. A pair that still does not hold is counted (`unresolved`).
+// Out    Revisions of these points (clock_model.h), source 2. A point at the edge of what is still revised stays, and so does
+//        an incarnation whose points would put two of its rows out of order.
+// Bounds of it  kMaxCorners altogether; beyond, pairs are left out and counted.
+// Thread One.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <tuple>
+#include <vector>
+
+#include "analysis/clock_model.h"
+
+namespace scope::analysis {
+
+struct RefineStats {
+  std::uint64_t pairs = 0;       // of two nodes, sure
+  std::uint64_t left_out = 0;    // no room for them
+  std::uint64_t contradict = 0;  // against the bounds
+  std::uint64_t unresolved = 0;  // at the last refine(): corrected fetch before its send
+};
+
+class MessageClocks {
+ public:
+  static constexpr std::int64_t kSliceNs = 200'000'000;
+  static constexpr std::int64_t kRefinedNs = 45'000'000'000;
+  static_assert(kRefinedNs < kRevisedNs);
+  static constexpr std::size_t kMaxCorners = 100'000;
+
+  void add(const EventId& send, const EventId& arrival, bool exact);
+
+  // The revisions worth storing; measured_at and version are for the caller and the store to set. `clocks`: View::clocks().
+  std::vector<store::ClockVersion> refine(std::span<const store::ClockVersion> clocks);
+
+  const RefineStats& stats() const { return stats_; }
+
+ private:
+  struct Corner {
+    std::int64_t sent = 0, fetched = 0;  // raw times
+    bool dropped = false;
+  };
+  using Direction = std::tuple<Incarnation, Incarnation, bool>;  // from, to, exact
+  using Slices = std::map<std::int64_t, std::vector<Corner>>;    // by sent / kSliceNs
+  struct Track;
+  struct Side;
+  struct Pair;
+
+  static void hull(std::vector<Corner>& corners);
+  static std::map<Incarnation, Track> tracks(std::span<const store::ClockVersion> clocks);
+  void forget(const std::map<Incarnation, Track>& tracks);
+  std::vector<Pair> pairs(std::map<Incarnation, Track>& tracks);
+  void tighten(std::span<Pair> pairs);
+  void project(std::span<Pair> pairs);
+  static bool add_points(std::map<Incarnation, Track>& tracks, std::span<const Pair> pairs);
+
+  std::map<Direction, Slices> corners_;
+  std::size_t count_ = 0;
+  RefineStats stats_;
+};
+
+// Matches the messages of a range and adds the sure pairs of two nodes.
+struct PairRange {
+  ClusterTime since, until;
+  std::size_t max_rows = 50'000;
+};
+struct PairsRead {
+  ClusterTime until;  // up to where they were read
+  std::size_t rows = 0;
+};
+PairsRead read_pairs(const Context& context, const PairRange& range, MessageClocks& out);
+
+// Up to when all that the incarnations whose clocks were measured within the last `fresh_ns` recorded is in the view.
+// nullopt: fewer than two of them, or one does not say.
+std::optional<ClusterTime> all_complete_until(const Context& context, std::int64_t fresh_ns);
+
+}  // namespace scope::analysis

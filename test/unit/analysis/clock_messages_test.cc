@@ -1,0 +1,220 @@
+// The clock model refined by messages, against clocks whose true offsets are known.
+#include "analysis/clock_messages.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <random>
+
+#include "analysis/clock_estimator.h"
+#include "test/unit/analysis/clock_world.h"
+
+namespace scope::analysis {
+namespace {
+
+struct Sent {
+  EventId send, arrival;
+  bool exact = false;
+};
+
+EventId event(Incarnation of, std::int64_t raw) { return {{of, 1, 1}, RawTime{raw}, 0}; }
+
+// Three nodes that ping and message each other; what the daemon would store.
+class Nodes {
+ public:
+  Nodes(std::vector<TrueClock> clocks, std::uint64_t seed, double ping_delay_ns = 150'000)
+      : clocks_(std::move(clocks)), random_(seed), ping_delay_(1 / ping_delay_ns) {
+    for (Incarnation n = 1; n <= clocks_.size(); ++n) estimators_.emplace_back(n);
+  }
+
+  // By cluster time; a refinement every two seconds, if asked for.
+  void run(std::int64_t until, bool refine) {
+    for (; now_ < until; now_ += kSecond / 50) {
+      const bool pings = now_ < from_ + kSecond / 3 || now_ % (kSecond / 2) == 0;
+      for (Incarnation n = 1; pings && n <= clocks_.size(); ++n) ping(n);
+      for (int i = 0; i < 4; ++i) message();
+      if (refine && now_ % (2 * kSecond) == 0) this->refine();
+    }
+  }
+
+  void refine() {
+    const Clocks view(versions);
+    for (auto v : messages.refine(view.clocks())) {
+      v.measured_at = ClusterTime{now_};
+      store(v);
+    }
+  }
+
+  std::int64_t raw(Incarnation n, std::int64_t at) const {
+    const auto& clock = clocks_[n - 1];
+    std::int64_t raw = at - clock.start_offset;
+    for (int i = 0; i < 8; ++i) raw -= clock.cluster(raw) - at;
+    return raw;
+  }
+  std::int64_t truth(Incarnation n, std::int64_t raw) const { return clocks_[n - 1].cluster(raw); }
+
+  std::int64_t begun() const { return from_; }
+  std::vector<store::ClockVersion> versions;
+  std::vector<Sent> sent;
+  MessageClocks messages;
+
+ private:
+  void store(store::ClockVersion v) {
+    v.version = static_cast<std::uint32_t>(versions.size() + 1);
+    versions.push_back(v);
+  }
+  std::int64_t delay(double quickest) {
+    return static_cast<std::int64_t>(quickest + ping_delay_(random_));
+  }
+  void ping(Incarnation n) {
+    const Ping p{ClusterTime{now_ - delay(20'000)}, ClusterTime{now_ + delay(20'000)},
+                 RawTime{raw(n, now_)}, now_};
+    for (const auto& v : estimators_[n - 1].add(p)) store(v);
+  }
+  void message() {
+    const Incarnation a = 1 + static_cast<Incarnation>(random_() % clocks_.size());
+    const Incarnation b = 1 + static_cast<Incarnation>(random_() % clocks_.size());
+    if (a == b) return;
+    const std::int64_t at = now_ + static_cast<std::int64_t>(random_() % (kSecond / 60));
+    const std::int64_t took =
+        5'000 + static_cast<std::int64_t>(std::exponential_distribution<>(1 / 50'000.0)(random_));
+    Sent m{event(a, raw(a, at)), event(b, raw(b, at + took)), random_() % 2 == 0};
+    sent.push_back(m);
+    messages.add(m.send, m.arrival, m.exact);
+  }
+
+  std::vector<TrueClock> clocks_;
+  std::mt19937_64 random_;
+  std::exponential_distribution<double> ping_delay_;
+  std::vector<ClockEstimator> estimators_;
+  static constexpr std::int64_t from_ = 1000 * kSecond;
+  std::int64_t now_ = from_;
+};
+
+std::size_t violated(const Nodes& nodes) {
+  const Clocks view(nodes.versions);
+  const ClockModel model(view);
+  return static_cast<std::size_t>(std::ranges::count_if(nodes.sent, [&](const Sent& m) {
+    return model.cluster(m.arrival.process.incarnation, m.arrival.time).time <
+           model.cluster(m.send.process.incarnation, m.send.time).time;
+  }));
+}
+
+// The mean error; every offset within its bound, each clock's rows in order.
+double check(const Nodes& nodes, std::size_t clocks, std::int64_t until) {
+  const Clocks view(nodes.versions);
+  const ClockModel model(view);
+  double sum = 0;
+  std::size_t count = 0;
+  for (Incarnation n = 1; n <= clocks; ++n) {
+    std::int64_t last = INT64_MIN;
+    const std::int64_t end = nodes.raw(n, until);
+    for (auto raw = nodes.raw(n, nodes.begun()); raw < end; raw += 7'000'003) {
+      const auto got = model.cluster(n, RawTime{raw});
+      EXPECT_LE(std::abs(got.time.ns - nodes.truth(n, raw)), got.error_ns + 2) << n << " " << raw;
+      EXPECT_GT(got.time.ns, last);
+      last = got.time.ns;
+      sum += static_cast<double>(got.error_ns);
+      ++count;
+    }
+  }
+  return sum / static_cast<double>(count);
+}
+
+std::vector<TrueClock> skewed(std::mt19937_64& random) {
+  std::vector<TrueClock> out;
+  for (int n = 0; n < 3; ++n) {
+    const double ppm = std::uniform_real_distribution<>(-100, 100)(random);
+    out.push_back({static_cast<std::int64_t>(random() % 900) * kSecond, {{0, ppm}}});
+  }
+  return out;
+}
+
+TEST(MessageClocks, NoFetchStandsBeforeItsSendAndTheTruthStaysWithinTheBounds) {
+  std::size_t before = 0;
+  for (std::uint64_t round = 1; round <= 12; ++round) {
+    std::mt19937_64 random(round);
+    const auto clocks = skewed(random);
+    Nodes with(clocks, round), without(clocks, round);
+    with.run(with.begun() + 30 * kSecond, true);
+    with.refine();
+    without.run(without.begun() + 30 * kSecond, false);
+    ASSERT_GT(with.sent.size(), 1000u);
+    EXPECT_EQ(violated(with), 0u) << "round " << round;
+    EXPECT_EQ(with.messages.stats().unresolved, 0u);
+    EXPECT_EQ(with.messages.stats().contradict, 0u);
+    before += violated(without);
+    check(with, 3, with.begun() + 30 * kSecond);
+  }
+  EXPECT_GT(before, 50u) << "the messages had nothing to mend";
+}
+
+TEST(MessageClocks, FollowsRateCorrectionsOfErts) {
+  for (const double ppm : {9766.0, -9766.0, 488.0}) {
+    // From 8.7 s to 21.3 s of the session; its raw clock began 900 s before that.
+    Nodes nodes({{100 * kSecond,
+                  {{0, 10}, {908'700 * kSecond / 1000, 10 + ppm}, {921'300 * kSecond / 1000, 10}}},
+                 {0, {{0, -20}}},
+                 {500 * kSecond, {{0, 40}}}},
+                77);
+    nodes.run(nodes.begun() + 30 * kSecond, true);
+    nodes.refine();
+    check(nodes, 3, nodes.begun() + 30 * kSecond - kSecond);
+    EXPECT_LE(violated(nodes), nodes.sent.size() / 500) << ppm;
+  }
+}
+
+TEST(MessageClocks, ANodeThatIsFarFromTheDaemonIsBoundedByItsNeighbours) {
+  const std::vector<TrueClock> clocks = {
+      {0, {{0, 20}}}, {7 * kSecond, {{0, -30}}}, {9 * kSecond, {{0, 5}}}};
+  Nodes nodes(clocks, 5);
+  nodes.run(nodes.begun() + 10 * kSecond, false);
+  // What the daemon alone knows of node 3: 20 ms.
+  for (auto& v : nodes.versions) {
+    if (v.incarnation != 3) continue;
+    v.lower_ns -= 20'000'000;
+    v.upper_ns += 20'000'000;
+    v.offset_ns += 15'000'000;
+  }
+  const auto before = check(nodes, 3, nodes.begun() + 10 * kSecond);
+  EXPECT_GT(violated(nodes), 100u);
+  nodes.refine();
+  EXPECT_EQ(violated(nodes), 0u);
+  EXPECT_LT(check(nodes, 3, nodes.begun() + 10 * kSecond), before / 10);
+}
+
+TEST(MessageClocks, APairThatContradictsTheBoundsIsDroppedAndCounted) {
+  Nodes nodes({{0, {{0, 0}}}, {kSecond, {{0, 0}}}, {0, {{0, 0}}}}, 9);
+  nodes.run(nodes.begun() + 5 * kSecond, false);
+  const auto at = nodes.begun() + 2 * kSecond;
+  // Fetched 50 ms before it was sent.
+  nodes.messages.add(event(1, nodes.raw(1, at)), event(2, nodes.raw(2, at - kSecond / 20)), true);
+  nodes.refine();
+  EXPECT_EQ(nodes.messages.stats().contradict, 1u);
+  check(nodes, 3, nodes.begun() + 5 * kSecond);
+}
+
+TEST(MessageClocks, WhatIsSettledIsNotRevisedAgain) {
+  std::mt19937_64 random(3);
+  Nodes nodes(skewed(random), 3);
+  nodes.run(nodes.begun() + 20 * kSecond, true);
+  nodes.refine();
+  const auto stored = nodes.versions.size();
+  nodes.refine();
+  nodes.refine();
+  EXPECT_EQ(nodes.versions.size(), stored);
+}
+
+TEST(MessageClocks, MemoryIsBounded) {
+  MessageClocks clocks;
+  constexpr std::int64_t kPairs = 150'000;
+  for (std::int64_t i = 0; i < kPairs; ++i) {
+    // Every pair is a corner: each in a slice of its own.
+    const std::int64_t at = i * MessageClocks::kSliceNs;
+    clocks.add(event(1, at), event(2, at + 50'000), true);
+  }
+  EXPECT_EQ(clocks.stats().left_out, kPairs - MessageClocks::kMaxCorners);
+}
+
+}  // namespace
+}  // namespace scope::analysis
