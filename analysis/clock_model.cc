@@ -10,15 +10,6 @@ namespace {
 
 using store::ClockVersion;
 
-// The rows that may be visible to a model pinned then. Their own times (raw_at + offset) are not after they were measured
-// and grow with raw_at, but for what revisions moved: that is what the margin is for.
-std::span<const ClockVersion> until(std::span<const ClockVersion> all, std::int64_t pinned) {
-  const auto end = std::partition_point(all.begin(), all.end(), [&](const ClockVersion& v) {
-    return v.raw_at.ns + v.offset_ns <= pinned + kRevisedNs;
-  });
-  return {all.begin(), end};
-}
-
 }  // namespace
 
 ClockModel::ClockModel(const store::View& view, std::optional<std::int64_t> pinned)
@@ -35,15 +26,12 @@ ClockModel::ClockModel(const store::View& view, std::optional<std::int64_t> pinn
     const auto last = std::partition_point(
         first, clocks.end(), [&](const auto& v) { return v.incarnation == info.number; });
     Versions all(first, last);
-    if (pinned) all = until(all, *pinned);
-    bool any = false;
+    while (!all.empty() && !visible(all.back())) all = all.first(all.size() - 1);
+    by_incarnation_[info.number] = all;
     for (auto v = all.rbegin(); v != all.rend(); ++v) {
-      if (any && v->raw_at.ns + kRevisedNs < all.back().raw_at.ns) break;
-      if (!visible(*v)) continue;
-      any = true;
-      version_ = std::max(version_, v->measured_at.ns);
+      if (v->raw_at.ns + kRevisedNs < all.back().raw_at.ns) break;
+      if (visible(*v)) version_ = std::max(version_, v->measured_at.ns);
     }
-    if (any) by_incarnation_[info.number] = all;
   }
   if (pinned) version_ = *pinned;
   for (const auto& info : infos) {

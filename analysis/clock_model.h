@@ -64,7 +64,7 @@ class ClockModel {
   Versions versions(Incarnation incarnation) const;
 
   std::optional<std::int64_t> pinned_;
-  std::vector<Versions> by_incarnation_;  // empty where none is visible
+  std::vector<Versions> by_incarnation_;  // the last of each is visible
   std::vector<std::int64_t>
       guessed_offset_;  // where nothing was measured: first heard of = its first row
   std::int64_t version_ = 0;

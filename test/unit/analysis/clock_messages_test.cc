@@ -30,7 +30,7 @@ class Nodes {
   // By cluster time; a refinement every two seconds, if asked for.
   void run(std::int64_t until, bool refine) {
     for (; now_ < until; now_ += kSecond / 50) {
-      const bool pings = now_ < from_ + kSecond / 3 || now_ % (kSecond / 2) == 0;
+      const bool pings = now_ < kFrom + kSecond / 3 || now_ % (kSecond / 2) == 0;
       for (Incarnation n = 1; pings && n <= clocks_.size(); ++n) ping(n);
       for (int i = 0; i < 4; ++i) message();
       if (refine && now_ % (2 * kSecond) == 0) this->refine();
@@ -53,7 +53,7 @@ class Nodes {
   }
   std::int64_t truth(Incarnation n, std::int64_t raw) const { return clocks_[n - 1].cluster(raw); }
 
-  std::int64_t begun() const { return from_; }
+  std::int64_t begun() const { return kFrom; }
   std::vector<store::ClockVersion> versions;
   std::vector<Sent> sent;
   MessageClocks messages;
@@ -87,8 +87,8 @@ class Nodes {
   std::mt19937_64 random_;
   std::exponential_distribution<double> ping_delay_;
   std::vector<ClockEstimator> estimators_;
-  static constexpr std::int64_t from_ = 1000 * kSecond;
-  std::int64_t now_ = from_;
+  static constexpr std::int64_t kFrom = 1000 * kSecond;
+  std::int64_t now_ = kFrom;
 };
 
 std::size_t violated(const Nodes& nodes) {

@@ -129,8 +129,8 @@ TEST(ClockModel, APinnedVersionGivesTheSameCorrectionForEver) {
   for (std::size_t i = 0; i + 1 < session.versions.size(); ++i) {
     const auto& last = session.versions[i];
     revised += session.versions[i + 1].raw_at < last.raw_at;
-    const std::vector<store::ClockVersion> early(session.versions.begin(),
-                                                 session.versions.begin() + i + 1);
+    const std::vector<store::ClockVersion> early(
+        session.versions.begin(), session.versions.begin() + static_cast<std::ptrdiff_t>(i) + 1);
     const Clocks before(early);
     const ClockModel old(before);
     const ClockModel pinned(after, old.version());
