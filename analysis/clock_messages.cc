@@ -15,6 +15,7 @@ constexpr int kRounds = 3;                 // of adding points
 constexpr std::size_t kMostPoints = 512;
 constexpr std::int64_t kApartNs = 20'000'000;  // points are not added nearer to others
 constexpr std::int64_t kSpareNs = 500;  // by how much a pair that did not hold holds afterwards
+constexpr double kFarthest = 1e15;      // ns that a point moves at once: no overflow
 constexpr std::int64_t kWorthNs = 100;  // a change smaller than that is none
 
 }  // namespace
@@ -246,8 +247,9 @@ void MessageClocks::project(std::span<Pair> pairs) {
         side.points([&](std::size_t i, double weight) {
           auto& v = side.track.points[i];
           if (!side.track.moves(i)) return;
-          const auto by = static_cast<std::int64_t>(sign * step * weight * width(v));
-          v.offset_ns = std::clamp(v.offset_ns + by, v.lower_ns, v.upper_ns);
+          const double by = std::clamp(sign * step * weight * width(v), -kFarthest, kFarthest);
+          v.offset_ns =
+              std::clamp(v.offset_ns + static_cast<std::int64_t>(by), v.lower_ns, v.upper_ns);
         });
       };
       move(a, -1);
