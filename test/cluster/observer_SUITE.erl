@@ -205,6 +205,9 @@ tables(Config = #{a := A, daemon := D}) ->
     {error, "Mnesia is not running" ++ _} = backend(Config, get_table_list, [mnesia, []]).
 
 newest_events(Config = #{a := A, daemon := D}) ->
+    scope_daemon:steady(A, D, fun() -> the_same_events(Config) end).
+
+the_same_events(Config = #{a := A, daemon := D}) ->
     Rows = rows(Config, scope_newest_events),
     #{events := Events} = ask(A, D, {get_events, #{limit => 500, order => newest_first}}),
     %% More may have come in between: what both have is the same, and the newest first.

@@ -3,7 +3,7 @@
 -export([all/0, timeout/1]).
 -export([match_and_text/1, aggregates/1, wrong_questions/1]).
 -import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
--import(scope_daemon, [call/3, ask/3, await_live/3, all_events/4]).
+-import(scope_daemon, [call/3, ask/3, steady/3, await_live/3, all_events/4]).
 
 all() -> [match_and_text, aggregates, wrong_questions].
 timeout(_) -> 60000.
@@ -29,6 +29,9 @@ recorded(Config, Count) ->
 %% What a pattern finds is what the same pattern finds here, in the events that the daemon gives without it.
 match_and_text(Config) ->
     {A, D, Pid, _} = recorded(Config, 30),
+    steady(A, D, fun() -> match_and_text(A, D, Pid) end).
+
+match_and_text(A, D, Pid) ->
     {All, _} = all_events(A, D, #{pid => Pid}, oldest_first),
     Find = fun(Filter) -> element(1, all_events(A, D, Filter#{pid => Pid}, oldest_first)) end,
     Takes = [E || E = #{type := message_take, message := {'$gen_call', _, {add, K}}} <- All, K > 20],
@@ -58,6 +61,9 @@ match_and_text(Config) ->
 
 aggregates(Config) ->
     {A, D, Pid, Client} = recorded(Config, 40),
+    steady(A, D, fun() -> aggregates(A, D, Pid, Client) end).
+
+aggregates(A, D, Pid, Client) ->
     {All, _} = all_events(A, D, #{}, oldest_first),
     Until = lists:max([T || #{time := T} <- All]),
     Filter = #{until => Until},
@@ -73,7 +79,9 @@ aggregates(Config) ->
     #{count := 40, measured := 40, min := Min, max := Max, mean := Mean, p50 := P50, p99 := P99, rate := Rate} = M,
     Took = took([{T, Time} || #{type := T, pid := P, time := Time} <- All, P =:= Pid,
                               T =:= function_entry orelse T =:= function_exit]),
-    assert_eq({lists:min(Took), lists:max(Took)}, {Min, Max}),
+    %% Durations are the node's own; between corrected times lies what the clock's rate was taken for, which in a session's first
+    %% second is known badly on a busy machine.
+    [true = Ours =< 2 * Theirs andalso Theirs =< 2 * Ours || {Ours, Theirs} <- [{lists:min(Took), Min}, {lists:max(Took), Max}]],
     true = Min =< P50 andalso P50 =< P99 andalso P99 =< Max andalso Mean >= Min andalso Rate > 0,
     %% What the client sent to the counter, and how long it waited there.
     [#{key := #{edge := {Client, _}}, measures := #{count := 40}}] =

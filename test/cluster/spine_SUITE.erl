@@ -89,7 +89,11 @@ records_calls(Config) ->
     {ok, Pid} = rpc(A, scope_counter, start, [c1]),
     _ = start_trace(A, D, #{mfas => [{scope_counter, handle_call, 3}], pids => [Pid], events => [calls]}),
     [rpc(A, gen_server, call, [c1, {add, K}]) || K <- lists:seq(1, 20)],
-    Events = await_events(A, D, #{pid => Pid, type => function_entry}, fun(L) -> length(L) >= 20 end),
+    _ = await_events(A, D, #{pid => Pid, type => function_entry}, fun(L) -> length(L) >= 20 end),
+    scope_daemon:steady(A, D, fun() -> filters_agree(A, D, Pid) end).
+
+filters_agree(A, D, Pid) ->
+    {Events, _} = all_events(A, D, #{pid => Pid, type => function_entry}, oldest_first),
     assert_eq(20, length(Events)),
     assert_eq(lists:seq(1, 20),
               [K || #{mfa := {scope_counter, handle_call, 3}, args := [{add, K}, _, _]} <- Events]),

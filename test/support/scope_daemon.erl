@@ -1,6 +1,6 @@
 %% The daemon under test: starts the real executable, asks it as any node would, waits for what it reports.
 -module(scope_daemon).
--export([start/2, start/3, call/3, ask/3, await_nodes/3, await_live/3, all_events/4, lost/1, stop/1, residue/1]).
+-export([start/2, start/3, call/3, ask/3, steady/3, await_nodes/3, await_live/3, all_events/4, lost/1, stop/1, residue/1]).
 
 %% Starts `scope start` joined to the given nodes (handles of scope_test); ready when it answers epmd. $SCOPE_CAPTURE
 %% says by which tracer, if it is set. Opts: name, db, cookie, budget, args, env; on another host (scope_net): under, listen, names.
@@ -33,6 +33,19 @@ ask(Node, Daemon, Request) ->
     case call(Node, Daemon, Request) of
         {ok, Value} -> Value;
         Other -> error({answer, Request, Other})
+    end.
+
+%% What Fun gives, or raises, while the clock model stays the same: events' times are those of a model, and two questions
+%% may be answered with two. Asked again if it changed meanwhile, at most 50 times.
+steady(Node, Daemon, Fun) -> steady(Node, Daemon, Fun, 50).
+
+steady(Node, Daemon, Fun, Left) ->
+    #{version := Version} = ask(Node, Daemon, clocks),
+    Result = try {value, Fun()} catch Class:Reason:Stack -> {Class, Reason, Stack} end,
+    case {ask(Node, Daemon, clocks), Result} of
+        {#{version := Other}, _} when Other =/= Version, Left > 1 -> steady(Node, Daemon, Fun, Left - 1);
+        {_, {value, Value}} -> Value;
+        {_, {Raised, Why, Where}} -> erlang:raise(Raised, Why, Where)
     end.
 
 %% Until status says State of every one of Nodes.
