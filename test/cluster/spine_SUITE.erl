@@ -117,14 +117,7 @@ state_at_any_time(Config) ->
     %% After the n-th add, n is the sum of 1..n.
     States = [S || #{state := S} <- Events],
     assert_eq([K * (K + 1) div 2 || K <- lists:seq(1, 30)], [N || #{n := N, seq := Q} <- States, Q > 0]),
-    %% The moment itself lies within the clock's error, and the answer says so. Clocks may have been measured again since: it
-    %% may be the state before, and before the first there is none.
-    [case call(B, D, {get_state_at, Pid, T}) of
-         {ok, #{state := State, certainty := inferred, why := Why}} ->
-             true = lists:member(clock, Why),
-             true = lists:member(State, [S, Before]);
-         {error, {not_recorded, _}} -> none = Before
-     end || {#{time := T, state := S}, Before} <- lists:zip(Events, [none | lists:droplast(States)])],
+    scope_daemon:steady(B, D, fun() -> moments_are_inferred(B, D, Pid) end),
     %% Between two states, further from both than the clock's error, it is proven.
     receive after 100 -> ok end,
     rpc(A, gen_server, call, [c1, {add, 31}]),
@@ -139,6 +132,18 @@ state_at_any_time(Config) ->
     %% By name, and by text with its node.
     #{state := Last} = ask(B, D, {get_state_at, {c1, node_of(A)}, now}),
     {error, {not_recorded, _}} = call(B, D, {get_state_at, Pid, maps:get(time, hd(Events)) - 10000000000}).
+
+%% The moment of a change lies within the clock's error, and the answer says so: it may be the state before, and before the
+%% first there is none.
+moments_are_inferred(B, D, Pid) ->
+    {Events, _} = all_events(B, D, #{pid => Pid, type => state_change}, oldest_first),
+    States = [S || #{state := S} <- Events],
+    [case call(B, D, {get_state_at, Pid, T}) of
+         {ok, #{state := State, certainty := inferred, why := Why}} ->
+             true = lists:member(clock, Why),
+             true = lists:member(State, [S, Before]);
+         {error, {not_recorded, _}} -> none = Before
+     end || {#{time := T, state := S}, Before} <- lists:zip(Events, [none | lists:droplast(States)])].
 
 %% Nothing happens on the node, and still what is known of it becomes certain: within a second or two.
 an_idle_nodes_state_is_proven(Config) ->
