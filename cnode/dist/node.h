@@ -53,7 +53,7 @@ struct NodeOptions {
                      // longnames the full
   Cookie cookie;
   std::shared_ptr<const CookiesByNode> cookies;  // of nodes that have another one; may be null
-  std::shared_ptr<const Tls> tls;  // null: plain TCP; else every link is over TLS
+  std::shared_ptr<const Tls> tls;                // null: plain TCP; else every link is over TLS
   // Nodes whose ports are known: no epmd is asked for them.
   std::map<std::string, std::uint16_t, std::less<>> ports;
   bool epmd = true;        // false: nothing is registered; peers must know our port
