@@ -113,7 +113,8 @@ class Zstd {
 template <typename Use>
 void each_value(const std::string& folder, const char* database, Use use) {
   for (const auto& e : std::filesystem::directory_iterator(folder)) {
-    if (e.path().extension() != ".mdb") continue;
+    // Partitions: the audit log has other databases.
+    if (e.path().extension() != ".mdb" || !e.path().stem().string().starts_with("p-")) continue;
     auto env = store::lmdb::Env::open(e.path().string(), {.map_bytes = 4ull << 30});
     SCOPE_CHECK(env.has_value());
     auto txn = store::lmdb::Txn::begin(*env, false);
