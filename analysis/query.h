@@ -65,8 +65,8 @@ enum class Order : std::uint8_t { newest_first, oldest_first };
 inline constexpr std::uint32_t kDefaultLimit = 100;
 inline constexpr std::uint32_t kMaxLimit = 10'000;
 inline constexpr std::size_t kMaxAnswerBytes = 8u << 20;  // payload bytes of one answer
-// Of one that asks for more. With what an answer says beside payloads it still fits a packet of 64 MB.
-inline constexpr std::size_t kMostAnswerBytes = 56u << 20;
+// Of one that asks for more. With what an answer says beside payloads it still fits a packet of 72 MB.
+inline constexpr std::size_t kMostAnswerBytes = 64u << 20;
 
 struct Filter {
   std::optional<ProcessSpec> pid, peer;

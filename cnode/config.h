@@ -27,7 +27,7 @@ struct Config {
   std::string listen = "0.0.0.0";
   std::uint64_t port = 0, port_max = 0;
   bool no_epmd = false;
-  std::uint64_t max_packet_bytes = 64ull << 20;
+  std::uint64_t max_packet_bytes = 72ull << 20;
   std::uint64_t link_queue_bytes = 16ull << 20;
   std::uint64_t credit_bytes = 4ull << 20;
   std::uint64_t hold_bytes = 16ull << 20;

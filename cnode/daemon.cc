@@ -32,6 +32,7 @@ using codec::TermBuilder;
 using codec::TermView;
 
 constexpr Millis kDetachTimeout = 8s;
+constexpr std::size_t kMostQuestionBytes = 1u << 20;
 
 store::StoreOptions store_options(const Config& c) {
   store::StoreOptions o;
@@ -248,6 +249,14 @@ class Daemon : public Process, public Controls, public store::StoreListener {
   void on_message(Message message) override {
     auto call = read_gen_call(message);
     if (!call) return;  // anything else is not for us; a GenServer would log it
+    if (call->request.term.size() > kMostQuestionBytes) {
+      const Error error{Code::too_large,
+                        fmt::format("a question has at most {} bytes", kMostQuestionBytes),
+                        "request",
+                        {}};
+      (void)node_->reply(call->from, error_reply(error).bytes());
+      return;
+    }
     auto cancelled = std::make_shared<std::atomic<bool>>(false);
     if (call->from.monitor) callers_[call->from.monitor] = cancelled;
     Request request{call->request.term,

@@ -30,12 +30,12 @@ Link::Link(boost::asio::io_context& io, std::shared_ptr<Stream> stream, LinkInfo
     : io_(io),
       stream_(std::move(stream)),
       peer_(std::move(peer)),
-      limits_(limits),
+      limits_(std::move(limits)),
       counters_(std::move(counters)),
       owner_(std::move(owner)),
       in_(kReadBuffer),
-      reader_(fragments(), {.max_bytes = limits.max_packet_bytes}),
-      queue_(fragments(), limits.max_queue_bytes),
+      reader_(fragments(), {.max_bytes = limits_.max_packet_bytes, .incoming = limits_.incoming}),
+      queue_(fragments(), limits_.max_queue_bytes),
       wake_(std::make_unique<Event>(io)),
       last_written_(Clock::now()) {
   peer_.since = peer_.last_heard = last_written_;
@@ -222,6 +222,17 @@ Awaitable<void> Link::read_packets(std::shared_ptr<Link> self) {
                               self->limits_.max_packet_bytes));
       co_return;
     }
+    const std::size_t counted = length > kFragmentBytes ? length : 0;
+    if (!self->limits_.incoming->take(counted)) {
+      self->counters_->add(Counter::packet_too_large);
+      self->close(
+          fmt::format("a packet of {} bytes, while others of up to {} together are on their "
+                      "way in",
+                      length, self->limits_.incoming->most()));
+      co_return;
+    }
+    const std::shared_ptr<void> until_handled(
+        nullptr, [incoming = self->limits_.incoming, counted](void*) { incoming->give(counted); });
     auto data = std::make_shared_for_overwrite<std::byte[]>(length);
     const bool got_body = co_await self->fill({data.get(), length});
     if (!got_body) co_return;

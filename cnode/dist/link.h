@@ -38,6 +38,7 @@ class Link : public std::enable_shared_from_this<Link> {
  public:
   struct Limits {
     std::size_t max_packet_bytes = 0, max_queue_bytes = 0;
+    std::shared_ptr<IncomingBytes> incoming;  // of all links of the node
   };
   Link(boost::asio::io_context& io, std::shared_ptr<Stream> stream, LinkInfo peer, Limits limits,
        std::shared_ptr<Counters> counters, std::shared_ptr<LinkOwner> owner);

@@ -65,7 +65,8 @@ struct NodeOptions {
   bool listen = true;
   std::string listen_address = "0.0.0.0";
   std::uint16_t listen_port_min = 0, listen_port_max = 0;  // 0: any free port
-  std::size_t max_packet_bytes = 64u << 20;
+  std::size_t max_packet_bytes = 72u << 20;
+  std::size_t max_incoming_bytes = 80u << 20;  // packets.h: IncomingBytes
   std::size_t max_queue_bytes = 8u << 20;
   std::size_t max_handshakes = 128;  // half-made, accepted ones
   Millis handshake_timeout{7000};

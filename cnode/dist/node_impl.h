@@ -191,6 +191,8 @@ class Node::Impl : public LinkOwner, public std::enable_shared_from_this<Node::I
 
   boost::asio::io_context& io_;
   NodeOptions options_;
+  const std::shared_ptr<IncomingBytes> incoming_ =
+      std::make_shared<IncomingBytes>(options_.max_incoming_bytes);
   const std::shared_ptr<Counters> counters_;
   std::string host_;  // of our name
   EpmdAddress epmd_;

@@ -294,10 +294,10 @@ void Node::Impl::link_up(std::shared_ptr<Stream> stream, const Hello& peer, bool
   info.hidden = (peer.flags & flags::kPublished) == 0;
   info.initiated = initiated;
   info.number = ++links_made_;
-  auto link =
-      std::make_shared<Link>(io_, std::move(stream), std::move(info),
-                             Link::Limits{options_.max_packet_bytes, options_.max_queue_bytes},
-                             counters_, shared_from_this());
+  auto link = std::make_shared<Link>(
+      io_, std::move(stream), std::move(info),
+      Link::Limits{options_.max_packet_bytes, options_.max_queue_bytes, incoming_}, counters_,
+      shared_from_this());
   links_[peer.name] = link;
   counters_->add(Counter::links_up);
   spdlog::info("connected to {} ({})", peer.name, initiated ? "by us" : "by it");

@@ -26,6 +26,10 @@ std::unexpected<Error> malformed(std::string_view what) {
 
 // --- in ---------------------------------------------------------------------------------------------
 
+PacketReader::~PacketReader() {
+  if (limits_.incoming) limits_.incoming->give(open_bytes_);
+}
+
 Result<std::optional<Packet>> PacketReader::take(Packet packet) {
   WireReader in(packet.bytes());
   const auto first = in.number<std::uint8_t>();
@@ -68,6 +72,10 @@ Result<std::optional<Packet>> PacketReader::take_fragment(std::uint8_t tag, code
     return fail(Code::too_large,
                 fmt::format("messages in fragments of over {} bytes", limits_.max_bytes));
   }
+  if (limits_.incoming && !limits_.incoming->take(part.size())) {
+    return fail(Code::too_large, fmt::format("over {} bytes of large messages are on their way in",
+                                             limits_.incoming->most()));
+  }
   if (starts) it = open_.try_emplace(id).first;
   Sequence& sequence = it->second;
   sequence.left = left - 1;
@@ -76,6 +84,7 @@ Result<std::optional<Packet>> PacketReader::take_fragment(std::uint8_t tag, code
   if (sequence.left > 0) return std::nullopt;
 
   open_bytes_ -= sequence.signal.size();
+  if (limits_.incoming) limits_.incoming->give(sequence.signal.size());
   const auto whole = std::make_shared<const ByteBuffer>(std::move(sequence.signal));
   open_.erase(it);
   return Packet{std::shared_ptr<const std::byte[]>(whole, whole->data()), whole->size()};

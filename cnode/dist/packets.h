@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <deque>
 #include <list>
+#include <memory>
 #include <optional>
 #include <unordered_map>
 
@@ -33,14 +34,36 @@ struct Payload {
   std::size_t size() const { return first.size() + rest.size(); }
 };
 
+// What is on its way in and not whole yet, of signals over kFragmentBytes, on all links of a node together: peers that announce
+// much and send it slowly cannot take more memory than this, however many they are.
+class IncomingBytes {
+ public:
+  explicit IncomingBytes(std::size_t most) : most_(most) {}
+  bool take(std::size_t bytes) {
+    if (bytes > most_ - bytes_) return false;
+    bytes_ += bytes;
+    return true;
+  }
+  void give(std::size_t bytes) { bytes_ -= bytes; }  // REQUIRES that they were taken
+  std::size_t most() const { return most_; }
+
+ private:
+  const std::size_t most_;
+  std::size_t bytes_ = 0;
+};
+
 // What a peer sends, put together again.
 class PacketReader {
  public:
   struct Limits {
     std::size_t max_bytes = 0;         // of all signals that are not whole yet, together
     std::size_t max_sequences = 4096;  // of those
+    std::shared_ptr<IncomingBytes> incoming = nullptr;  // shared with other links; may be null
   };
-  PacketReader(bool fragments, Limits limits) : fragments_(fragments), limits_(limits) {}
+  PacketReader(bool fragments, Limits limits) : fragments_(fragments), limits_(std::move(limits)) {}
+  ~PacketReader();
+  PacketReader(const PacketReader&) = delete;
+  PacketReader& operator=(const PacketReader&) = delete;
 
   // The signal that this packet makes whole: control and payload, without version bytes before the control (before the
   // payload only where the peer has no FRAGMENTS). None: a fragment, the rest will follow. malformed; too_large: a limit.

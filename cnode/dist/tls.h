@@ -11,6 +11,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "cnode/dist/awaitable.h"
 #include "cnode/dist/stream.h"
@@ -42,7 +43,7 @@ struct TlsSides {
 // Read are certfile, keyfile, cacertfile, password, verify, fail_if_no_peer_cert and {server_name_indication, disable};
 // what makes no difference to whom is believed is passed over (ciphers, versions, depth, ...), anything else refused.
 // bad_value: the option, or where the text is none.
-Result<TlsSides> parse_ssl_dist_optfile(std::string text);
+Result<TlsSides> parse_ssl_dist_optfile(std::string_view text);
 Result<TlsSides> read_ssl_dist_optfile(const std::string& path);
 
 class Tls {

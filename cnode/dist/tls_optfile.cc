@@ -101,7 +101,7 @@ Status read_side(const TermView& options, TlsFiles& files) {
 
 }  // namespace
 
-Result<TlsSides> parse_ssl_dist_optfile(std::string text) {
+Result<TlsSides> parse_ssl_dist_optfile(std::string_view text) {
   if (text.size() > kMaxFile) return bad(fmt::format("is longer than {} bytes", kMaxFile));
   ASSIGN_OR_RETURN(const std::string terms, terms_only(text));
   ei_x_buff made{};
@@ -134,7 +134,7 @@ Result<TlsSides> read_ssl_dist_optfile(const std::string& path) {
   if (in.bad() || !in.is_open())
     return fail(Code::bad_value, fmt::format("cannot read {}", path), "ssl_dist_optfile", path);
   text.resize(static_cast<std::size_t>(in.gcount()));
-  return parse_ssl_dist_optfile(std::move(text));
+  return parse_ssl_dist_optfile(text);
 }
 
 }  // namespace scope::node

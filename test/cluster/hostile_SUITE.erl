@@ -2,12 +2,12 @@
 %% under 128 MB, and a good node's questions are answered all the while.
 -module(hostile_SUITE).
 -export([all/0, timeout/1]).
--export([packets/1, terms/1, many_half_open/1, handshakes_that_trickle/1, an_epmd_that_lies/1, commands/1]).
+-export([packets/1, terms/1, half_messages/1, many_half_open/1, handshakes_that_trickle/1, an_epmd_that_lies/1, commands/1]).
 -import(scope_test, [start_node/2, start_node/3, rpc/2, rpc/4, wait_until/2, assert_eq/2, log/2]).
 -import(scope_daemon, [call/3, ask/3, await_live/3]).
 -import(scope_peer, [raw_link/3, raw_pid/1, raw_ref/2, packet/1, packet/2, send_packet/2, recv_no_tick/1, port_of/2]).
 
-all() -> [packets, terms, many_half_open, handshakes_that_trickle, an_epmd_that_lies, commands].
+all() -> [packets, terms, half_messages, many_half_open, handshakes_that_trickle, an_epmd_that_lies, commands].
 timeout(_) -> 120000.
 
 %% Harm(Daemon) while a node asks for the status again and again; then the books.
@@ -97,6 +97,21 @@ terms(Config) ->
         gen_tcp:close(S),
         #{counters := #{too_deep := 1}} = ask(A, D, status)
     end).
+
+%% Ten peers, each with 39 MB of a packet of 40 that it does not end: there is room for two; the questions of a node in earnest
+%% pass all the while.
+half_messages(Config) ->
+    {_, #{packet_too_large := Cut}} = while_asking(Config, fun(_, #{scope := Scope}) ->
+        Body = binary:copy(<<0>>, 1 bsl 20),
+        Socks = [begin
+                     {S, _} = raw_link(Config, Scope, "half" ++ integer_to_list(K) ++ "@localhost"),
+                     _ = gen_tcp:send(S, <<(40 bsl 20):32>>),
+                     _ = [gen_tcp:send(S, Body) || _ <- lists:seq(1, 39)],
+                     S
+                 end || K <- lists:seq(1, 10)],
+        [gen_tcp:close(S) || S <- Socks]
+    end),
+    true = Cut >= 8.
 
 %% Ten thousand that begin to connect and say no more.
 many_half_open(Config) ->

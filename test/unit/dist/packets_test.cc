@@ -156,18 +156,18 @@ Code refused(PacketReader& reader, const ByteBuffer& packet) {
 }
 
 TEST(Packets, FragmentsOutOfOrderAreRefused) {
-  const auto begun = [] {
-    PacketReader reader(true, {.max_bytes = 1000});
+  const auto begin = [](PacketReader& reader) {
     EXPECT_TRUE(reader.take(Packet::copy_of(fragment(69, 1, 3, "a"))).has_value());
-    return reader;
   };
   for (const auto& next :
        {fragment(69, 1, 3, "again"), fragment(70, 2, 2, "unknown"), fragment(70, 1, 1, "skipped"),
         fragment(70, 1, 3, "repeated"), fragment(70, 1, 0, "none"), fragment(69, 2, 0, "none")}) {
-    PacketReader reader = begun();
+    PacketReader reader(true, {.max_bytes = 1000});
+    begin(reader);
     EXPECT_EQ(refused(reader, next), Code::malformed);
   }
-  PacketReader reader = begun();
+  PacketReader reader(true, {.max_bytes = 1000});
+  begin(reader);
   EXPECT_TRUE(reader.take(Packet::copy_of(fragment(70, 1, 2, "b"))).has_value());
   auto whole = reader.take(Packet::copy_of(fragment(70, 1, 1, "c")));
   ASSERT_TRUE(whole && *whole);
@@ -195,6 +195,17 @@ TEST(Packets, WhatIsNotWholeYetIsBounded) {
   EXPECT_TRUE(bytes_limit.take(Packet::copy_of(fragment(69, 1, 9, "12345"))).has_value());
   EXPECT_TRUE(bytes_limit.take(Packet::copy_of(fragment(69, 2, 9, "12345"))).has_value());
   EXPECT_EQ(refused(bytes_limit, fragment(70, 1, 8, "1")), Code::too_large);
+  // Shared by links; what is whole, and what went with its link, takes no room.
+  const auto incoming = std::make_shared<IncomingBytes>(8);
+  PacketReader one(true, {.max_bytes = 1000, .incoming = incoming});
+  {
+    PacketReader other(true, {.max_bytes = 1000, .incoming = incoming});
+    EXPECT_TRUE(one.take(Packet::copy_of(fragment(69, 1, 2, "1234"))).has_value());
+    EXPECT_TRUE(other.take(Packet::copy_of(fragment(69, 1, 2, "1234"))).has_value());
+    EXPECT_EQ(refused(one, fragment(69, 2, 2, "1")), Code::too_large);
+  }
+  EXPECT_TRUE(one.take(Packet::copy_of(fragment(70, 1, 1, "5678"))).has_value());
+  EXPECT_TRUE(one.take(Packet::copy_of(fragment(69, 2, 2, "12345678"))).has_value());
   PacketReader count_limit(true, {.max_bytes = 1000, .max_sequences = 2});
   EXPECT_TRUE(count_limit.take(Packet::copy_of(fragment(69, 1, 9, ""))).has_value());
   EXPECT_TRUE(count_limit.take(Packet::copy_of(fragment(69, 2, 9, ""))).has_value());

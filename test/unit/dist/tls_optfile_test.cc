@@ -27,7 +27,7 @@ TEST(TlsOptfile, WhatIsNotSaidIsNotVerified) {
 }
 
 TEST(TlsOptfile, WhatMaySayWhomToBelieveIsNotGuessedAt) {
-  for (const std::string text :
+  for (const std::string_view text :
        {"", ".", "[", "[{server}].", "{server, []}.", "[{server, {}}].", "[{client, []}].",
         "[{server, [{crl_check, true}]}].", "[{server, [{verify_fun, {m, f, []}}]}].",
         "[{server, [{verify, peer}]}].", "[{server, [{certfile, 7}]}].", "[{server, [certfile]}].",
@@ -41,7 +41,7 @@ TEST(TlsOptfile, WhatMaySayWhomToBelieveIsNotGuessedAt) {
 }
 
 TEST(TlsOptfile, NestsNoDeeperThanItsLength) {
-  for (const std::size_t n : {100, 8000, 9000}) {
+  for (const std::size_t n : {100U, 8000U, 9000U}) {
     EXPECT_FALSE(parse_ssl_dist_optfile(std::string(n, '[')));
     EXPECT_FALSE(parse_ssl_dist_optfile(std::string(n / 2, '{') + std::string(n / 2, '}')));
   }
