@@ -65,8 +65,12 @@ Awaitable<Status> start_agent(Node& node, std::string peer, Pid daemon,
                               std::vector<std::byte> options) {
   TermBuilder args;
   args.list(2).pid(daemon.parts()).raw(options).nil();
-  CO_ASSIGN_OR_RETURN(auto started, co_await node.rpc_call(peer, "scope_agent", "start",
-                                                           encoded(args), kRpcTimeout));
+  auto answer = co_await node.rpc_call(peer, "scope_agent", "start", encoded(args), kRpcTimeout);
+  // One that is leaving deletes its modules by name, and these were ours: it is gone when we try again.
+  if (!answer && answer.error().code == Code::refused && answer.error().message.contains("undef")) {
+    co_return fail(Code::node_down, "an agent that is leaving took the new one's code with it");
+  }
+  CO_ASSIGN_OR_RETURN(auto started, std::move(answer));
   if (!started.term.is_atom("ok")) {
     co_return fail(Code::refused,
                    fmt::format("the agent does not start: {}",
