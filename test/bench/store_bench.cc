@@ -212,7 +212,7 @@ void paced(int seconds, Figures& figures) {
   const auto begin = Clock::now();
   std::uint64_t seq = 0;
   std::int64_t clock = kEpoch;
-  for (; seq < static_cast<std::uint64_t>(seconds * kPerSecond);) {
+  for (; seq < static_cast<std::uint64_t>(seconds) * kPerSecond;) {
     for (int i = 0; i < kEvents; ++i) {
       clock += 2'000'000;
       maker.state(maker.own(100 + static_cast<std::uint32_t>(random() % 500)),
