@@ -88,6 +88,7 @@ Result<NodeOptions> node_options(const Config& c) {
   o.listen_port_min = static_cast<std::uint16_t>(c.port);
   o.listen_port_max = static_cast<std::uint16_t>(std::max(c.port, c.port_max));
   o.max_packet_bytes = c.max_packet_bytes;
+  o.max_incoming_bytes = std::max<std::size_t>(o.max_incoming_bytes, c.max_packet_bytes);
   o.max_queue_bytes = c.link_queue_bytes;
   return o;
 }

@@ -4,7 +4,7 @@
 //        is stored as versions. Rows of the last kOverlapNs are matched again, for messages under way at the end of a pass.
 // Bounds kMaxRows rows and kMaxPass a pass; what a pass did not reach it takes up next time, but nothing older than kBehindNs:
 //        under more load the clocks are refined by a part of the messages. Its memory: MessageClocks, one pass's matcher.
-// Life   The store and the io_context outlive it; stop() or the destructor end it and wait for a pass under way.
+// Life   The store and the io_context outlive it; finish() or the destructor end it and wait for a pass under way.
 // Thread The io_context's; passes on a thread of its own.
 #pragma once
 

@@ -1,26 +1,21 @@
 // Node: this program as a full, hidden member of an Erlang cluster. The face of cnode/dist.
 //
-// What    Registers with epmd, accepts and makes links, routes signals between remote processes and
-// the Process objects
-//         that live here, and offers calls to remote nodes as coroutines.
-// Thread  Everything here is called on the io_context's one thread, and everything is called back
-// there. A Process or
+// What    Registers with epmd, accepts and makes links, routes signals between remote processes and the Process objects that
+//         live here, and offers calls to remote nodes as coroutines.
+// Thread  Everything here is called on the io_context's one thread, and everything is called back there. A Process or
 //         observer is never called from within a call into Node: local effects are posted.
-// Life    The io_context outlives the Node. stop() (or the destructor) closes links, answers
-// waiting calls with
-//         Code::closed, and no callback comes after it.
-// Terms   Outgoing terms are encoded without the version magic (TermBuilder().bytes()), and are
-// copied once. Bounds  Each link has a queue of max_queue_bytes for signals up to 64 KB and as much
-//         for larger ones; beyond it send() answers Code::busy (one that is larger than the limit
-//         passes when no other large one waits). Signals that must not be lost (DOWN, EXIT, acks,
-//         replies to spawns) pass up to twice the limit; a link beyond that is closed, and one on
-//         which nothing can be written for 1.25 net_ticktime: its peer does not read.
-// Errors  connect() and the calls that connect: io (epmd cannot be reached), unknown_node (epmd
-// does not know it),
-//         node_down (registered, but refuses connections, or went away), auth_failed (wrong
-//         cookie), bad_value (another node answers there, or the name's form does not fit), refused
-//         (not_allowed), timeout, malformed (no distribution protocol there, or flags that we need
-//         are missing), closed (we are stopping).
+// Life    The io_context outlives the Node. stop() (or the destructor) closes links, answers waiting calls with Code::closed,
+//         and no callback comes after it.
+// Terms   Outgoing terms are encoded without the version magic (TermBuilder().bytes()), and are copied once.
+// Bounds  Each link has a queue of max_queue_bytes for signals up to 64 KB and as much for larger ones; beyond it send()
+//         answers Code::busy (one that is larger than the limit passes when no other large one waits). Signals that must not
+//         be lost (DOWN, EXIT, acks, replies to spawns) pass up to twice the limit; a link beyond that is closed, and one on
+//         which nothing can be written for 1.25 net_ticktime: its peer does not read. What is on its way in is bounded for
+//         each link (max_packet_bytes) and for all together (max_incoming_bytes).
+// Errors  connect() and the calls that connect: io (epmd cannot be reached), unknown_node (epmd does not know it), node_down
+//         (registered, but refuses connections, or went away), auth_failed (wrong cookie or certificate), bad_value (another
+//         node answers there, or the name's form does not fit), refused (not_allowed), timeout, malformed (no distribution
+//         protocol there, or flags that we need are missing), closed (we are stopping).
 #pragma once
 
 #include <chrono>
