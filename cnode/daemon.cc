@@ -222,6 +222,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     OtpSources o;
     o.version = kVersion;
     o.link_queue_bytes = config_.link_queue_bytes;
+    o.listen_address = config_.listen;
     o.parts = {
         {"scope_store",
          [this] {

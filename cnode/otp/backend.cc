@@ -255,6 +255,12 @@ void Otp::Impl::allow_backend() {
     out.nil();
     return out;
   });
+  // Where etop finds the trace port that it had dbg open.
+  allow("net_adm", "localhost", 0, [this](const RpcRequest&) -> RpcAnswer {
+    TermBuilder out;
+    out.charlist(node_.name().substr(node_.name().find('@') + 1));
+    return out;
+  });
   allow("observer_backend", "get_socket_list", 0, [](const RpcRequest&) -> RpcAnswer {
     TermBuilder out;
     out.nil();  // of the module socket: there are none

@@ -155,16 +155,22 @@ void Otp::Impl::end(const Pid& pid, std::string_view reason) {
 
 std::optional<Pid> Otp::Impl::on_spawn(const SpawnRequest& request) {
   constexpr std::size_t kMostErrands = 200;
-  if (request.module != "observer_backend" || errands_.size() >= kMostErrands) return std::nullopt;
-  auto args = *request.args.list();
-  const auto parent = args.done() ? std::nullopt : args.item().pid();
-  if (!parent) return std::nullopt;
-  args.next();
-  const bool one = args.done();
-  if (one && request.function == "procs_info") return procs_info(Pid(*parent), false);
-  if (one && request.function == "etop_collect") return procs_info(Pid(*parent), true);
-  if (one || request.function != "fetch_stats") return std::nullopt;
-  const auto every = args.item().integer();
+  if (errands_.size() >= kMostErrands) return std::nullopt;
+  std::vector<TermView> args;
+  for (auto it = *request.args.list(); !it.done() && args.size() < 4; it.next())
+    args.push_back(it.item());
+  const auto pid = [&](std::size_t i) { return i < args.size() ? args[i].pid() : std::nullopt; };
+  if (request.module == "dbg" && request.function == "do_relay" && request.link) {
+    const std::size_t at = args.size() == 3 ? 1 : 0;  // where Parent stands
+    if (args.size() != at + 2 || !pid(at)) return std::nullopt;
+    return trace_relay(Pid(*pid(at)), args[at + 1], at == 1);
+  }
+  const auto parent = pid(0);
+  if (request.module != "observer_backend" || !parent) return std::nullopt;
+  if (args.size() == 1 && request.function == "procs_info") return procs_info(Pid(*parent), false);
+  if (args.size() == 1 && request.function == "etop_collect") return procs_info(Pid(*parent), true);
+  if (args.size() != 2 || request.function != "fetch_stats") return std::nullopt;
+  const auto every = args[1].integer();
   return every ? fetch_stats(Pid(*parent), *every) : std::nullopt;
 }
 

@@ -1,6 +1,6 @@
 // Otp: what the tools of OTP ask of a node, answered with what this daemon is: Observer, etop, appmon, the process window.
 //
-// What   Puts functions on the Node's allow-list, takes spawns of observer_backend, and makes a process for each of the
+// What   Puts functions on the Node's allow-list, takes spawns of observer_backend and dbg, and makes a process for each of the
 //        daemon's parts, so that they can be seen. Every figure is read when it is asked for (memory at most once in
 //        0.5 s); what cannot be measured is left out. What is not served is `undef`, as on a BEAM without it.
 // Life   The Node and what `sources` call outlive it. Before Node::stop().
@@ -32,6 +32,7 @@ struct OtpPart {
 struct OtpSources {
   std::string version;  // of the daemon
   std::size_t link_queue_bytes = 0;
+  std::string listen_address;  // the node's, for dbg's trace ports
   std::vector<OtpPart> parts;
   // A request of the daemon's own (requests.h), encoded; the whole reply.
   std::function<void(codec::TermBuilder request, std::move_only_function<void(codec::TermBuilder)>)>

@@ -1,5 +1,5 @@
 // The state behind Otp. Internal to cnode/otp: otp.cc (life, the allow-list), process_info.cc (processes as erlang,
-// proc_lib and supervisor tell of them), backend.cc (observer_backend: figures, ports, etop), tables.cc, appmon.cc.
+// proc_lib and supervisor tell of them), backend.cc (observer_backend: figures, ports, etop), trace_relay.cc (dbg's), tables.cc, appmon.cc.
 #pragma once
 
 #include <boost/asio/io_context.hpp>
@@ -90,6 +90,9 @@ class Otp::Impl : public std::enable_shared_from_this<Otp::Impl> {
   std::pair<std::uint64_t, std::uint64_t> io_bytes() const;  // of all links since the start
   std::optional<Pid> procs_info(const Pid& collector, bool etop);
   std::optional<Pid> fetch_stats(const Pid& parent, std::int64_t every_ms);
+
+  // trace_relay.cc
+  std::optional<Pid> trace_relay(const Pid& parent, const codec::TermView& to, bool session);
 
   // tables.cc
   void allow_tables();

@@ -3,12 +3,12 @@
 -module(observer_SUITE).
 -export([all/0, init/1, timeout/1]).
 -export([system/1, memory_is_the_machines/1, processes/1, process_window/1, load/1, ports/1, tables/1, newest_events/1, drops_and_gaps/1,
-         databases/1, applications/1, etop/1, what_is_not_served_is_undef/1, callers_that_vanish/1]).
+         databases/1, applications/1, etop/1, what_is_not_served_is_undef/1, dbg/1, callers_that_vanish/1]).
 -import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [ask/3, await_live/3]).
 
 all() -> [system, memory_is_the_machines, processes, process_window, load, ports, tables, newest_events, drops_and_gaps, databases,
-          applications, etop, what_is_not_served_is_undef, callers_that_vanish].
+          applications, etop, what_is_not_served_is_undef, dbg, callers_that_vanish].
 timeout(_) -> 90000.
 
 init(Config) ->
@@ -293,7 +293,7 @@ what_is_not_served_is_undef(Config = #{scope := Scope}) ->
                               {observer_backend, ttb_fetch, [a, b]}, {dbg, tracer, []}, {dbg, stop, []}, {msacc, start, [100]},
                               {scheduler, sample, []}, {system_information, report, []}, {rb, start, []}, {rb, log_list, []},
                               {ets, delete_object, [scope_nodes, x]}, {ets, insert, [scope_nodes, x]}, {os, cmd, ["true"]},
-                              {net_adm, localhost, []}, {file, read_file, ["/etc/passwd"]}, {cpu_sup, util, []}]],
+                              {file, read_file, ["/etc/passwd"]}, {cpu_sup, util, []}]],
         %% A spawn of anything else is refused: never left waiting.
         process_flag(trap_exit, true),
         [begin
@@ -304,6 +304,20 @@ what_is_not_served_is_undef(Config = #{scope := Scope}) ->
                               {observer_backend, get_table, [self(), scope_nodes, ets]}]],
         {badrpc, nodedown} = rpc:call('none@localhost', erlang, node, []),
         ok
+    end).
+
+%% dbg of another node is let in, is told that here nothing can be traced, and leaves nothing behind when it stops.
+dbg(Config = #{scope := Scope}) ->
+    on_a(Config, fun() ->
+        Count = fun() -> length(erpc:call(Scope, erlang, processes, [])) end,
+        Before = Count(),
+        {ok, _} = dbg:tracer(process, {fun(_, S) -> S end, []}),
+        {ok, Scope} = dbg:n(Scope),
+        true = Before + 1 =:= Count(),
+        {ok, Matched} = dbg:p(all, [call]),
+        [{matched, Scope, 0, {'EXIT', {undef, _}}}] = [M || M <- Matched, element(2, M) =:= Scope],
+        _ = dbg:stop(),
+        wait_until(fun() -> Count() =< Before end, 10000)
     end).
 
 %% Callers that vanish leave nothing behind.

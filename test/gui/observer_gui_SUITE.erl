@@ -2,7 +2,7 @@
 %% opened, and a screenshot of each is left in build/dev/observer/. The values behind them are checked by observer_SUITE; here it is
 %% that Observer's own windows stay up and stay with the daemon, and that nothing in them crashed.
 -module(observer_gui_SUITE).
--export([all/0, timeout/1, each_tab/1, etop/1, otp27/1]).
+-export([all/0, timeout/1, each_tab/1, etop/1, otp27/1, etop27/1]).
 -import(scope_test, [start_node/3, start_program/3, await_line/3, rpc/2, rpc/4, node_of/1, wait_until/2]).
 -import(scope_daemon, [ask/3, await_live/3]).
 
@@ -76,18 +76,32 @@ choose(X, Title, Scope) ->
                        Title(Scope) orelse begin X("key Escape"), false end
                end, 60000).
 
-%% etop itself (tracing off: it would have dbg trace every process of the node), its screens caught: our processes, by their work.
-etop(Config) ->
-    A = start_node(Config, a, #{}),
+%% etop itself, its screens caught: our processes, by their work. It has dbg open a trace port on the node (OTP 27's with `tracing`
+%% off, too), on which nothing will come: its runtimes are 0.
+etop(Config) -> etop(Config, #{}).
+
+%% OTP 27's (test/support/otp27 --gui with ...).
+etop27(Config) -> etop(Config, #{otp => 27}).
+
+etop(Config, Opts) ->
+    A = start_node(Config, a, Opts),
     [throw({skip, "erlang-observer is not installed: scripts/setup gui"}) || rpc(A, code, which, [etop]) =:= non_existing],
     D = #{scope := Scope} = scope_daemon:start(Config, [A]),
     await_live(A, D, [A]),
+    [etop(A, Scope, Tracing) || Tracing <- [off, on]].
+
+etop(A, Scope, Tracing) ->
+    Port = scope_test:free_port(),
     Screens = rpc(A, fun() ->
         Me = self(),
         Screen = spawn(fun() -> screen(Me) end),
-        spawn(fun() -> group_leader(Screen, self()), etop:start([{node, Scope}, {interval, 1}, {output, text}, {lines, 20}, {tracing, off}]) end),
-        Two = [receive {screen, Text} -> Text after 20000 -> error(no_screen) end || _ <- [1, 2]],
+        {_, Ref} = spawn_monitor(fun() ->
+            group_leader(Screen, self()),
+            etop:start([{node, Scope}, {interval, 1}, {output, text}, {lines, 20}, {port, Port}, {tracing, Tracing}])
+        end),
+        Two = [receive {screen, Text} -> Text; {'DOWN', Ref, _, _, Why} -> error(Why) after 20000 -> error(no_screen) end || _ <- [1, 2]],
         etop:stop(),
+        receive {'DOWN', Ref, _, _, _} -> ok end,
         lists:append(Two)
     end),
     [true = string:find(Screens, Wanted) =/= nomatch || Wanted <- [atom_to_list(Scope), "scope_store", "scope_agents", "Load:", "Memory:"]].
