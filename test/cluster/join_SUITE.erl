@@ -3,7 +3,7 @@
 -export([all/0, timeout/1]).
 -export([several_cookies/1, without_epmd/1, a_range_of_ports/1, ipv6/1, ipv6_by_epmd/1, one_name_twice/1,
          otp27/1]).
--export([ipv6/2]).
+-export([ipv6/2, ipv6_by_epmd/2]).
 -import(scope_test, [start_node/2, start_node/3, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [call/3, ask/3, await_live/3]).
 
@@ -65,10 +65,11 @@ ipv6_by_epmd(Config, Opts) ->
     _ = scope_test:start_program(Config, os:find_executable("epmd"), ["-port", integer_to_list(Port), "-address", "::1"]),
     Six = Config#{epmd_port => Port},
     wait_until(fun() -> case gen_tcp:connect({0, 0, 0, 0, 0, 0, 0, 1}, Port, [inet6]) of {ok, S} -> gen_tcp:close(S), true; E -> E end end, 10000),
-    [B, C] = [start_node(Six, scope_test:unique_name(N, "six"), Opts#{args => ["-proto_dist", "inet6_tcp"], under => Under, env => Env}) || N <- [b, c]],
+    Node = maps:merge(#{args => ["-proto_dist", "inet6_tcp"]}, Opts#{under => Under, env => Env}),
+    [B, C] = [start_node(Six, scope_test:unique_name(N, "six"), Node) || N <- [b, c]],
     D = #{scope := Scope} = scope_daemon:start(Six, [B], #{name => scope_test:unique_name(scope, "six"), under => Under, listen => "::1",
                                                           names => fun(_) -> rpc(B, fun() -> {ok, L} = net_adm:names(six), L end) end,
-                                                          env => Env}),
+                                                          env => Env, args => maps:get(daemon_args, Opts, [])}),
     await_live(B, D, [B]),
     pong = rpc(C, net_adm, ping, [Scope]),
     await_live(C, D, [B, C]).

@@ -10,7 +10,7 @@ all() -> [both_directions, refusals, optfile, new_certificates, ipv6, command_li
 timeout(_) -> 120000.
 
 %% The same with nodes of OTP 27 (test/support/otp27 with ...).
-otp27(Config) -> [Case(Config, #{otp => 27}) || Case <- [fun both_directions/2, fun refusals/2, fun optfile/2]].
+otp27(Config) -> [Case(Config, #{otp => 27}) || Case <- [fun both_directions/2, fun refusals/2, fun optfile/2, fun ipv6/2]].
 
 %% --- certificates --------------------------------------------------------------------------------------------------------
 
@@ -140,9 +140,13 @@ new_certificates(Config = #{tmp := Tmp}) ->
     true = rpc(A, erlang, disconnect_node, [Scope]),
     await_live(A, D, [A]).
 
-ipv6(Config) ->
-    join_SUITE:ipv6(Config, #{args => ["-proto_dist", "inet6_tls", "-ssl_dist_optfile", optfile_of(Config, "node", "ca")],
-                              daemon_args => flags(Config, "node", "ca")}).
+%% We call a node, and a node calls us.
+ipv6(Config) -> ipv6(Config, #{}).
+ipv6(Config, Opts) ->
+    Tls = Opts#{args => ["-proto_dist", "inet6_tls", "-ssl_dist_optfile", optfile_of(Config, "node", "ca")],
+                daemon_args => flags(Config, "node", "ca")},
+    join_SUITE:ipv6(Config, Tls),
+    join_SUITE:ipv6_by_epmd(Config, Tls).
 
 %% The command line joins likewise; without the flags it says what is missing.
 command_line(Config = #{cookie := Cookie}) ->
