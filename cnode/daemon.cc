@@ -268,9 +268,10 @@ class Daemon : public Process, public Controls, public store::StoreListener {
                     cancelled,
                     call->from.pid};
     auto reply = [this, from = call->from](TermBuilder answer) mutable {
-      boost::asio::dispatch(io_, [this, from = std::move(from), answer = std::move(answer)] {
+      boost::asio::dispatch(io_, [this, from = std::move(from),
+                                  answer = std::move(answer)]() mutable {
         callers_.erase(from.monitor);
-        if (auto sent = node_->reply(from, answer.bytes());
+        if (auto sent = node_->reply(from, std::move(answer));
             !sent && (sent.error().code == Code::busy || sent.error().code == Code::too_large)) {
           // The peer does not read, or not that much. A short word instead of the answer, if even that fits.
           (void)node_->reply(from, error_reply(sent.error()).bytes());

@@ -281,6 +281,10 @@ Status Node::send(const Ref& alias, codec::Bytes term, const Pid& from, codec::B
 }
 
 Status Node::reply(const CallFrom& to, codec::Bytes term) { return impl_->reply(to, term); }
+Status Node::reply(const CallFrom& to, codec::TermBuilder&& term) {
+  const auto held = std::make_shared<const codec::TermBuilder>(std::move(term));
+  return impl_->reply(to, held->bytes(), held);
+}
 
 Ref Node::monitor(const Pid& watcher, const Target& target) {
   return impl_->monitor(watcher, target);

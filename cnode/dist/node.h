@@ -160,6 +160,7 @@ class Node {
   Status send(const NameAt& to, codec::Bytes term, const Pid& from = {}, codec::Bytes token = {});
   Status send(const Ref& alias, codec::Bytes term, const Pid& from = {}, codec::Bytes token = {});
   Status reply(const CallFrom& to, codec::Bytes term);
+  Status reply(const CallFrom& to, codec::TermBuilder&& term);  // a large one is not copied
 
   // on_down comes once, at once with noconnection if there is no link.
   Ref monitor(const Pid& watcher, const Target& target);

@@ -86,13 +86,14 @@ Status Node::Impl::send_alias(const Ref& alias, const Pid& holder, Payload term,
   return link->push(receiver, control_.bytes(), term, Link::Urgency::may_refuse);
 }
 
-Status Node::Impl::reply(const CallFrom& to, codec::Bytes term) {
+Status Node::Impl::reply(const CallFrom& to, codec::Bytes term, std::shared_ptr<const void> owner) {
   codec::TermBuilder head;
   head.tuple(2).raw(to.tag);
   auto link = link_to(to.pid.node);
   const bool by_alias = to.alias && (!link || (link->flags() & flags::kAlias) != 0);
-  if (by_alias) return send_alias(to.alias, to.pid, {head.bytes(), term}, {}, to.token);
-  return send(to.pid, {head.bytes(), term}, {}, to.token);
+  const Payload payload(head.bytes(), term, std::move(owner));
+  if (by_alias) return send_alias(to.alias, to.pid, payload, {}, to.token);
+  return send(to.pid, payload, {}, to.token);
 }
 
 // --- monitors and links out -------------------------------------------------------------------------

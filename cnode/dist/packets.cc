@@ -124,33 +124,43 @@ void PacketQueue::push(Receiver receiver, codec::Bytes control, const Payload& p
   if (lane == lanes_.end()) lane = lanes_.insert(lanes_.end(), Lane{receiver, {}});
   Waiting& waiting = lane->waiting.emplace_back();
   waiting.control = control.size();
-  waiting.signal.reserve(control.size() + payload.size());
-  put(waiting.signal, control);
-  put(waiting.signal, payload.first);
-  put(waiting.signal, payload.rest);
-  (is_large ? large_bytes_ : follower_bytes_) += waiting.signal.size();
+  const bool held = is_large && payload.owner;
+  waiting.head.reserve(control.size() + payload.first.size() + (held ? 0 : payload.rest.size()));
+  put(waiting.head, control);
+  put(waiting.head, payload.first);
+  if (held) {
+    waiting.rest = payload.rest;
+    waiting.owner = payload.owner;
+  } else {
+    put(waiting.head, payload.rest);
+  }
+  (is_large ? large_bytes_ : follower_bytes_) += waiting.size();
 }
 
 void PacketQueue::put_fragment(ByteBuffer& out, Waiting& waiting) {
-  const codec::Bytes signal(waiting.signal);
+  const std::size_t size = waiting.size();
   const bool starts = waiting.left == 0;
   const std::size_t first = std::max(kFragmentBytes, waiting.control);
   if (starts) {
     waiting.sequence = next_sequence_++;
-    waiting.left = 1 + (signal.size() - first + kFragmentBytes - 1) / kFragmentBytes;
+    waiting.left = 1 + (size - first + kFragmentBytes - 1) / kFragmentBytes;
   }
-  const auto part = signal.subspan(
-      waiting.sent, std::min(starts ? first : kFragmentBytes, signal.size() - waiting.sent));
-  put(out, static_cast<std::uint32_t>(18 + (starts ? 1 : 0) + part.size()));
+  const std::size_t part = std::min(starts ? first : kFragmentBytes, size - waiting.sent);
+  put(out, static_cast<std::uint32_t>(18 + (starts ? 1 : 0) + part));
   put(out, kVersion);
   put(out, starts ? kFirstFragment : kNextFragment);
   put(out, waiting.sequence);
   put(out, waiting.left);
   if (starts) put(out, kNoAtoms);
-  put(out, part);
-  waiting.sent += part.size();
+  const codec::Bytes head(waiting.head);
+  const std::size_t of_head = std::min(part, head.size() - std::min(head.size(), waiting.sent));
+  if (of_head > 0) put(out, head.subspan(waiting.sent, of_head));
+  if (part > of_head) {
+    put(out, waiting.rest.subspan(waiting.sent + of_head - head.size(), part - of_head));
+  }
+  waiting.sent += part;
   --waiting.left;
-  large_bytes_ -= part.size();
+  large_bytes_ -= part;
 }
 
 void PacketQueue::next(ByteBuffer& out) {
@@ -158,15 +168,15 @@ void PacketQueue::next(ByteBuffer& out) {
   while (!lanes_.empty()) {
     Lane& lane = lanes_.front();
     Waiting& waiting = lane.waiting.front();
-    if (large(waiting.signal.size())) {
+    if (large(waiting.size())) {
       put_fragment(out, waiting);
     } else {
-      const codec::Bytes signal(waiting.signal);
+      const codec::Bytes signal(waiting.head);  // small ones are whole in it
       put_whole(out, signal.first(waiting.control), signal.subspan(waiting.control));
       follower_bytes_ -= signal.size();
       waiting.sent = signal.size();
     }
-    if (waiting.sent == waiting.signal.size()) lane.waiting.pop_front();
+    if (waiting.sent == waiting.size()) lane.waiting.pop_front();
     if (lane.waiting.empty()) {
       lanes_.pop_front();
     } else {

@@ -25,12 +25,15 @@ namespace scope::node {
 
 inline constexpr std::size_t kFragmentBytes = 64u << 10;  // as a BEAM's
 
-// One encoded term in two pieces, so that wrapping a large one does not copy it. Empty: no payload.
+// One encoded term in two pieces, so that wrapping a large one does not copy it. Empty: no payload. With an owner, `rest` is
+// there unchanged as long as the owner is: what waits to be sent need not copy it either.
 struct Payload {
   codec::Bytes first, rest;
+  std::shared_ptr<const void> owner = nullptr;
   Payload() = default;
   Payload(codec::Bytes whole) : first(whole) {}  // NOLINT(google-explicit-constructor)
-  Payload(codec::Bytes head, codec::Bytes tail) : first(head), rest(tail) {}
+  Payload(codec::Bytes head, codec::Bytes tail, std::shared_ptr<const void> holds = nullptr)
+      : first(head), rest(tail), owner(std::move(holds)) {}
   std::size_t size() const { return first.size() + rest.size(); }
 };
 
@@ -106,8 +109,11 @@ class PacketQueue {
 
  private:
   struct Waiting {
-    ByteBuffer signal;  // control and payload
+    ByteBuffer head;  // control and payload, but for what an owner holds
+    codec::Bytes rest;
+    std::shared_ptr<const void> owner;
     std::size_t control = 0, sent = 0;
+    std::size_t size() const { return head.size() + rest.size(); }
     std::uint64_t sequence = 0, left = 0;  // left: 0 until the first fragment is sent
   };
   struct Lane {  // of one receiver, to which something large is on its way

@@ -25,8 +25,9 @@ class MapWriter {
     return body_.atom(name);
   }
   bool empty() const { return pairs_ == 0; }
-  void write(codec::TermBuilder& out) {
-    out.map(pairs_);
+  // `more`: pairs that the caller writes into `out` afterwards.
+  void write(codec::TermBuilder& out, std::uint32_t more = 0) {
+    out.map(pairs_ + more);
     if (pairs_ > 0) out.raw(body_.bytes());
     body_.clear();
     pairs_ = 0;

@@ -54,14 +54,18 @@ Status get_events(const TermView& request, Env& env, TermBuilder& out) {
   ASSIGN_OR_RETURN(page, analysis::get_events(env.context, filter));
   const ClockModel clock(*env.context.view);
   MapWriter map;
-  auto& events = map.key("events").list(static_cast<std::uint32_t>(page.events.size()));
-  for (const auto& event : page.events) write_event(events, *env.context.view, clock, event);
-  events.nil();
   write_cursor(map.key("next"), page.next);
   write_completeness(map.key("completeness"), page.completeness);
   if (page.pid) write_process(map.key("pid"), *page.pid);
   if (page.explain) write_explain(map.key("explain"), *page.explain);
-  map.write(out);
+  map.write(out, 1);
+  // What may be large stands in memory once: each event is given up as it is written.
+  out.atom("events").list(static_cast<std::uint32_t>(page.events.size()));
+  for (auto& event : page.events) {
+    write_event(out, *env.context.view, clock, event);
+    event = {};
+  }
+  out.nil();
   return {};
 }
 
