@@ -9,8 +9,11 @@
 namespace scope::analysis {
 namespace {
 
+// The tail is in none yet.
 std::uint32_t newest_partition(const store::View& view) {
-  return view.units().empty() ? 0 : view.units().back().partition;
+  std::uint32_t newest = 0;
+  for (const auto& unit : view.units()) newest = std::max(newest, unit.partition);
+  return newest;
 }
 
 }  // namespace
@@ -52,9 +55,10 @@ Result<Follow::Page> Follow::next(const Context& context, std::uint32_t limit,
   }
   if (first == units.end()) return page;
   std::optional<ClusterTime> low = told_;
-  const bool overtaken = units.front().partition > partition_ && units.front().first > after_ + 1;
+  const bool overtaken = first->partition > partition_ && first->first > after_ + 1;
   partition_ = newest_partition(view);
   if (overtaken) {
+    after_ = first->first - 1;
     block_.reset();
     position_.reset();
   }

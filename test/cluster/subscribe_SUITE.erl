@@ -1,20 +1,21 @@
 %% Events sent as they are recorded: each once, in the order of its process, never more than were asked for.
 -module(subscribe_SUITE).
 -export([all/0, timeout/1]).
--export([each_once/1, a_laggard_loses_nothing/1, it_ends_with_its_subscriber/1, wrong_requests/1, tail/1]).
+-export([each_once/1, a_laggard_loses_nothing/1, retention_is_faster/1, it_ends_with_its_subscriber/1, wrong_requests/1, tail/1]).
 -export([subscriber/3]).
 -import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [call/3, ask/3, await_live/3, all_events/4]).
 
-all() -> [each_once, a_laggard_loses_nothing, it_ends_with_its_subscriber, wrong_requests, tail].
+all() -> [each_once, a_laggard_loses_nothing, retention_is_faster, it_ends_with_its_subscriber, wrong_requests, tail].
 timeout(_) -> 180000.
 
 %% More than a block holds: rows are given out of the tail, and out of a block that holds some of them.
 -define(MANY, 40000).
 
-cluster(Config) ->
+cluster(Config) -> cluster(Config, []).
+cluster(Config, Args) ->
     Nodes = [A, B] = [start_node(Config, N) || N <- [a, b]],
-    D = scope_daemon:start(Config, Nodes),
+    D = scope_daemon:start(Config, Nodes, #{args => Args}),
     await_live(A, D, Nodes),
     {ok, Pid} = rpc(B, scope_counter, start, [c1]),
     #{nodes := #{}} = ask(A, D, {start, [{pids, [Pid]}, {events, [messages]}, {for, {10, minute}}]}),
@@ -40,10 +41,12 @@ collect(Scope, Ref, Acc, Missing) ->
 subscribe(Node, #{scope := Scope}, Filter, Opts) ->
     rpc(Node, erlang, spawn, [?MODULE, subscriber, [Scope, Filter, Opts]]).
 
-told(Node, Pid) ->
+told(Node, Pid) -> told(Node, Pid, fun(Event) -> Event end).
+%% Each event as Of gives it.
+told(Node, Pid, Of) ->
     rpc(Node, fun() ->
                       Pid ! {tell, self()},
-                      receive {told, Ref, Events, Missing} -> {Ref, Events, Missing} after 30000 -> error(silent) end
+                      receive {told, Ref, Events, Missing} -> {Ref, lists:map(Of, Events), Missing} after 30000 -> error(silent) end
               end).
 
 await(Node, Pid, Count) ->
@@ -88,6 +91,38 @@ a_laggard_loses_nothing(Config) ->
     assert_eq(lists:seq(1, 10), numbers(await(A, Slow, 10))),
     rpc(A, fun() -> Slow ! {demand, 1000000} end),
     assert_eq(lists:seq(1, ?MANY), numbers(await(A, Slow, ?MANY))).
+
+%% What was dropped before it was asked for is said, all that is still there comes, and nothing before what came first.
+retention_is_faster(Config) ->
+    {A, B, D, Pid} = cluster(Config, ["--partition-bytes", "4194304", "--retain-bytes", "10000000"]),
+    Slow = subscribe(A, D, #{pid => Pid, type => message_fetch}, #{demand => 3}),
+    {_, [], _} = told(A, Slow),
+    Number = fun(#{message := {seq, K, _}}) -> K end,
+    End = fun(Order) ->
+              {ok, #{events := [E]}} = call(A, D, {get_events, #{pid => Pid, type => message_fetch, limit => 1, order => Order}}),
+              Number(E)
+          end,
+    %% On until the store has dropped what was not given yet.
+    Pump = fun Pump(From) ->
+               To = From + 4999,
+               rpc(B, fun() -> [begin
+                                    Pid ! {seq, K, rand:bytes(2000)},
+                                    K rem 20 =:= 0 andalso receive after 6 -> ok end
+                                end || K <- lists:seq(From, To)], ok end),
+               wait_until(fun() -> End(newest_first) =:= To end, 60000),
+               case End(oldest_first) > 4 of
+                   true -> To;
+                   false when To < 100000 -> Pump(To + 1)
+               end
+           end,
+    Last = Pump(1),
+    assert_eq([1, 2, 3], [Number(E) || E <- await(A, Slow, 3)]),
+    First = End(oldest_first),
+    rpc(A, fun() -> Slow ! {demand, 1000000} end),
+    wait_until(fun() -> {_, Ks, _} = told(A, Slow, Number), lists:last(Ks) =:= Last orelse lists:last(Ks) end, 60000),
+    {_, Got, Missing} = told(A, Slow, Number),
+    assert_eq([1, 2, 3 | lists:seq(First, Last)], Got),
+    [_ | _] = [I || #{missing := Is} <- Missing, #{kind := retention} = I <- Is].
 
 it_ends_with_its_subscriber(Config) ->
     {A, B, D, _} = cluster(Config),

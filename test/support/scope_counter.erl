@@ -33,6 +33,7 @@ handle_cast({relay, To, Msg}, S = #{seq := Q}) ->
     {noreply, kept(S#{seq := Q + 1, last := relay})};
 handle_cast(crash, _S) -> exit(asked_to_crash).
 
+handle_info({seq, K, _}, S) -> handle_info({seq, K}, S);
 handle_info({seq, K}, S = #{seq := Q}) ->
     K = Q + 1,
     {noreply, S#{seq := K}}.
