@@ -181,6 +181,10 @@ Identity identity_of(const store::StoredRow& row, const Receivers& receivers) {
       return out;
     }
     if (!received) return out;
+    // A lost connection ends nobody.
+    const auto lost = [&](std::uint32_t reason) {
+      return term.element(reason).is_atom("noconnection");
+    };
     const auto who = [&](std::uint32_t i) {
       if (const auto pid = term.element(i).pid()) out.process = receivers.home(*pid);
     };
@@ -188,11 +192,11 @@ Identity identity_of(const store::StoredRow& row, const Receivers& receivers) {
       if (const auto ref = tag_of(term.element(1))) {
         out.kind = Identity::Kind::down;
         out.ref = *ref;
-        who(3);
+        if (!lost(4)) who(3);
       }
     } else if (*arity == 3 && *atom == "EXIT" && term.element(1).pid()) {
       out.kind = Identity::Kind::exit;
-      who(1);
+      if (!lost(2)) who(1);
     } else if (*arity == 4 && *atom == "spawn_reply") {
       out.kind = Identity::Kind::spawned;
       who(3);

@@ -25,8 +25,8 @@ struct Identity {
     none,
     request,  // {'$gen_call', {Pid, Tag}, _}
     reply,    // {Tag, _}
-    down,     // {'DOWN', Ref, _, Pid, _}: `ref` is the monitor's, `process` who died
-    exit,     // {'EXIT', Pid, _}: `process`
+    down,  // {'DOWN', Ref, _, Pid, _}: `ref` is the monitor's, `process` who died (none: the connection was lost)
+    exit,  // {'EXIT', Pid, _}: `process`, likewise
     spawned,  // {spawn_reply, Ref, ok, Pid}: `process` is the child
     timer,    // {timeout, Ref, _}, a gen_statem's {timeout, Type, _}, timeout
     port,     // ports and sockets

@@ -61,6 +61,7 @@ std::string render_flow_diagram(const codec::TermView& value, const Screen& scre
 std::string render_flow_mermaid(const codec::TermView& value, const Screen& screen);
 std::string render_traces(const codec::TermView& value, const Screen& screen);
 std::string render_trace(const codec::TermView& value, const Screen& screen);
+std::string render_order(const codec::TermView& value, const Screen& screen);
 std::string render_clocks(const codec::TermView& value, const Screen& screen);
 std::string render_stats(const codec::TermView& value, const Screen& screen);
 

@@ -180,6 +180,7 @@ std::vector<std::unique_ptr<Command>> commands(StartFn start) {
   out.push_back(make_state());
   out.push_back(make_flow());
   out.push_back(make_traces());
+  out.push_back(make_order());
   out.push_back(make_export());
   out.push_back(make_stats());
   out.push_back(make_clocks());

@@ -80,6 +80,7 @@ std::unique_ptr<Command> make_events();
 std::unique_ptr<Command> make_state();
 std::unique_ptr<Command> make_flow();
 std::unique_ptr<Command> make_traces();
+std::unique_ptr<Command> make_order();
 std::unique_ptr<Command> make_export();
 std::unique_ptr<Command> make_stats();
 std::unique_ptr<Command> make_verify_clean();

@@ -139,4 +139,26 @@ std::string render_trace(const TermView& value, const Screen& screen) {
   return out + completeness_text(value, screen);
 }
 
+std::string render_order(const TermView& value, const Screen& screen) {
+  const auto order = get_text(value, "order"), why = get_text(value, "why");
+  const bool known = order == "before" || order == "after" || order == "same";
+  std::string out = paint(known ? Paint::bold : Paint::yellow, printable(order), screen.out);
+  if (order == "before" || order == "after") out = fmt::format("the first came {} the second", out);
+  if (why == "process") out += ": by their process's own order";
+  if (why == "time") out += ": by their times, whose errors do not overlap";
+  const auto path = get_list(value, "path");
+  if (why == "messages")
+    out +=
+        fmt::format(": a chain of {} events leads there ({})", path.size(), certainty(value).text);
+  out += fmt::format("\nfirst   {}\nsecond  {}\n", when(value, "time_a", "time_a_error"),
+                     when(value, "time_b", "time_b_error"));
+  for (const auto& id : path) {
+    if (const auto bytes = id.binary())
+      out += paint(Paint::dim, "  " + codec::base64url(*bytes), screen.out) + "\n";
+  }
+  for (const auto& doubt : get_list(value, "doubts"))
+    out += paint(Paint::yellow, fmt::format("in doubt: {}", screen.term(doubt)), screen.out) + "\n";
+  return out + completeness_text(value, screen);
+}
+
 }  // namespace scope::node::cli

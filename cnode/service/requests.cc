@@ -262,6 +262,7 @@ constexpr RequestDef kRequests[] = {
     {"get_traces", 2, Lane::scans, run_get_traces, true,
      "{get_traces, #{since => {ago, 1, minute}, errors => true}}"},
     {"get_trace", 2, Lane::scans, run_get_trace, true, "{get_trace, Id}"},
+    {"get_order", 3, Lane::scans, run_get_order, true, "{get_order, EventId, EventId}"},
     {"aggregate", 4, Lane::scans, run_aggregate, true,
      "{aggregate, #{type => calls}, [mfa, {time, 1, minute}], [count, p99]}"},
     {"store", 2, Lane::upkeep, look_after_store, true, "{store, info | verify | {attach, Folder}}"},

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "analysis/causal_trace.h"
+#include "analysis/event_order.h"
 #include "analysis/resolve.h"
 #include "cnode/service/parse.h"
 #include "cnode/service/reply.h"
@@ -71,6 +72,17 @@ void write_span(TermBuilder& out, const store::View& view, const analysis::Trace
   map.write(out);
 }
 
+Result<EventId> read_event_id(const TermView& value, std::string_view field) {
+  const auto given = value.binary();
+  if (!given || given->size() != EventId::kBytes) {
+    return bad_value(field, value,
+                     "must be the id of a trace, a span or an event: 24 bytes, unchanged");
+  }
+  std::array<std::byte, EventId::kBytes> bytes;
+  std::ranges::copy(*given, bytes.begin());
+  return EventId::from_bytes(bytes);
+}
+
 }  // namespace
 
 Status run_get_traces(const TermView& request, Env& env, TermBuilder& out) {
@@ -105,15 +117,10 @@ Status run_get_traces(const TermView& request, Env& env, TermBuilder& out) {
 }
 
 Status run_get_trace(const TermView& request, Env& env, TermBuilder& out) {
-  const auto given = request.element(1).binary();
-  if (!given || given->size() != EventId::kBytes) {
-    return bad_value("id", request.element(1),
-                     "must be the id of a trace, a span or an event: 24 bytes, unchanged");
-  }
-  std::array<std::byte, EventId::kBytes> bytes;
-  std::ranges::copy(*given, bytes.begin());
+  EventId id;
+  ASSIGN_OR_RETURN(id, read_event_id(request.element(1), "id"));
   analysis::Trace trace;
-  ASSIGN_OR_RETURN(trace, analysis::get_trace(env.context, EventId::from_bytes(bytes)));
+  ASSIGN_OR_RETURN(trace, analysis::get_trace(env.context, id));
   const auto& view = *env.context.view;
   MapWriter map;
   map.key("id").event_id(trace.spans.front().span.id);
@@ -132,6 +139,37 @@ Status run_get_trace(const TermView& request, Env& env, TermBuilder& out) {
   for (const auto why : trace.cut) cut.atom(analysis::name(why));
   cut.nil();
   write_completeness(map.key("completeness"), trace.completeness);
+  map.write(out);
+  return {};
+}
+
+Status run_get_order(const TermView& request, Env& env, TermBuilder& out) {
+  EventId a, b;
+  ASSIGN_OR_RETURN(a, read_event_id(request.element(1), "id_a"));
+  ASSIGN_OR_RETURN(b, read_event_id(request.element(2), "id_b"));
+  analysis::OrderAnswer answer;
+  ASSIGN_OR_RETURN(answer, analysis::get_order(env.context, a, b));
+  MapWriter map;
+  map.key("order").atom(analysis::name(answer.order));
+  map.key("why").atom(analysis::name(answer.why));
+  if (answer.why == analysis::OrderWhy::messages) {
+    map.key("certainty").atom(analysis::name(answer.certainty));
+  } else {
+    unknown(map.key("certainty"));
+  }
+  auto& path = map.key("path").list(static_cast<std::uint32_t>(answer.path.size()));
+  for (const auto& id : answer.path) path.event_id(id);
+  path.nil();
+  auto& doubts = map.key("doubts");
+  for (unsigned d = 0; d < analysis::kOrderDoubts; ++d) {
+    if (answer.doubts >> d & 1) {
+      doubts.list_cons().atom(analysis::name(static_cast<analysis::OrderDoubt>(d)));
+    }
+  }
+  doubts.nil();
+  write_time(map, "time_a", "time_a_error", answer.a);
+  write_time(map, "time_b", "time_b_error", answer.b);
+  write_completeness(map.key("completeness"), answer.completeness);
   map.write(out);
   return {};
 }

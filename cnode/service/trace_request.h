@@ -1,4 +1,5 @@
-// {get_traces, Filter}, {get_trace, Id}: causal traces (analysis/causal_trace.h) in the shapes of api.md. Thread: any.
+// {get_traces, Filter}, {get_trace, Id}: causal traces (analysis/causal_trace.h) in the shapes of api.md; and
+// {get_order, Id, Id}: which event came first (analysis/event_order.h). Thread: any.
 #pragma once
 
 #include "cnode/service/requests.h"
@@ -9,5 +10,7 @@ namespace scope::node {
 Status run_get_traces(const codec::TermView& request, Env& env, codec::TermBuilder& out);
 // Id: 24 bytes, of a trace, a span or an event of one.
 Status run_get_trace(const codec::TermView& request, Env& env, codec::TermBuilder& out);
+// Ids: of events, 24 bytes each.
+Status run_get_order(const codec::TermView& request, Env& env, codec::TermBuilder& out);
 
 }  // namespace scope::node

@@ -125,6 +125,13 @@ defmodule ElixirScope do
   def get_trace(id, opts \\ []), do: ask(opts, fn _ -> {:get_trace, id} end)
 
   @doc """
+  Which of two events came first, by their ids: `order` is `:before`, `:after`, `:concurrent` or `:unknown`, with how that
+  is known.
+  """
+  @spec get_order(term, term, keyword) :: answer(map)
+  def get_order(a, b, opts \\ []), do: ask(opts, fn _ -> {:get_order, a, b} end)
+
+  @doc """
   Events as they are recorded: `{:scope_events, ref, [event]}` messages to the caller, never more than was demanded
   (`demand/2`). `ElixirScope.Event.new/1` makes structs of them.
   """
@@ -155,6 +162,7 @@ defmodule ElixirScope do
         aggregate: 1..3,
         get_traces: 0..1,
         get_trace: 1..2,
+        get_order: 2..3,
         subscribe: 0..2,
         demand: 2..3,
         unsubscribe: 1..2

@@ -17,8 +17,8 @@
          hello/0, hello/1, clocks/0, clocks/1, update_config/2, update_config/3,
          get_events/1, get_events/2, get_state_at/2, get_state_at/3, get_state_history/2, get_state_history/3,
          get_state_diff/3, get_state_diff/4, get_message_flow/3, get_message_flow/4, aggregate/3, aggregate/4,
-         get_traces/1, get_traces/2, get_trace/1, get_trace/2, subscribe/2, subscribe/3, demand/2,
-         demand/3, unsubscribe/1, unsubscribe/2, request/2, scope_node/1]).
+         get_traces/1, get_traces/2, get_trace/1, get_trace/2, get_order/2, get_order/3,
+         subscribe/2, subscribe/3, demand/2, demand/3, unsubscribe/1, unsubscribe/2, request/2, scope_node/1]).
 -export_type([options/0, answer/1, process/0, time/0, filter/0]).
 
 -type options() :: #{scope => node(), timeout => timeout()}.
@@ -115,6 +115,12 @@ get_traces(Filter, Options) -> request({get_traces, Filter}, Options).
 get_trace(Id) -> get_trace(Id, #{}).
 -spec get_trace(term(), options()) -> answer(map()).
 get_trace(Id, Options) -> request({get_trace, Id}, Options).
+
+%% Which of two events, by their ids, came first: before, after, concurrent or unknown; why, by which chain of events.
+-spec get_order(term(), term()) -> answer(map()).
+get_order(A, B) -> get_order(A, B, #{}).
+-spec get_order(term(), term(), options()) -> answer(map()).
+get_order(A, B, Options) -> request({get_order, A, B}, Options).
 
 %% Events come to the caller as {scope_events, Ref, [Event]}, never more than was demanded.
 -spec subscribe(filter(), filter()) -> answer(term()).

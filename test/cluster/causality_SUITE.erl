@@ -1,5 +1,5 @@
 %% Causal traces of requests that carry a number, through front -> orders -> stock on three real nodes, against what the
-%% servers did.
+%% servers did; and the order of events of one request, and of several.
 -module(causality_SUITE).
 -export([all/0, timeout/1, a_request_is_one_tree/1]).
 -import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
@@ -42,6 +42,7 @@ a_request_is_one_tree(Config) ->
     assert_eq(Wanted, lists:sort(maps:values(Takes))),
     wait_until(fun() -> catch ready(A, D, Takes, Numbers) end, 20000),
     [assert_eq(lists:sort(expected(N)), lists:sort(tree(A, D, Takes, N))) || N <- Numbers],
+    orders(A, D, Takes, Numbers),
     %% The list has each of them once, whoever asks in whatever pages; what a server is told last is the list's newest.
     Roots = lists:usort([root(A, D, Takes, N) || N <- Numbers]),
     assert_eq(length(Numbers), length(Roots)),
@@ -53,6 +54,33 @@ a_request_is_one_tree(Config) ->
     {error, {bad_value, #{field := id}}} = call(A, D, {get_trace, 17}),
     {error, {not_recorded, _}} = call(A, D, {get_trace, binary:copy(<<255>>, 24)}),
     ok.
+
+%% Of each request every two handlings of which one was begun by the other, or before it by the same one: by messages or by
+%% their process, and neither other way round, nor concurrent. Of two requests at once never the contrary of a chain.
+orders(A, D, Takes, Numbers) ->
+    ById = maps:from_list([{M, Id} || {Id, M} <- maps:to_list(Takes)]),
+    Order = fun(X, Y) -> ask(A, D, {get_order, maps:get(X, ById), maps:get(Y, ById)}) end,
+    Pairs = [{X, Y} || N <- Numbers, {X, Y} <- led_to(expected(N))],
+    Found = [begin
+                 #{order := before, why := Why, path := Path} = Order(X, Y),
+                 assert_eq(after_, case Order(Y, X) of #{order := 'after', why := Why} -> after_; Other -> Other end),
+                 Why =:= messages andalso assert_eq({maps:get(X, ById), maps:get(Y, ById)}, {hd(Path), lists:last(Path)}),
+                 Why
+             end || {X, Y} <- Pairs],
+    scope_test:log("order: ~p pairs, by messages ~p", [length(Pairs), length([W || W <- Found, W =:= messages])]),
+    assert_eq([], [W || W <- Found, W =/= messages]),
+    [#{order := same} = Order(X, X) || {X, _} <- lists:sublist(Pairs, 3)],
+    %% Takings of one process: its own order, whatever the request.
+    Stock = lists:sort([{maps:get(time, E), Id, M} || E = #{id := Id} <- element(1, all_events(A, D, #{type => message_take}, oldest_first)),
+                                                    #{Id := M} <- [Takes], lists:member(element(1, M), [reserve, count])]),
+    [#{order := before, why := process} = Order(X, Y) || {{_, _, X}, {_, _, Y}} <- lists:zip(lists:droplast(Stock), tl(Stock))],
+    ok.
+
+%% Chains only: who is above whom, over all generations.
+led_to(Expected) ->
+    Parent = maps:from_list(Expected),
+    Up = fun Up(M) -> case Parent of #{M := client} -> []; #{M := P} -> [P | Up(P)] end end,
+    [{P, M} || {M, _} <- Expected, P <- Up(M)].
 
 server(Node, Name, Next) ->
     {ok, Pid} = rpc(Node, gen_server, start, [{local, Name}, scope_order, Next, []]),

@@ -79,6 +79,8 @@ requests_are_as_api_md_has_them(Config) ->
                          Asked(["traces", "--pid", "stock", "--module", "Shop.Stock", "--min-duration", "2ms", "--no-errors",
                                 "--limit", "3"])),
     scope_test:assert_eq({get_trace, <<0:192>>}, Asked(["traces", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"])),
+    scope_test:assert_eq({get_order, <<0:192>>, <<1:192>>},
+                         Asked(["order", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB"])),
     scope_test:assert_eq(status, Asked(["status"])),
     scope_test:assert_eq(clocks, Asked(["clocks"])),
     ok.
@@ -139,6 +141,9 @@ states_and_flows(Config) ->
     has(Trace, "^ *0 ns +±12.0 µs +\\* call take/2 \\(process\\) +<shop1@localhost.9.0> +shop1@localhost +12.0 ms"),
     has(Trace, "^ *1.00 ms +±12.0 µs +- handle take/2 +<shop1@localhost.9.0> +shop1@localhost +1.00 ms +5.00 ms +exact +boom"),
     has(Trace, "^not whole: cut by its bound of depth$"),
+    {0, Order} = scope(Config, ["order", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB"]),
+    has(Order, "^the first came before the second: a chain of 2 events leads there \\(unique\\)$"),
+    has(Order, "^ +AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB$"),
     ok.
 
 -spec an_error_is_explained(scope_test:config()) -> ok.
@@ -336,6 +341,9 @@ answer({get_trace, Id}) ->
     {ok, #{id => Id, links => [], cut => [depth], completeness => #{complete => true},
            spans => [Span, Span#{id => <<1:192>>, parent => Id, depth => 1, kind => handle, origin => none, start => ?SECOND + 1000000,
                                  queue_ns => 1000000, service_ns => 5000000, error => <<"boom">>, critical => false}]}};
+answer({get_order, A, B}) ->
+    {ok, #{order => before, why => messages, certainty => unique, path => [A, B], doubts => [], time_a => ?SECOND,
+           time_a_error => 12000, time_b => ?SECOND, time_b_error => 12000, completeness => #{complete => true}}};
 answer(_) -> {error, {bad_request, #{field => none, got => none, hint => <<"no">>}}}.
 
 %% A pid of a node that is not there.

@@ -213,6 +213,15 @@ TEST_F(ServiceTest, TracesHaveTheirShapes) {
   }
   EXPECT_TRUE(span.find("parent")->is_atom("none"));
 
+  const std::string span_id(*span.find("id")->binary_text());
+  ask(tup({atm("get_order"), bin(span_id), bin(span_id)}));
+  EXPECT_EQ(value({"order"}), "same");
+  for (const char* key : {"why", "certainty", "path", "doubts", "time_a", "time_a_error", "time_b",
+                          "time_b_error", "completeness"}) {
+    EXPECT_FALSE(value({key}).empty()) << key;
+  }
+  EXPECT_EQ(ask(tup({atm("get_order"), bin(span_id), bin("x")})).substr(0, 33),
+            "{error,{bad_value,#{field => id_b");
   EXPECT_EQ(ask(tup({atm("get_trace"), bin("short")})).substr(0, 31),
             "{error,{bad_value,#{field => id");
   EXPECT_EQ(ask(tup({atm("get_trace"), bin(std::string(24, '\xff'))})).substr(0, 20),
@@ -266,9 +275,9 @@ TEST_F(ServiceTest, EveryRequestOfRandomBytesIsAnswered) {
   const Term junk[] = {num(-1),   atm("x"), bin("\xff\xfe"), lst({num(1), num(2)}),
                        mp({}),    tup({}),  real(1e300),     proc("z@z", 0, 0),
                        str("abc")};
-  for (const auto* name :
-       {"hello", "status", "start", "stop", "update_config", "get_events", "get_state_at",
-        "get_state_history", "get_message_flow", "clocks", "get_trace", "get_traces", "nonsense"}) {
+  for (const auto* name : {"hello", "status", "start", "stop", "update_config", "get_events",
+                           "get_state_at", "get_state_history", "get_message_flow", "clocks",
+                           "get_trace", "get_traces", "get_order", "nonsense"}) {
     for (const auto& a : junk) {
       for (const auto& b : junk) {
         for (const auto& request :
