@@ -197,7 +197,7 @@ void Past::expand(const std::vector<std::uint32_t>& entries) {
   if (rows.cut()) doubt(OrderDoubt::search);
   corrupt_ += rows.corrupt_blocks();
   for (const auto& [process, e] : furthest) {
-    auto& done = done_[process];
+    auto& done = done_.try_emplace(process, place(entries_[e].upto)).first->second;
     done = std::max(done, place(entries_[e].upto));
   }
 }

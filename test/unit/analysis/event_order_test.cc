@@ -184,6 +184,7 @@ TEST_F(OrderTest, WhatIsNotRecordedIsAnError) {
 // Processes of three nodes send each other messages, spawn, end and are told of ends; each event has its true time and a
 // vector clock. The nodes' clocks are wrong by up to what their bounds allow.
 struct Traffic {
+  static constexpr std::int64_t kBehind = 3'600'000 * kMs;  // raw times are negative, as on nodes
   struct Event {
     EventId id;
     std::int64_t truth = 0;
@@ -208,7 +209,9 @@ struct Traffic {
   std::int64_t now = 1000 * kMs;
 
   int pick(int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); }
-  std::int64_t raw(const Proc& p) const { return now + wrong[static_cast<std::size_t>(p.node)]; }
+  std::int64_t raw(const Proc& p) const {
+    return now - kBehind + wrong[static_cast<std::size_t>(p.node)];
+  }
   test::Node& node(const Proc& p) { return *nodes[static_cast<std::size_t>(p.node)]; }
   int number(const Proc& p) const { return static_cast<int>(&p - procs.data()); }
 
@@ -226,7 +229,7 @@ struct Traffic {
     constexpr std::int64_t kHalf = 3 * kMs;
     for (int n = 0; n < 3; ++n) {
       nodes.push_back(
-          &world.node(fmt::format("n{}@h", n), static_cast<std::uint32_t>(n + 1), 0, kHalf));
+          &world.node(fmt::format("n{}@h", n), static_cast<std::uint32_t>(n + 1), kBehind, kHalf));
       wrong.push_back(pick(2 * kHalf) - kHalf);
     }
     procs.reserve(200);
@@ -291,7 +294,7 @@ struct Traffic {
     }
     now += 1000 * kMs;
     for (auto* n : nodes) {
-      n->call(n->own(5), {"m", "end", 0}, now);
+      n->call(n->own(5), {"m", "end", 0}, now - kBehind);
       world.append(*n);
     }
   }
