@@ -17,6 +17,13 @@ namespace {
 constexpr std::uint32_t kMessages = 1u << static_cast<unsigned>(codec::EventType::message_send) |
                                     1u << static_cast<unsigned>(codec::EventType::message_fetch);
 
+// A trace has ended when nothing of it was recorded for one of so many parts of the time that was looked at.
+constexpr std::int64_t kQuiet = 4;
+// Of a list: rows for each trace that it may hold, for a first window; how long is looked ahead of it.
+constexpr std::size_t kRowsPerTrace = 20;
+constexpr std::int64_t kFirstAheadNs = 250'000'000;
+constexpr std::int64_t kLongestWindowNs = 10'000'000'000;
+
 struct Forest {
   Causality causality;
   ClusterTime until;  // rows were read until then
@@ -99,6 +106,19 @@ std::vector<std::uint32_t> roots_of(const std::vector<Span>& spans) {
   return roots;
 }
 
+// Does a trace that began in the window wait for something, or was it still at work when the time read ended?
+bool under_way(const std::vector<Span>& spans, ClusterTime from, ClusterTime until,
+               ClusterTime read_until) {
+  const auto roots = roots_of(spans);
+  const auto quiet = (read_until.ns - until.ns) / kQuiet;
+  for (std::uint32_t i = 0; i < spans.size(); ++i) {
+    const auto start = spans[roots[i]].start.time;
+    if (start < from || start > until) continue;
+    if (spans[i].waits || end_of(spans[i]) + quiet > read_until.ns) return true;
+  }
+  return false;
+}
+
 struct Wanted {
   const Context& context;
   const Filter& filter;
@@ -179,22 +199,45 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
   std::optional<Position> resume;
   const ClusterTime covered_low = low, covered_high = high;
   std::vector<Missing> unread;
+  std::int64_t longest = 0;  // the next window
   while (low <= high) {
     // As long a window as its rows allow.
-    std::int64_t length = std::min<std::int64_t>(10'000'000'000, high.ns - low.ns);
+    const std::int64_t most = std::min(kLongestWindowNs, high.ns - low.ns);
+    std::int64_t length = most;
     ClusterTime from, until;
-    const auto choose = [&] {
+    const auto choose = [&](std::int64_t back, std::int64_t ahead) {
       from = newest ? ClusterTime{high.ns - length} : low;
       until = newest ? high : ClusterTime{low.ns + length};
-      return spec_of({from.ns - kLookBackNs}, {until.ns + kLookAheadNs}, walk.upper);
+      return spec_of({from.ns - back}, {until.ns + ahead}, walk.upper);
     };
-    auto spec = choose();
-    while (length > 100'000'000 && rows_in(context, clock, spec) > kMaxRows) {
+    while (length > 100'000'000 &&
+           rows_in(context, clock, choose(kLookBackNs, kLookAheadNs)) > kMaxRows) {
       length /= 2;
-      spec = choose();
     }
-    const auto forest = read(context, clock, spec);
-    out.completeness.corrupt_blocks += forest->corrupt;
+    if (longest == 0) {
+      const auto rows = rows_in(context, clock, choose(0, 0));
+      const auto room = std::max<std::size_t>(1, kRowsPerTrace * filter.limit);
+      longest = rows <= room ? length
+                             : static_cast<std::int64_t>(static_cast<double>(length) *
+                                                         static_cast<double>(room) /
+                                                         static_cast<double>(rows));
+      longest = std::max<std::int64_t>(longest, 20'000'000);
+    }
+    length = std::min(length, longest);
+    longest = std::min(longest * 4, kLongestWindowNs);
+    std::unique_ptr<Forest> forest;
+    for (std::int64_t ahead = kFirstAheadNs;; ahead = std::min(4 * ahead, kLookAheadNs)) {
+      const auto spec = choose(kLookBackNs, ahead);
+      forest = read(context, clock, spec);
+      const bool again = ahead < kLookAheadNs && *spec.until < context.now && !forest->rows_cut &&
+                         !forest->deadline_cut && !context.budget.spent() &&
+                         under_way(forest->causality.spans(), from, until, *spec.until);
+      out.completeness.corrupt_blocks += again ? 0 : forest->corrupt;
+      // Traces may be longer than shown, or missing.
+      if (!again && forest->rows_cut)
+        unread.push_back({"", forest->until, *spec.until, {}, "too_many_rows"});
+      if (!again) break;
+    }
     if (forest->deadline_cut) {
       // Half a window tells nothing: it is the next page's.
       if (newest ? high == covered_high : low == covered_low) {
@@ -206,8 +249,6 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
       resume = Position{newest ? high : low, {}};
       break;
     }
-    // Traces may be longer than shown, or missing.
-    if (forest->rows_cut) unread.push_back({"", forest->until, *spec.until, {}, "too_many_rows"});
     const auto& spans = forest->causality.spans();
     const auto roots = roots_of(spans);
     std::vector<std::vector<std::uint32_t>> members(spans.size());
@@ -356,7 +397,8 @@ class CriticalPath {
 struct Tree {
   Trace trace;
   std::int64_t end = 0;
-  bool open = false;  // something in it has no end yet
+  bool open = false;   // something in it has no end yet
+  bool waits = false;  // Span::waits of any
 };
 
 Tree tree_of(const Causality& causality, std::uint32_t root) {
@@ -403,6 +445,7 @@ Tree tree_of(const Causality& causality, std::uint32_t root) {
     } else if (item.span.kind != SpanKind::spawn) {
       out.open = true;
     }
+    out.waits |= item.span.waits;
     out.end = std::max(out.end, end_of(item.span));
     auto& below = children[span];
     std::ranges::sort(below, [&](auto a, auto b) {
@@ -444,7 +487,7 @@ Result<Trace> get_trace(const Context& context, const EventId& id) {
     return nothing();
   }
   const auto begun = clock.cluster(id.process.incarnation, id.time);
-  std::int64_t ahead = 2'000'000'000;
+  std::int64_t ahead = 1'000'000'000;
   while (true) {
     const ClusterTime from{begun.time.ns - kLookBackNs},
         until{std::min(begun.time.ns + ahead,
@@ -455,7 +498,8 @@ Result<Trace> get_trace(const Context& context, const EventId& id) {
     if (root == kNoSpan) return nothing();
     while (spans[root].parent != kNoSpan) root = spans[root].parent;
     auto tree = tree_of(forest->causality, root);
-    const bool near_end = tree.open || tree.end + ahead / 2 > until.ns;
+    const bool near_end =
+        tree.open || tree.end + ahead / kQuiet > until.ns || (tree.waits && ahead < kLookAheadNs);
     const bool more = until < context.now && !forest->rows_cut && !forest->deadline_cut;
     if (near_end && more && ahead < kMaxTraceNs && !context.budget.spent()) {
       ahead *= 4;

@@ -1,9 +1,11 @@
 // get_traces, get_trace: causal traces (causality.h) by filter and by id.
 //
 // Id     The event that began the root span, so it is the same after restarts and whatever range was looked at.
-// Range  A list is made of windows: as much time as kMaxRows hold, and kLookBackNs before, so that what was under way is
-//        known, and kLookAheadNs after, so that traces can end. A trace is read from its root on, until it has ended or
-//        for kMaxTraceNs. What began earlier than the look back appears as a root.
+// Range  A list is made of windows, the first as long as a page may need, then longer ones, at most as much time as
+//        kMaxRows hold; with kLookBackNs before, so that what was under way is known, and as much after as the traces
+//        take to end: until nothing in them waits any more for an answer or an arrival, at most kLookAheadNs. A trace
+//        is read from its root on, until it has ended and kQuiet of the time read passed without it, or for kMaxTraceNs; for
+//        arrivals alone, which may be untraced, for kLookAheadNs. What began earlier than the look back appears as a root.
 // Thread Pure.
 #pragma once
 

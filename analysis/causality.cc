@@ -107,6 +107,7 @@ Causality::Causality(const Context& context, const ClockModel& clock)
 void Causality::matched(const Message& send, const Message& arrival, Matched how,
                         std::uint32_t candidates) {
   matches_[arrival.id] = {send.id, how, candidates};
+  if (const auto sent = sends_.find(send.id); sent != sends_.end()) sent->second.arrived = true;
 }
 
 void Causality::taken(const Message& fetch, const Message& take) { takes_[take.id] = fetch.id; }
@@ -187,7 +188,9 @@ void Causality::add(const RowStream::Item& item) {
 void Causality::sent(Process& process, const RowStream::Item& item, const Message& message) {
   act(process);
   touch(process, item.at);
-  Sent sent{process.activity, item.row->process, item.at};
+  Sent sent{
+      process.activity, item.row->process, item.at,
+      message.to.kind == Destination::Kind::nobody || message.has(TraceRecord::kDeadReceiver)};
   if (message.identity.kind == Identity::Kind::request) {
     sent.activity = child_of(process, SpanKind::call, message.id, item.at);
     spans_[sent.activity].name = message_label(item.row->record);
@@ -431,6 +434,13 @@ void Causality::finish() {
   for (const auto& cause : causes_) {
     if (alive(cause.span) == cause.span) resolve(cause);
   }
+  const auto wait = [&](std::uint32_t span) {
+    if (const auto s = alive(span); s != kNoSpan) spans_[s].waits = true;
+  };
+  for (const auto& [id, sent] : sends_) {
+    if (!sent.arrived) wait(sent.activity);
+  }
+  for (const auto& [ref, call] : calls_) wait(call.span);
   // Who answered a call, if it was not its own handling.
   for (const auto& reply : replies_) {
     const auto match = matches_.find(reply.fetch);

@@ -14,7 +14,7 @@
 // Bounds     One Span per activity, call and returned function; the caller bounds the rows. Thread: one.
 #pragma once
 
-#include <deque>
+#include <boost/unordered/unordered_flat_map.hpp>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -63,6 +63,8 @@ struct Span {
   std::string module;                    // the behaviour or function's module
   std::string error;                     // empty: none
   std::vector<EventId> events;           // cause, start, reply: where they were recorded
+  bool waits =
+      false;  // a message of it has not arrived, or its call was not answered, by the end of the range
 };
 
 struct SpanLink {
@@ -119,6 +121,7 @@ class Causality : MatchSink {
     std::uint32_t activity = kNoSpan;  // or the call
     ProcessId from;
     Corrected at;
+    bool arrived = false;
   };
   struct Cause {  // of a span that a message began
     std::uint32_t span = 0;
@@ -138,7 +141,7 @@ class Causality : MatchSink {
     Corrected at;
   };
   template <typename T>
-  using ByEvent = std::unordered_map<EventId, T, EventIdHash>;
+  using ByEvent = boost::unordered_flat_map<EventId, T, EventIdHash>;
 
   void matched(const Message& send, const Message& arrival, Matched how,
                std::uint32_t candidates) override;

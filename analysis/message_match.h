@@ -17,12 +17,13 @@
 // Life   The sink outlives the matcher. Thread: one.
 #pragma once
 
+#include <boost/unordered/unordered_flat_map.hpp>
 #include <cstdint>
 #include <deque>
+#include <list>
 #include <map>
 #include <queue>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "analysis/message.h"
@@ -88,7 +89,9 @@ class MessageMatcher {
     bool queued = false;
     std::int64_t newest = 0;
   };
-  using Buckets = std::unordered_map<Key, Bucket, KeyHash>;
+  template <typename T>
+  using ByKey = boost::unordered_flat_map<Key, T, KeyHash>;
+  using Buckets = ByKey<Bucket>;
   struct Cluster {
     std::vector<Message> sends, arrivals;
     bool whole_vm = false;
@@ -129,10 +132,10 @@ class MessageMatcher {
   std::deque<std::pair<std::int64_t, Cluster>> deferred_;  // for narrow(), by time
 
   // Fetches whose taking may come, and in which order they were added.
-  std::unordered_map<Key, std::deque<Message>, KeyHash> fetched_;
+  ByKey<std::list<Message>> fetched_;
   std::deque<std::pair<Key, EventId>> fetched_order_;
   // Where the arrivals of a pair's sends are known, by the sends' order.
-  std::unordered_map<Key, std::map<Position, Position>, KeyHash> anchors_;
+  ByKey<std::map<Position, Position>> anchors_;
   std::deque<std::pair<Key, Position>> anchor_order_;
 };
 
