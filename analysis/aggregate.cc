@@ -258,34 +258,34 @@ void Aggregation::from_rows() {
   scan_.types = durations ? wanted | kEntryType | kExitTypes : wanted;
   auto plan = make_plan(context_, clock_, scan_);
   skipped_by_text_ = plan.skipped_by_text;
-  auto filter = row_filter(context_, clock_, scan_);
-  CallTimes calls(context_);
+  const auto filter = row_filter(context_, clock_, scan_);
+  CallTimes calls(context_, scan_.mfas);
   QueueTimes queue(context_, clock_,
                    [this](std::uint32_t group, std::int64_t ns) { groups_.measure(group, ns); });
   if (durations) {
-    // Entries are paired with exits as they come: units in the order of arrival, with every call in them.
+    // Entries are paired with exits as they come.
     std::ranges::sort(plan.units, {}, &Candidate::unit);
-    filter.mfas = {};
-    filter.from.reset();
   }
   const Inside inside(clock_, scan_);
-  const auto seen = [&](std::uint32_t unit, const store::Rows& rows) {
-    if (durations) calls.enter(unit);
+  const auto seen = [&](std::uint32_t, const store::Rows& rows) {
+    if (durations) calls.next_unit();
     for (const auto& row : rows.rows) {
-      std::optional<std::int64_t> took;
-      if (durations) took = calls.pass(row);
-      if ((wanted & 1u << static_cast<unsigned>(row.record.type)) == 0) continue;
       Hit hit;
       hit.at = clock_.cluster(row.process.incarnation, row.record.time);
       if ((scan_.since && hit.at.time < *scan_.since) ||
           (scan_.until && hit.at.time > *scan_.until)) {
         continue;
       }
+      std::optional<std::int64_t> took;
+      if (durations) took = calls.pass(row);
+      if ((wanted & 1u << static_cast<unsigned>(row.record.type)) == 0) continue;
       hit.id = row.id();
       const Verdict verdict = test_.accept(row, hit);
       if (verdict == Verdict::unknown) ++undecided_;
       if (verdict != Verdict::yes) continue;
-      if (durations && !took) took = calls.look_back(row);
+      if (durations && !took) {
+        took = calls.look_back(row, inside.of(row.process.incarnation).from);
+      }
       if (spec_.filter.min_duration_ns && (!took || *took < *spec_.filter.min_duration_ns))
         continue;
       const auto group = count_row(row, hit);

@@ -12,57 +12,43 @@ using codec::TraceRecord;
 
 // ---- CallTimes ------------------------------------------------------------------------------------------------------
 
-void CallTimes::enter(std::uint32_t unit) {
-  if (!first_unit_) first_unit_ = unit;
+void CallTimes::next_unit() {
   if (open_ <= kMaxOpen) return;
   processes_.clear();
   open_ = 0;
   forgot_ = true;
 }
 
-std::uint32_t CallTimes::number_of(const codec::Mfa& mfa) {
-  key_.assign(mfa.module);
-  key_ += '\0';
-  key_ += mfa.function;
-  key_ += '\0';
-  key_ += static_cast<char>(mfa.arity);
-  const auto found = numbers_.find(key_);
-  if (found != numbers_.end()) return found->second;
-  const auto number = static_cast<std::uint32_t>(numbers_.size());
-  numbers_.emplace(key_, number);
-  return number;
-}
-
 std::optional<std::int64_t> CallTimes::pass(const store::StoredRow& row) {
   const std::uint32_t bit = 1u << static_cast<unsigned>(row.record.type);
+  looks_back_ = false;
   if ((bit & (kEntryType | kExitTypes)) == 0) return std::nullopt;
-  auto& process = processes_[row.process];
-  const auto mfa = number_of(row.record.mfa);
+  auto& calls = processes_[row.process];
+  const auto function = functions_.of(row.record.mfa);
+  const auto before = calls.size();
+  std::optional<std::int64_t> took;
   if (bit == kEntryType) {
-    process.open.push_back({mfa, row.record.time});
-    ++open_;
-    return std::nullopt;
+    calls.enter(function, row.record.time);
+  } else {
+    passed_ = calls.without_entry().size();
+    const auto ended = calls.leave(function);
+    looks_back_ = !ended.entry;
+    if (ended.entry && ended.sure) took = row.record.time.ns - ended.entry->ns;
   }
-  auto& open = process.open;
-  const auto entry =
-      std::find_if(open.rbegin(), open.rend(), [&](const Open& o) { return o.mfa == mfa; });
-  if (entry == open.rend()) {
-    older_ = static_cast<std::size_t>(std::ranges::count(process.without_entry, mfa));
-    process.without_entry.push_back(mfa);
-    ++open_;
-    return std::nullopt;
-  }
-  const auto took = row.record.time.ns - entry->at.ns;
-  const auto first = std::prev(entry.base());
-  open_ -= static_cast<std::size_t>(open.end() - first);
-  open.erase(first, open.end());  // what was called inside has ended too
+  open_ += calls.size() - before;
   return took;
 }
 
-std::optional<std::int64_t> CallTimes::look_back(const store::StoredRow& row) {
-  if (forgot_ || !first_unit_ || look_backs_ == kMaxLookBacks) return std::nullopt;
+std::optional<std::int64_t> CallTimes::look_back(const store::StoredRow& row, RawTime since) {
+  if (!looks_back_ || forgot_ || since.ns == std::numeric_limits<std::int64_t>::min() ||
+      look_backs_ == kMaxLookBacks) {
+    return std::nullopt;
+  }
   ++look_backs_;
-  const auto entry = entry_before(context_, row, *first_unit_, older_);
+  const auto& passed = processes_[row.process].without_entry();
+  const auto entry =
+      entry_before(context_, asked_, row, context_.view->units().size(), RawTime{since.ns - 1},
+                   std::span(passed).first(passed_), functions_);
   if (!entry) return std::nullopt;
   return row.record.time.ns - entry->ns;
 }

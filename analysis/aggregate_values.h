@@ -15,37 +15,30 @@ namespace scope::analysis {
 inline constexpr std::uint32_t kTakeType = 1u
                                            << static_cast<unsigned>(codec::EventType::message_take);
 
-// Pairs entries with exits as rows of calls pass by, in the order in which they arrived. What stays open is kept by process:
-// at most kMaxOpen calls, beyond which all are forgotten (their exits are then not measured).
+// The durations of calls (call_duration.h) in a range of time: rows of it pass by in the order in which they arrived, and what
+// began before it is looked for. At most kMaxOpen calls are kept, beyond which all are forgotten, and at most kMaxLookBacks
+// are looked for: others are counted and not measured.
 class CallTimes {
  public:
   static constexpr std::size_t kMaxOpen = 500'000, kMaxLookBacks = 2000;
 
-  explicit CallTimes(const Context& context) : context_(context) {}
-  void enter(std::uint32_t unit);  // before its rows
+  // `asked`: the functions whose rows pass by; empty: all. Outlives this.
+  CallTimes(const Context& context, std::span<const store::MfaPattern> asked)
+      : context_(context), asked_(asked) {}
+  void next_unit();  // before its rows
   // How long the call took that this row ends, if its entry has passed by.
   std::optional<std::int64_t> pass(const store::StoredRow& row);
-  // Of the row passed last, where pass() did not know: looks for the entry before the first unit.
-  std::optional<std::int64_t> look_back(const store::StoredRow& row);
+  // Of the row passed last, where pass() did not know: looks for the entry among rows before raw time `since`.
+  std::optional<std::int64_t> look_back(const store::StoredRow& row, RawTime since);
 
  private:
-  std::uint32_t number_of(const codec::Mfa& mfa);
-  struct Open {
-    std::uint32_t mfa;
-    RawTime at;
-  };
-  struct Process {
-    std::vector<Open> open;
-    std::vector<std::uint32_t> without_entry;  // functions of exits whose entries did not pass by
-  };
-
   const Context& context_;
-  std::optional<std::uint32_t> first_unit_;
-  boost::unordered_flat_map<std::string, std::uint32_t> numbers_;
-  boost::unordered_flat_map<ProcessId, Process, std::hash<ProcessId>> processes_;
-  std::string key_;
-  std::size_t open_ = 0, look_backs_ = 0, older_ = 0;
-  bool forgot_ = false;
+  const std::span<const store::MfaPattern> asked_;
+  FunctionNumbers functions_;
+  boost::unordered_flat_map<ProcessId, OpenCalls, std::hash<ProcessId>> processes_;
+  std::size_t open_ = 0, look_backs_ = 0;
+  std::size_t passed_ = 0;  // of the row passed last
+  bool looks_back_ = false, forgot_ = false;
 };
 
 // Finds the sends of messages that were taken: by content, among all sends and takings of that content around.

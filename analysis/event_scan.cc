@@ -188,8 +188,8 @@ store::RowFilter row_filter(const Context& context, const ClockModel& clock, con
   filter.types = spec.types;
   filter.match_hashes = spec.match_hashes;
   filter.payload = spec.payload;
-  if (spec.on_unit) return filter;
   filter.mfas = spec.mfas;
+  if (spec.on_unit) return filter;
   // A unit takes raw times of one incarnation only.
   const auto one = [&] {
     if (spec.incarnations.size() == 1) return true;

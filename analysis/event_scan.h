@@ -45,8 +45,7 @@ struct ScanSpec {
   std::vector<ProcessId> processes;       // ascending; empty: all
   std::vector<Incarnation> incarnations;  // ascending; empty: all
   std::uint32_t types = ~0u;
-  std::vector<store::MfaPattern>
-      mfas;  // any of them; empty: all rows. With on_unit they only choose units
+  std::vector<store::MfaPattern> mfas;      // any of them; empty: all rows
   std::vector<std::uint64_t> match_hashes;  // ascending; any of them; empty: all rows
   std::string_view text;                    // chooses units only: `accept` looks for it
   std::optional<ClusterTime> since, until;  // inclusive, on corrected time
@@ -59,8 +58,8 @@ struct ScanSpec {
   Explain* explain = nullptr;
   // Looks at the row; may fill the hit's duration. Empty: every row.
   std::function<bool(const store::StoredRow&, Hit&)> accept;
-  // Called before the rows of a unit are judged, with all of its rows of these processes and types, also those outside
-  // since and until. Empty: not wanted.
+  // Called before the rows of a unit are judged, with all of its rows of these processes, types and functions, also those
+  // outside since and until. Empty: not wanted.
   std::function<void(std::uint32_t unit, const store::Rows&)> on_unit;
 };
 

@@ -39,6 +39,7 @@ Status RowTest::prepare(ClusterTime from, ClusterTime until, ScanSpec& spec) {
   } else {
     for (const auto& module : filter_.modules) spec.mfas.push_back({module, {}, {}});
   }
+  if (durations_) durations_->ask(spec.mfas);
   spec.text = filter_.text;
   spec.payload = filter_.match || text_;
   return {};

@@ -16,6 +16,7 @@ constexpr unsigned kVersion = 1;
 enum LifeFlag : unsigned { kSpawned = 1, kExited = 2, kAlive = 4, kParent = 8 };
 enum SpellFlag : unsigned { kUntil = 1, kBaseline = 2 };
 constexpr int kRecentSpells = 8;  // of one name, looked at for one that is still open
+constexpr int kMostPassed = 64;   // of it and of other agents of its VM
 
 void encode_life(const Life& life, NameTable& names, ByteWriter& out) {
   out.clear();
@@ -199,9 +200,9 @@ class LifeWriter {
     const StoredRow* row;
   };
   Incarnation home(const ProcessId& p) const { return incarnations_.info(p.incarnation).home; }
-  Status store_life(std::span<const Fact> facts, bool& born_here);
+  Status store_life(std::span<const Fact> facts);
   Status store_name(const StoredRow& row);
-  Status load_named(Incarnation home, NameId atom, std::string_view name,
+  Status load_named(const StoredRow& row, NameId atom, std::string_view name,
                     std::vector<NameSpell>& spells);
 
   lmdb::Txn& txn_;
@@ -224,16 +225,10 @@ Status LifeWriter::store(std::span<const TailBatch* const> batches) {
   std::vector<const StoredRow*> about_names;
   for (std::size_t i = 0; i < facts.size();) {
     auto j = i;
-    bool named = false;
-    for (; j < facts.size() && facts[j].subject == facts[i].subject; ++j) {
-      const auto type = facts[j].row->record.type;
-      named |= type != EventType::process_spawn && type != EventType::process_exit;
-    }
-    bool born_here = false;
-    RETURN_IF_ERROR(store_life(std::span(facts).subspan(i, j - i), born_here));
-    // A process that was born and died within this block without a name has none to give up: most do.
+    while (j < facts.size() && facts[j].subject == facts[i].subject) ++j;
+    RETURN_IF_ERROR(store_life(std::span(facts).subspan(i, j - i)));
     for (; i < j; ++i) {
-      if (facts[i].row->record.type != EventType::process_spawn && (named || !born_here))
+      if (facts[i].row->record.type != EventType::process_spawn)
         about_names.push_back(facts[i].row);
     }
   }
@@ -244,11 +239,10 @@ Status LifeWriter::store(std::span<const TailBatch* const> batches) {
   return {};
 }
 
-Status LifeWriter::store_life(std::span<const Fact> facts, bool& born_here) {
+Status LifeWriter::store_life(std::span<const Fact> facts) {
   Life life;
   life.process = facts.front().subject;
   const auto key = process_key('p', home(life.process), life.process);
-  born_here = facts.front().row->record.type == EventType::process_spawn;
   bool wanted = false;
   for (const auto& f : facts) {
     wanted |= f.row->record.type != EventType::process_register &&
@@ -264,19 +258,23 @@ Status LifeWriter::store_life(std::span<const Fact> facts, bool& born_here) {
   return txn_.put(db_.lives, key, out_.bytes());
 }
 
-Status LifeWriter::load_named(Incarnation home, NameId atom, std::string_view name,
+// Those that began last when the row was recorded. Others of its VM, by another agent, may lie between.
+Status LifeWriter::load_named(const StoredRow& row, NameId atom, std::string_view name,
                               std::vector<NameSpell>& spells) {
-  const auto prefix = name_spell_prefix(home, atom);
+  const auto prefix = name_spell_prefix(home(row.process), atom);
+  const Key prefix_until = Key(prefix).i64(row.record.time.ns).u32(~0U);
   ASSIGN_OR_RETURN(auto cursor, lmdb::Cursor::open(txn_, db_.lives));
-  ASSIGN_OR_RETURN(bool found, cursor.seek(name_spell_prefix(home, atom + 1)));
+  ASSIGN_OR_RETURN(bool found, cursor.seek(prefix_until));
   if (found) {
     ASSIGN_OR_RETURN(found, cursor.previous());
   } else {
     ASSIGN_OR_RETURN(found, cursor.last());
   }
-  for (int i = 0; i < kRecentSpells && found && starts_with(cursor.key(), prefix); ++i) {
+  for (int i = 0; i < kMostPassed && spells.size() < kRecentSpells && found &&
+                  starts_with(cursor.key(), prefix);
+       ++i) {
     ASSIGN_OR_RETURN(const auto spell, named_spell(cursor, name));
-    spells.push_back(spell);
+    if (spell.process.incarnation == row.process.incarnation) spells.push_back(spell);
     ASSIGN_OR_RETURN(found, cursor.previous());
   }
   return {};
@@ -290,7 +288,7 @@ Status LifeWriter::store_name(const StoredRow& row) {
   } else {
     const auto name = row_name(row.record);
     if (name.empty()) return {};
-    RETURN_IF_ERROR(load_named(h, names_.atom(name), name, spells));
+    RETURN_IF_ERROR(load_named(row, names_.atom(name), name, spells));
   }
   const auto before = spells;
   if (!apply_to_spells(spells, row)) return {};

@@ -253,7 +253,7 @@ Result<std::vector<NameSpell>> ViewImpl::name_spells(std::string_view node, std:
   });
   for (const auto* row : rows) apply_to_spells(out, *row);
   std::ranges::sort(out, {}, [](const NameSpell& s) {
-    return std::tuple(s.process.incarnation, s.from, s.process);
+    return std::tuple(s.process.incarnation, s.from, s.process, s.name);
   });
   owner = std::move(kept);
   return out;
@@ -288,7 +288,7 @@ Result<std::vector<NameSpell>> ViewImpl::names_of(ProcessId process,
   }
   std::erase_if(out, [&](const NameSpell& s) { return !ours(s.process); });
   std::ranges::sort(out, {}, [](const NameSpell& s) {
-    return std::tuple(s.process.incarnation, s.from, s.process);
+    return std::tuple(s.process.incarnation, s.from, s.process, s.name);
   });
   owner = std::move(kept);
   return out;

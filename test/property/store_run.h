@@ -80,7 +80,11 @@ class Run {
     }
   }
 
-  void apply(const Op& op) {
+  // In every second run all rows come in the order of their times.
+  void order(bool in_time) { in_time_ = in_time; }
+
+  void apply(Op op) {
+    if (in_time_ && (op.kind == Op::late || op.kind == Op::shuffled)) op.kind = Op::batch;
     switch (op.kind) {
       case Op::batch:
       case Op::late:
@@ -355,7 +359,7 @@ class Run {
   bool archived_ = false, dropped_ = false;
   // Agents send each process's rows in the order of their times. Lives and names, what is found by them (flow, peer), and the
   // pairing of waits follow the order of arrival; all else must hold for rows that come late, too.
-  bool disordered_ = false;
+  bool disordered_ = false, in_time_ = false;
 };
 
 }  // namespace scope::test
