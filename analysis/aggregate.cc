@@ -180,6 +180,7 @@ Status Aggregation::from_rollups() {
   rollup.incarnations = concerned;
   rollup.mfas = scan_.mfas;
   rollup.times = times;
+  rollup.stop = [this] { return context_.budget.spent(); };
   const auto& modules = spec_.filter.modules;
   Result<store::RollupInfo> info;
   {
@@ -205,6 +206,10 @@ Status Aggregation::from_rollups() {
   }
   if (!info) return std::unexpected(info.error());
   corrupt_ += info->missing.size();
+  if (info->stopped) {
+    cut_ = true;
+    return {};
+  }
 
   std::vector<store::TimeRange> around;
   for (auto& [i, list] : holes) {

@@ -119,6 +119,7 @@ Plan make_plan(const Context& context, const ClockModel& clock, const ScanSpec& 
   selection.rows.match_hashes = spec.match_hashes;
   selection.times = times;
   if (!spec.text.empty()) selection.texts = {&spec.text, 1};
+  selection.stop = [&] { return context.budget.spent(); };
   auto found = context.view->candidates(selection);
   Plan out;
   for (const auto& step : found.steps) {

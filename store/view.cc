@@ -142,6 +142,10 @@ Result<RollupInfo> View::rollup(const RollupSpec& spec, const RollupSink& sink) 
   selection.times = spec.times;
   RollupInfo info;
   for (const auto i : candidates(selection).units) {
+    if (info.read > 0 && spec.stop && spec.stop()) {
+      info.stopped = true;
+      break;
+    }
     ++info.read;
     if (!roll_up_rows(*this, units()[i], spec, sink)) info.missing.push_back(i);
   }

@@ -139,6 +139,8 @@ struct Selection {
   // Each occurs, as these bytes (ASCII letters in either case), inside one binary, atom or string of the row's payload.
   // Fewer than three letters or digits in a row skip nothing.
   std::span<const std::string_view> texts;
+  // Asked between segments; true: units of the rest are judged by their statistics only. Empty: never.
+  std::function<bool()> stop = {};
 };
 
 // Never too few: every matching row is in one of `units`. Those may hold none, too.
@@ -180,11 +182,13 @@ struct RollupSpec {
   std::span<const TimeRange> times;           // as in Selection
   bool by_second =
       true;  // false: the cells' seconds are left out (0) and most sums are made already
+  std::function<bool()> stop = {};  // asked between segments; true: that is enough. Empty: never
 };
 struct RollupInfo {
   std::vector<std::uint32_t>
       missing;  // units whose rows are in no cell (damaged): a part of the answer is unknown
   std::uint32_t read = 0;  // units of which rows were read because no rollup was stored
+  bool stopped = false;    // by the spec's `stop`: the rest is unknown
 };
 
 // A block, whether it is still there or not.

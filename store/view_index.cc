@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/unordered/unordered_flat_map.hpp>
+#include <utility>
 
 #include "store/block.h"
 #include "store/unit_filter.h"
@@ -98,6 +99,7 @@ class Finder {
       : units_(view.units()),
         shown_(shown),
         filter_(selection.rows),
+        stop_(selection.stop),
         trigrams_(trigrams_of(selection.texts)) {
     used_[0] = !filter_.processes.empty();
     used_[1] = !filter_.mfas.empty();
@@ -140,6 +142,11 @@ class Finder {
   }
 
   void judge_segment(std::span<const std::uint32_t> here, Candidates& out) {
+    if (stop_ && (stopped_ = stopped_ || stop_())) {
+      out.unindexed += static_cast<std::uint32_t>(here.size());
+      out.units.insert(out.units.end(), here.begin(), here.end());
+      return;
+    }
     const auto& first = units_[here.front()];
     if (!source_ || source_->partition->number() != first.partition)
       source_ = Source::open(shown_, first.partition, filter_.mfas);
@@ -199,8 +206,9 @@ class Finder {
   const std::span<const Unit> units_;
   const Published& shown_;
   const RowFilter& filter_;
+  const std::function<bool()>& stop_;
   const std::vector<std::uint32_t> trigrams_;
-  bool used_[4] = {};
+  bool used_[4] = {}, stopped_ = false;
   std::uint32_t before_[4] = {}, after_[4] = {};
   std::unique_ptr<Source> source_;
 };
@@ -232,9 +240,20 @@ class Sums {
     selection.times = spec_.times;
     const auto units = view_.units();
     const auto places = by_statistics(units, selection).units;
+    bool first = true;
+    const auto go_on = [&] {
+      if (std::exchange(first, false) || !spec_.stop) return true;
+      info_.stopped = info_.stopped || spec_.stop();
+      return !info_.stopped;
+    };
     by_segment(
-        units, places, [&](std::uint32_t i) { add_tail(i); },
-        [&](std::span<const std::uint32_t> here) { add_segment(units, here); });
+        units, places,
+        [&](std::uint32_t i) {
+          if (go_on()) add_tail(i);
+        },
+        [&](std::span<const std::uint32_t> here) {
+          if (go_on()) add_segment(units, here);
+        });
     return std::move(info_);
   }
 

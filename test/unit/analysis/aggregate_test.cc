@@ -209,6 +209,33 @@ TEST(Aggregate, CountsAreThoseOfAPlainList) {
   EXPECT_GT(from_cells, 1000u) << "no count came from the rollups";
 }
 
+TEST(Aggregate, ADeadlineGivesWhatWasCountedUntilThenAndSaysSo) {
+  Recording r(1, 3 * kMs);
+  for (int i = 0; i < 120; ++i) r.batch();
+  auto context = r.world.context(r.now());
+  for (const auto value : {ValueOf::nothing, ValueOf::duration}) {
+    for (const bool rollups : {true, false}) {
+      AggregateSpec spec;
+      spec.value = value;
+      if (!rollups) spec.by = {{GroupKey::pid, 0}};
+      const auto count = [&] {
+        const auto got = aggregate(context, spec);
+        EXPECT_TRUE(got) << to_string(got.error());
+        std::uint64_t rows = 0;
+        for (const auto& g : got->groups) rows += g.measured.rows;
+        return std::pair(rows, got->completeness.deadline_cut);
+      };
+      context.budget = {};
+      const auto [all, whole] = count();
+      EXPECT_FALSE(whole);
+      context.budget.deadline = std::chrono::steady_clock::now() - std::chrono::seconds(1);
+      const auto [some, cut] = count();
+      EXPECT_TRUE(cut);
+      EXPECT_LT(some, all);
+    }
+  }
+}
+
 TEST(Aggregate, DurationsAreThoseOfTheCallsThatWereMade) {
   for (unsigned seed = 1; seed <= 3; ++seed) {
     Recording r(seed, 3 * kMs);
