@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <xxhash.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <random>
 #include <sstream>
@@ -349,6 +350,28 @@ void golden_is_read(unsigned version, std::size_t rows_in_it) {
 
 TEST(Block, BlocksOfVersionOneAreRead) { golden_is_read(1, 60); }
 TEST(Block, BlocksOfVersionTwoAreRead) { golden_is_read(2, 300); }
+
+TEST(Block, BlocksOfVersionThreeAreRead) { golden_is_read(3, 300); }
+
+// SCOPE_MAKE_GOLDEN=FOLDER: a block as it is written now.
+TEST(Block, AGoldenFileIsMadeOnDemand) {
+  const char* to = std::getenv("SCOPE_MAKE_GOLDEN");
+  if (to == nullptr) GTEST_SKIP();
+  const Numbered tables[2] = {Numbered(7), Numbered(4'000'000'000)};
+  Sample s;
+  fill_messages(s, tables, 300);
+  const auto block = encode(s);
+  std::ofstream(std::string(to) + "/block.bin", std::ios::binary)
+      .write(reinterpret_cast<const char*>(block.data()),
+             static_cast<std::streamsize>(block.size()));
+  std::ofstream out(std::string(to) + "/block.txt");
+  for (store::NameId id = 1; s.names.atom(id); ++id) out << "atom " << *s.names.atom(id) << '\n';
+  for (store::NameId id = 1; s.names.mfa(id); ++id) {
+    const auto f = *s.names.mfa(id);
+    out << fmt::format("mfa {} {} {}\n", f.module, f.function, f.arity);
+  }
+  for (const auto& text : sorted_texts(s.rows)) out << "row " << text << '\n';
+}
 
 TEST(Block, AMessageIsStoredOnce) {
   const Numbered tables[2] = {Numbered(7), Numbered(4'000'000'000)};
