@@ -1,8 +1,9 @@
-%% Benchmarks over real nodes and the real daemon (release build): `ingest`, `end_to_end` and `match` of the design's list. Run by
+%% Benchmarks over real nodes and the real daemon (release build): `ingest`, `end_to_end`, `match` and `trace` (its tree_agreement;
+%% trace_bench.cc has the times) of the design's list. Run by
 %% the scripts of the same names beside this file; prints {"figures": ...} as a line of its own. Options by environment:
 %% BENCH_QUICK, BENCH_RATE and BENCH_NATIVE_RATE (events a second and node, by tracer), BENCH_SECONDS.
 -module(cluster_bench).
--export([all/0, timeout/1, ingest/1, end_to_end/1, match/1]).
+-export([all/0, timeout/1, ingest/1, end_to_end/1, match/1, trace/1]).
 -export([workers/1, spawners/1, go/2, pause/1, work/1, beat/1, made/0, probe/1]).
 -import(scope_test, [start_node/2, start_node/3, rpc/4, rpc/5, wait_until/2]).
 -import(scope_daemon, [ask/3, await_live/3]).
@@ -188,6 +189,22 @@ match(Config) ->
           (maps:with([truth, recorded, rows, crossing, identical_pairs], F))#{messages_of_each_load_and_worker => Times},
           #{clock_bound_violations => "no skew is made here", clock_width_over_min_rtt => "no delay is made here",
             offset_error_us_max => "no skew is made here"}).
+
+%% --- trace -----------------------------------------------------------------------------------------------------------
+
+%% Requests through servers on three nodes (scope_order), each with its number in every message: how many have the tree that
+%% their numbers tell.
+trace(Config) ->
+    Each = case os:getenv("BENCH_QUICK") of false -> 250; _ -> 60 end,
+    {A, D, Takes, Numbers} = scope_order:record(Config, 8, Each),
+    Same = fun(N) -> lists:sort(scope_order:expected(N)) =:= (catch lists:sort(scope_order:tree(A, D, Takes, N))) end,
+    %% The newest sends may still be on their way.
+    Odd = case [N || N <- Numbers, not Same(N)] of
+              [] -> [];
+              Some -> timer:sleep(3000), [N || N <- Some, not Same(N)]
+          end,
+    [io:format(standard_error, "request ~p: ~p~n", [N, catch scope_order:tree(A, D, Takes, N)]) || N <- lists:sublist(Odd, 5)],
+    print(#{tree_agreement => (length(Numbers) - length(Odd)) / length(Numbers)}, #{requests => length(Numbers), clients => 8}, #{}).
 
 %% --- end to end ------------------------------------------------------------------------------------------------------
 
