@@ -389,6 +389,9 @@ void Causality::resolve(const Cause& cause) {
     span.root = RootKind::system;
     const auto exit = exits_.find(cause.identity.process);
     if (exit == exits_.end()) return;
+    // Of a process that ended later an 'EXIT' came by exit/2.
+    const auto s = slack(span.start, span.id, exit->second.at, exit->second.id);
+    if (s != kUnknownError && span.start.time.ns + s < exit->second.at.time.ns) return;
     waited_since(exit->second.at, exit->second.id);
     span.events.insert(span.events.begin(), exit->second.id);
     if (exit->second.activity == kNoSpan) return;

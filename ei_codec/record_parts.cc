@@ -67,9 +67,10 @@ bool from_runtime(std::uint8_t arity, std::string_view tag, TermKind second) {
       return port && (tag == "tcp_closed" || tag == "tcp_passive" || tag == "udp_passive");
     case 3:
       return (tag == "EXIT" && (second == TermKind::pid || port)) || (tag == "timeout" && ref) ||
-             (port && (tag == "tcp" || tag == "tcp_error" || tag == "udp_error"));
-    case 4:
-      return tag == "spawn_reply" && ref;
+             (port &&
+              (tag == "tcp" || tag == "tcp_error" || tag == "udp_error" || tag == "inet_reply"));
+    case 4:  // '$socket': what a NIF of a socket sends to who waits for it
+      return (tag == "spawn_reply" && ref) || (tag == "inet_async" && port) || tag == "$socket";
     case 5:
       return (tag == "DOWN" && ref) || (tag == "udp" && port);
     default:

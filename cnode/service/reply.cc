@@ -44,7 +44,9 @@ void write_by_type(MapWriter& out, const store::View& view, const analysis::Cloc
   const auto behaviour = [&] { text_or_unknown(out.key("behaviour"), record.mfa.module); };
   const auto message = [&] {
     term("message");
-    if (record.has(TraceRecord::kSystem)) out.key("origin").atom("system");
+    if (record.has(TraceRecord::kSystem) || record.has(TraceRecord::kTimeoutNotMessage)) {
+      out.key("origin").atom("system");
+    }
   };
   switch (record.type) {
     case EventType::function_entry:

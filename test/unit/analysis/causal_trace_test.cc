@@ -255,6 +255,32 @@ TEST_F(CausalTest, ATaskIsSpawnedWorksCallsAndDies) {
                    "*2 info 6 DOWN/5 exact", "*3 cast 10 sad unique", "2 cast 10 done unique"}));
 }
 
+TEST_F(CausalTest, ALostConnectionOrAnEndThatCameLaterIsNoCause) {
+  const auto worker = one.own(30);
+  const auto lost = [&](codec::TermBuilder& out) {
+    out.tuple(5).atom("DOWN").reference({worker.node, worker.creation, 3, {9, 9, 30}});
+    out.atom("process").pid(worker).atom("noconnection");
+  };
+  const auto signal = [&](codec::TermBuilder& out) {
+    out.tuple(3).atom("EXIT").pid(worker).atom("boom");
+  };
+  one.spawn(client, worker, {"m", "run", 0}, a(90)).spawned(worker, client, {"m", "run", 0}, a(91));
+  two.fetch(stock, lost, b(100)).take(stock, lost, b(101));
+  two.fetch(log, signal, b(110)).take(log, signal, b(111));
+  one.exit(worker, atom_term("boom"), a(200));
+  two.fetch(log, down(worker), b(210)).take(log, down(worker), b(211));
+  append();
+  const EventId by_lost{{two.incarnation, stock.id, 0}, {b(101)}, 0};
+  const EventId by_signal{{two.incarnation, log.id, 0}, {b(111)}, 0};
+  const EventId by_end{{two.incarnation, log.id, 0}, {b(211)}, 0};
+  for (const auto& id : {by_lost, by_signal}) {
+    const auto t = trace(id);
+    EXPECT_EQ(t.spans.size(), 1u);
+    EXPECT_EQ(t.spans.at(0).span.root, RootKind::system);
+  }
+  EXPECT_EQ(shape(trace(by_end)), (Lines{"*0 spawn 30 m:run/0 exact", "*1 info 10 DOWN/5 exact"}));
+}
+
 TEST_F(CausalTest, APlainProcessWithOneMessageIsInferredAndWithTwoAmbiguous) {
   const auto plain = one.own(50), source = one.own(51);
   one.take(source, cast("go"), a(100)).send(source, plain, int_term(1), a(101));

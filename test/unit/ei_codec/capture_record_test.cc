@@ -5,6 +5,7 @@
 
 #include <map>
 
+#include "ei_codec/record_parts.h"
 #include "ei_codec/term_builder.h"
 #include "ei_codec/term_print.h"
 #include "test/unit/ei_codec/codec_fixture.h"
@@ -287,6 +288,29 @@ TEST(EventType, NamesGoBothWays) {
     EXPECT_EQ(event_type_from_name(event_type_name(type)), type);
   }
   EXPECT_EQ(event_type_from_name("nothing"), std::nullopt);
+}
+
+// What ports and sockets send to who waits for them; the same sent by a process is its own.
+TEST(DescribeMessage, PortsAndSocketsAreTheSystem) {
+  const PortParts port{"a@h", 5, 1};
+  const RefParts ref{"a@h", 1, 3, {1, 2, 3}};
+  const auto system = [](const TermBuilder& term, EventType type) {
+    TraceRecord r;
+    r.type = type;
+    r.payload = term.bytes();
+    describe_message(r);
+    return r.has(TraceRecord::kSystem);
+  };
+  TermBuilder reply, async, socket, other;
+  reply.tuple(3).atom("inet_reply").port(port).atom("ok");
+  async.tuple(4).atom("inet_async").port(port).integer(1).atom("ok");
+  socket.tuple(4).atom("$socket").reference(ref).atom("select").reference(ref);
+  other.tuple(3).atom("inet_reply").atom("a").atom("ok");
+  for (const auto* term : {&reply, &async, &socket}) {
+    EXPECT_TRUE(system(*term, EventType::message_fetch));
+    EXPECT_FALSE(system(*term, EventType::message_send));
+  }
+  EXPECT_FALSE(system(other, EventType::message_fetch));
 }
 
 }  // namespace
