@@ -2,13 +2,13 @@
 -module(partition_SUITE).
 -export([all/0, timeout/1]).
 -export([cut_off_and_back/1, one_way/1, between_two_nodes/1, a_stopped_daemon_frees_senders/1, stopped_under_load/1,
-         cookie_changed/1, restarted_often/1, far_away/1]).
+         cookie_changed/1, restarted_often/1, far_away/1, a_minute_between_two_nodes/1]).
 -import(scope_test, [start_node/2, start_node/3, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2, kill/2, log/2]).
 -import(scope_daemon, [call/3, ask/3, await_live/3, await_nodes/3, all_events/4, lost/1]).
 
 all() -> [cut_off_and_back, one_way, between_two_nodes, a_stopped_daemon_frees_senders, stopped_under_load, cookie_changed,
           restarted_often, far_away].
-timeout(_) -> 180000.
+timeout(_) -> 180000.  % a_minute_between_two_nodes: label long
 
 %% A node on each of Hosts but the last, where the daemon is. The nodes need 8 s to notice that one is gone.
 nodes_and_daemon(Config, Hosts, Opts) ->
@@ -113,6 +113,55 @@ flow(Asker, D, From, Pid, Filter) ->
     lists:sort([{K, case F of unknown -> under_way; _ -> come end}
                 || #{message := {'$gen_cast', {add, K}}, sent := S, fetched := F} <- Messages, S =/= unknown]).
 
+%% A minute in which two nodes do not hear each other, under traffic of which half is alike: {add, K}, each followed by {add, 0}. What
+%% was fetched after {add, K} is what was sent after it; what is matched for sure is matched so. What did not come is `unknown`,
+%% and both nodes say that they lost each other.
+a_minute_between_two_nodes(Config) ->
+    scope_net:with_hosts(Config, 3, fun(Hosts = [H1, H2, _]) ->
+        {[A, B], D} = nodes_and_daemon(Config, Hosts, []),
+        true = rpc(A, net_kernel, connect_node, [node_of(B)]),
+        {ok, Pid} = rpc(B, scope_counter, start, [c]),
+        {ok, From} = rpc(A, scope_counter, start, [c]),
+        _ = ask(B, D, {start, #{pids => [Pid, From], events => [messages, lifecycle], for => 170000}}),
+        Send = fun(K) -> [rpc(A, gen_server, cast, [From, {relay, Pid, {add, N}}]) || N <- [K, 0]] end,
+        Come = fun() -> [K || {K, come} <- flow(B, D, From, Pid, #{limit => 1000, order => oldest_first}), K > 0] end,
+        [Send(K) || K <- lists:seq(1, 50)],
+        wait_until(fun() -> length(Come()) =:= 50 end, 20000),
+        scope_net:drop(H1, H2), scope_net:drop(H2, H1),
+        Until = erlang:monotonic_time(millisecond) + 60000,
+        Last = (fun Go(K) -> case erlang:monotonic_time(millisecond) >= Until of
+                                 true -> K - 1;
+                                 false -> Send(K), timer:sleep(500), Go(K + 1)
+                             end
+                end)(51),
+        scope_net:undrop(H1, H2), scope_net:undrop(H2, H1),
+        wait_until(fun() -> rpc(A, net_kernel, connect_node, [node_of(B)]) end, 30000),
+        [Send(K) || K <- lists:seq(Last + 1, Last + 50)],
+        wait_until(fun() -> lists:member(Last + 50, Come()) end, 30000),
+        #{messages := Messages, completeness := C1} =
+            scope_daemon:steady(B, D, fun() -> ask(B, D, {get_message_flow, From, Pid, #{limit => 2000, order => oldest_first}}) end),
+        {Fetches, C2} = all_events(B, D, #{pid => Pid, type => message_fetch}, oldest_first),
+        [assert_eq([], lost(C)) || C <- [C1, C2]],
+        Sent = after_which([{Id, N} || #{events := #{send := Id}, message := {'$gen_cast', {add, N}}} <- Messages]),
+        Fetched = after_which([{Id, N} || #{id := Id, message := {'$gen_cast', {add, N}}} <- Fetches]),
+        Pairs = [{M, maps:get(S, Sent), maps:get(F, Fetched)} || #{events := #{send := S, fetch := F}, matched := M} <- Messages, F =/= unknown],
+        Sure = [P || {M, _, _} = P <- Pairs, M =/= ambiguous],
+        log("~b sent, ~b matched, ~b of these for sure, ~b fetched", [length(Messages), length(Pairs), length(Sure), map_size(Fetched)]),
+        assert_eq([], [P || {_, S, F} = P <- Sure, S =/= F]),
+        assert_eq([], [P || {_, {S, N}, {F, N}} = P <- Pairs, N > 0, S =/= F]),
+        true = length(Sure) >= 100,
+        Lost = length(Messages) - map_size(Fetched),
+        assert_eq(Lost, length([1 || #{matched := unknown} <- Messages])),
+        true = Lost > 0,
+        {Downs, _} = all_events(B, D, #{type => node_down}, oldest_first),
+        [true = lists:member(node_of(N), [W || #{node := W} <- Downs]) || N <- [A, B]]
+    end).
+
+%% Of events in their process's order: each with its number and the last one over 0 up to it.
+after_which(Events) ->
+    {Out, _} = lists:mapfoldl(fun({Id, 0}, K) -> {{Id, {K, 0}}, K}; ({Id, N}, _) -> {{Id, {N, N}}, N} end, none, Events),
+    maps:from_list(Out).
+
 %% A node whose host is 20 ms away in one direction and 60 in the other: nothing is lost, the clocks say how unsure they are, and the
 %% truth (all hosts have one clock here) lies within what they say.
 far_away(Config) ->
@@ -122,9 +171,18 @@ far_away(Config) ->
         pump(A, Pid, 10000, 2000),
         assert_eq([], lost(await_all(B, D, Pid, 10000, 60000))),
         #{nodes := Clocks} = ask(B, D, clocks),
-        Far = #{lower_ns := Lower, upper_ns := Upper} = maps:get(node_of(A), Clocks),
+        #{lower_ns := Lower, upper_ns := Upper} = maps:get(node_of(A), Clocks),
         #{lower_ns := NearLower, upper_ns := NearUpper} = maps:get(node_of(B), Clocks),
-        log("far: ~0p", [Far]),
+        %% The widest that a round trip can leave open is that round trip; from ping to ping the clock may have drifted.
+        Scope = {elixir_scope, maps:get(scope, D)},
+        MinRtt = lists:min([element(1, rpc(A, timer, tc, [gen_server, call, [Scope, hello]])) || _ <- lists:seq(1, 20)]) * 1000,
+        {Fetches, _} = all_events(B, D, #{pid => Pid, type => message_fetch}, oldest_first),
+        Widths = lists:sort([2 * E || #{time_error := E} <- Fetches]),
+        Middle = fun(L, U) -> (L + U) div 2 end,
+        log("far: clock_width_over_min_rtt ~.3f (median of events), ~.3f (now); offset_error_us ~b of a bound of ~b",
+            [lists:nth(length(Widths) div 2, Widths) / MinRtt, (Upper - Lower) / MinRtt,
+             abs(Middle(Lower, Upper) - Middle(NearLower, NearUpper)) div 1000, (Upper - Lower) div 2000]),
+        true = lists:nth(length(Widths) div 2, Widths) =< 1.2 * MinRtt,
         %% Whatever the daemon's timeline is, both nodes are the same distance from it.
         true = Lower =< NearUpper andalso NearLower =< Upper,
         true = Upper - Lower >= 60000000
