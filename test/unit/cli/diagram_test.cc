@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <ctime>
+#include <fstream>
 
 #include "cnode/cli/answer.h"
 #include "test/unit/service/term.h"
@@ -15,6 +16,16 @@ using namespace scope::test;
 constexpr std::int64_t kMay = 1714557600'000'000'000;
 
 const Term kFront = proc("a@h", 7, 1), kStock = proc("b@h", 7, 2);
+
+// Its source, also into a file of $SCOPE_MERMAID (test/support/mermaid_reads).
+std::string mermaid(const codec::TermView& value, const Screen& screen) {
+  static int number = 0;
+  auto text = render_flow_mermaid(value, screen);
+  if (const char* folder = std::getenv("SCOPE_MERMAID")) {
+    std::ofstream(std::string(folder) + "/" + std::to_string(++number) + ".mmd") << text;
+  }
+  return text;
+}
 
 Term message(bool forth, std::int64_t sent_us, Term what, std::string matched, Pairs more) {
   Pairs pairs = {{"from", forth ? kFront : kStock}, {"to", forth ? kStock : kFront},
@@ -133,12 +144,12 @@ TEST_F(Diagrams, OfOneProcessThatSendsToItself) {
   const auto text = render_flow_diagram(alone.view, terminal_);
   EXPECT_NE(text.find("├╌↩ tick"), std::string::npos) << text;
   EXPECT_EQ(text.find("b@h"), std::string::npos) << text;
-  EXPECT_NE(render_flow_mermaid(alone.view, screen_).find("a--xa: tick"), std::string::npos);
+  EXPECT_NE(mermaid(alone.view, screen_).find("a--xa: tick"), std::string::npos);
 }
 
 TEST_F(Diagrams, AsMermaid) {
   EXPECT_EQ(
-      render_flow_mermaid(Made(three()).view, terminal_),
+      mermaid(Made(three()).view, terminal_),
       "sequenceDiagram\n"
       "    participant a as #60;a#64;h.1.0#62;\n"
       "    participant b as #60;b#64;h.2.0#62;\n"
@@ -152,7 +163,7 @@ TEST_F(Diagrams, AsMermaid) {
 TEST_F(Diagrams, NothingOfAMessageIsMermaidsOwn) {
   const Made evil(
       flow({message(true, 0, str("a;b%%c#d\n: end\x1b[31m"), "unique", arrived(0, 1))}));
-  const auto text = render_flow_mermaid(evil.view, screen_);
+  const auto text = mermaid(evil.view, screen_);
   const auto all = lines(text);
   ASSERT_EQ(all.size(), 6u) << text;  // as many lines as without it
   const auto label = all[3].substr(all[3].find(": ") + 2);
@@ -166,8 +177,7 @@ TEST_F(Diagrams, NothingOfAMessageIsMermaidsOwn) {
 TEST_F(Diagrams, OfNothing) {
   const Made nothing(flow({}));
   EXPECT_EQ(render_flow_diagram(nothing.view, terminal_), "no messages\ncomplete\n");
-  EXPECT_EQ(render_flow_mermaid(nothing.view, screen_),
-            "sequenceDiagram\n%% no messages\n%% complete\n");
+  EXPECT_EQ(mermaid(nothing.view, screen_), "sequenceDiagram\n%% no messages\n%% complete\n");
 }
 
 }  // namespace
