@@ -143,7 +143,7 @@ std::uint32_t Aggregation::count_row(const store::StoredRow& row, const Hit& hit
 bool Aggregation::rollups_serve() const {
   const auto& f = spec_.filter;
   return spec_.value == ValueOf::nothing && !groups_.needs_processes() && !f.pid && !f.peer &&
-         !f.match && f.text.empty() && !f.min_duration_ns;
+         !f.match && f.text.empty() && !f.trace_id && !f.min_duration_ns;
 }
 
 Status Aggregation::from_rollups() {

@@ -163,13 +163,14 @@ struct Wanted {
 };
 
 Status check_filter(const Filter& filter) {
-  if (filter.peer || filter.match || filter.types != ~0u || filter.explain) {
+  if (filter.peer || filter.match || filter.types != ~0u || filter.explain || filter.trace_id) {
     return fail(Code::bad_value,
                 "traces are chosen by pid, node, module, mfa, text, min_duration, errors and time",
-                filter.peer      ? "peer"
-                : filter.match   ? "match"
-                : filter.explain ? "explain"
-                                 : "type");
+                filter.peer       ? "peer"
+                : filter.trace_id ? "trace_id"
+                : filter.match    ? "match"
+                : filter.explain  ? "explain"
+                                  : "type");
   }
   return {};
 }

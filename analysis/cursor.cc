@@ -124,6 +124,7 @@ std::uint64_t hash_of(const Filter& filter, const ProcessSpec* first, const Proc
   h.add_number(static_cast<std::uint64_t>(filter.order));
   h.add(filter.match ? filter.match->bytes() : std::string_view());
   h.add(filter.text);
+  h.add_number(filter.trace_id ? store::trace_key(*filter.trace_id) : 0);
   return h.value();
 }
 

@@ -119,13 +119,18 @@ Plan make_plan(const Context& context, const ClockModel& clock, const ScanSpec& 
   selection.rows.match_hashes = spec.match_hashes;
   selection.times = times;
   if (!spec.text.empty()) selection.texts = {&spec.text, 1};
+  selection.traces = spec.traces;
   selection.stop = [&] { return context.budget.spent(); };
   auto found = context.view->candidates(selection);
   Plan out;
   for (const auto& step : found.steps) {
     if (step.index == "text" && step.after < step.before) out.skipped_by_text = true;
   }
-  if (out.skipped_by_text) {
+  const bool by_text = out.skipped_by_text;
+  for (const auto& step : found.steps) {
+    if (step.index == "trace" && step.after < step.before) out.skipped_by_text = true;
+  }
+  if (by_text) {
     // The index knows payloads only; rows whose function holds the text are found by their functions.
     std::vector<std::string> texts;
     std::vector<store::MfaPattern> functions;

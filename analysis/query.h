@@ -19,6 +19,7 @@
 #include "analysis/match_spec.h"
 #include "ei_codec/base/ids.h"
 #include "ei_codec/base/result.h"
+#include "store/trace_ids.h"
 #include "store/view.h"
 
 namespace scope::analysis {
@@ -78,6 +79,7 @@ struct Filter {
   std::optional<std::int64_t> min_duration_ns;  // only exits of calls that lasted at least so long
   std::shared_ptr<const MatchSpec> match;       // null: any term
   std::string text;                             // empty: any (text_search.h)
+  std::optional<store::TraceId> trace_id;       // that the payload holds (trace_ids.h)
   bool explain = false;                         // how it was answered, too
   std::uint32_t limit = kDefaultLimit;
   std::size_t max_bytes = kMaxAnswerBytes;

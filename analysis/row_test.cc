@@ -41,7 +41,8 @@ Status RowTest::prepare(ClusterTime from, ClusterTime until, ScanSpec& spec) {
   }
   if (durations_) durations_->ask(spec.mfas);
   spec.text = filter_.text;
-  spec.payload = filter_.match || text_;
+  if (filter_.trace_id) spec.traces = {store::trace_key(*filter_.trace_id)};
+  spec.payload = filter_.match || text_ || filter_.trace_id;
   return {};
 }
 
@@ -59,7 +60,16 @@ Verdict RowTest::accept(const store::StoredRow& row, Hit& hit) {
   }
   if (peer_matcher_ && peer_matcher_->means(row, hit.at.time) != Means::yes) return Verdict::no;
   Verdict verdict = Verdict::yes;
-  if (filter_.match) verdict = filter_.match->matches(row.record);
+  if (filter_.trace_id && !store::has_trace_id(row.record.payload, *filter_.trace_id)) {
+    const bool whole = !row.record.has(codec::TraceRecord::kTruncated) &&
+                       !row.record.has(codec::TraceRecord::kRedacted);
+    if (whole) return Verdict::no;
+    verdict = Verdict::unknown;
+  }
+  if (filter_.match) {
+    if (const Verdict found = filter_.match->matches(row.record); found != Verdict::yes)
+      verdict = found;
+  }
   if (verdict != Verdict::no && text_) {
     const Verdict found = text_->matches(row.record);
     if (found != Verdict::yes) verdict = found;

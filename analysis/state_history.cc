@@ -127,6 +127,7 @@ Status check_only_range(const Filter& filter) {
   if (filter.mfa) extra = "mfa";
   if (!filter.modules.empty()) extra = "module";
   if (filter.min_duration_ns) extra = "min_duration";
+  if (filter.trace_id) extra = "trace_id";
   if (filter.match) extra = "match";
   if (!filter.text.empty()) extra = "text";
   if (filter.explain) extra = "explain";

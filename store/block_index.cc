@@ -9,6 +9,7 @@
 #include "ei_codec/term_tags.h"
 #include "store/block.h"
 #include "store/bytes.h"
+#include "store/trace_ids.h"
 #include "store/unit_filter.h"
 
 namespace scope::store {
@@ -229,6 +230,9 @@ bool BlockIndex::has_hash(std::span<const std::uint64_t> ascending) const {
   return std::ranges::any_of(ascending,
                              [&](auto h) { return std::ranges::binary_search(hashes, h); });
 }
+bool BlockIndex::has_trace(std::span<const std::uint64_t> keys) const {
+  return std::ranges::any_of(keys, [&](auto k) { return std::ranges::binary_search(traces, k); });
+}
 bool BlockIndex::has_text(std::span<const std::uint32_t> trigrams) const {
   return std::ranges::all_of(trigrams, [&](auto t) { return (text[t / 64] >> t % 64 & 1) != 0; });
 }
@@ -259,6 +263,7 @@ void BlockIndexBuilder::add(const StoredRow& row, NameId mfa, bool repeats) {
   if (r.has(TraceRecord::kHashed)) out.hashes.push_back(r.match_hash);
   work_->text.add_next(r.payload, work_->before[r.type == EventType::state_change ? 0 : 1]);
   if (r.strings != nullptr) work_->text.add_named(r.payload, *r.strings);
+  add_trace_keys(r.payload, out.traces);
 }
 
 std::shared_ptr<const BlockIndex> BlockIndexBuilder::finish() {
@@ -266,6 +271,9 @@ std::shared_ptr<const BlockIndex> BlockIndexBuilder::finish() {
   sort_hashes(out.hashes);
   out.hashes.erase(std::ranges::unique(out.hashes).begin(), out.hashes.end());
   out.hashes.shrink_to_fit();
+  std::ranges::sort(out.traces);
+  out.traces.erase(std::ranges::unique(out.traces).begin(), out.traces.end());
+  out.traces.shrink_to_fit();
   out.processes.shrink_to_fit();
   out.edges.shrink_to_fit();
   std::ranges::sort(out.edges, {}, &BlockIndex::Edge::key);

@@ -58,6 +58,7 @@ struct BlockIndex {
   std::vector<Process> processes;     // ascending
   std::vector<NameId> mfas;           // ascending
   std::vector<std::uint64_t> hashes;  // ascending
+  std::vector<std::uint64_t> traces;  // ascending: trace_key (trace_ids.h) of the ids in payloads
   std::vector<std::uint64_t> text;    // a bit per trigram
   std::vector<Cell> cells;            // ascending by key()
   std::vector<Edge> edges;            // ascending by key()
@@ -66,6 +67,7 @@ struct BlockIndex {
   bool has_process(const RowFilter& filter) const;  // REQUIRES !filter.processes.empty()
   bool has_mfa(std::span<const NameId> ascending) const;
   bool has_hash(std::span<const std::uint64_t> ascending) const;
+  bool has_trace(std::span<const std::uint64_t> keys) const;
   bool has_text(std::span<const std::uint32_t> trigrams) const;
 };
 

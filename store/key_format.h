@@ -5,8 +5,7 @@
 //   hot     Lsn:8                                            hot_value below: a raw batch that is in no block yet
 //   blk     Block:4                                          block.h
 //   seg     'u' Block:4                                      unit_stats (partition.h): the copy of the block table
-//           'p' 'm' 'h' 't' 'r' 'e', each with Segment:4     segment.h: the indexes over blocks 64*Segment+1 .. +64
-//           'i' Segment:4                                    reserved: observed trace ids
+//           'p' 'm' 'h' 't' 'i' 'r' 'e', each with Segment:4     segment.h: the indexes over blocks 64*Segment+1 .. +64
 //   agents  'i' Incarnation:4                                incarnations.h
 //           'o' Incarnation:4                                tail.h: ordinals after the last sealed batch
 //           'm'                                              meta below

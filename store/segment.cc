@@ -125,22 +125,23 @@ void encode_mfas(ByteWriter& out, Blocks blocks) {
   for (const auto& [id, bits] : mfas) out.u64(bits);
 }
 
-void encode_hashes(ByteWriter& out, Blocks blocks) {
+void encode_hashes(ByteWriter& out, Blocks blocks,
+                   std::vector<std::uint64_t> BlockIndex::* hashes) {
   std::size_t count = 0;
-  for (const auto& b : blocks) count += b->hashes.size();
+  for (const auto& b : blocks) count += ((*b).*hashes).size();
   const auto log2 = static_cast<unsigned>(std::bit_width(count / 16 + 1));
   const auto bucket = [log2](std::uint64_t hash) {
     return static_cast<std::size_t>(hash >> (64 - log2));
   };
   std::vector<std::uint32_t> starts((std::size_t{1} << log2) + 1);
   for (const auto& b : blocks) {
-    for (const auto hash : b->hashes) ++starts[bucket(hash) + 1];
+    for (const auto hash : (*b).*hashes) ++starts[bucket(hash) + 1];
   }
   for (std::size_t i = 1; i < starts.size(); ++i) starts[i] += starts[i - 1];
   auto next = starts;
   std::vector<std::uint16_t> entries(count);
   for (std::size_t slot = 0; slot < blocks.size(); ++slot) {
-    for (const auto hash : blocks[slot]->hashes)
+    for (const auto hash : (*blocks[slot]).*hashes)
       entries[next[bucket(hash)]++] =
           static_cast<std::uint16_t>((hash & ((1U << kPrintBits) - 1)) << kBlockBits | slot);
   }
@@ -261,7 +262,10 @@ std::vector<std::byte> encode_segment(char kind, Blocks blocks) {
       encode_mfas(out, blocks);
       break;
     case 'h':
-      encode_hashes(out, blocks);
+      encode_hashes(out, blocks, &BlockIndex::hashes);
+      break;
+    case 'i':
+      encode_hashes(out, blocks, &BlockIndex::traces);
       break;
     case 't':
       encode_text(out, blocks);

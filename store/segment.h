@@ -9,6 +9,7 @@
 //   'm' body = functions:4 mfa:4* blocks:8*
 //   'h' body = log2_buckets:1 start:4* entry:2*          entry = 10 bits of the match hash, 6 bits of block; the bucket is
 //              the hash's highest bits. One lookup in 600 finds a block that does not hold the hash.
+//   'i' body = as 'h', of the keys of trace ids (trace_ids.h). Not there in segments that were written before they were looked for.
 //   't' body = (bytes:4)* of 38 pieces, then the pieces: zstd of blocks:8 for each of 38*38 trigrams with that first letter
 //   'r' body = (incarnation type:1 mfa rows first:zigzag last-first cells bytes (second-before rows)*)*     varints, sorted
 //   'e' body = zstd of edges, varints: (incarnation id serial kind:1 node name creation id serial oldest:8 newest-oldest
@@ -25,7 +26,7 @@ namespace scope::store {
 
 inline constexpr std::uint32_t kSegmentBlocks = 64;
 inline constexpr std::size_t kMostSegmentEdges = 16384;
-inline constexpr char kSegmentKinds[] = {'p', 'm', 'h', 't', 'r', 'e'};
+inline constexpr char kSegmentKinds[] = {'p', 'm', 'h', 't', 'i', 'r', 'e'};
 
 // Blocks are numbered from 1.
 inline std::uint32_t segment_of(std::uint32_t block) { return (block - 1) / kSegmentBlocks; }

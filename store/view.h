@@ -130,8 +130,7 @@ struct TimeRange {  // raw times of one incarnation, both inclusive
   RawTime from, until;
 };
 
-// What rows are looked for. Which units can hold one: View::candidates. Observed trace ids join when something records
-// them.
+// What rows are looked for. Which units can hold one: View::candidates.
 struct Selection {
   RowFilter rows;  // payload and newest_only do not matter here
   std::span<const TimeRange>
@@ -139,14 +138,17 @@ struct Selection {
   // Each occurs, as these bytes (ASCII letters in either case), inside one binary, atom or string of the row's payload.
   // Fewer than three letters or digits in a row skip nothing.
   std::span<const std::string_view> texts;
+  // One of these is the key of a trace id in the row's payload (trace_ids.h). Empty: all rows.
+  std::span<const std::uint64_t> traces = {};
   // Asked between segments; true: units of the rest are judged by their statistics only. Empty: never.
   std::function<bool()> stop = {};
 };
 
 // Never too few: every matching row is in one of `units`. Those may hold none, too.
 struct Candidates {
-  struct Step {              // for `explain`
-    std::string_view index;  // "time", "process", "type", "mfa", "hash", "text": the order of use
+  struct Step {  // for `explain`
+    std::string_view
+        index;  // "time", "process", "type", "mfa", "hash", "text", "trace": the order of use
     std::uint32_t before = 0, after = 0;  // units
   };
   std::vector<std::uint32_t> units;  // places in View::units(), ascending

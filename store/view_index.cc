@@ -92,19 +92,21 @@ const TailBatch* tail_batch(const Published& shown, const Unit& unit) {
   return it == shown.tail.end() || (*it)->lsn != unit.first ? nullptr : it->get();
 }
 
-// The four indexes in the order of their use.
+// The indexes in the order of their use.
 class Finder {
  public:
   Finder(const View& view, const Published& shown, const Selection& selection)
       : units_(view.units()),
         shown_(shown),
         filter_(selection.rows),
+        traces_(selection.traces),
         stop_(selection.stop),
         trigrams_(trigrams_of(selection.texts)) {
     used_[0] = !filter_.processes.empty();
     used_[1] = !filter_.mfas.empty();
     used_[2] = !filter_.match_hashes.empty();
     used_[3] = !trigrams_.empty();
+    used_[4] = !traces_.empty();
   }
 
   void run(Candidates& out) {
@@ -114,14 +116,14 @@ class Finder {
     by_segment(
         units_, places, [&](std::uint32_t i) { judge_tail(i, out); },
         [&](std::span<const std::uint32_t> here) { judge_segment(here, out); });
-    static constexpr std::string_view kNames[] = {"process", "mfa", "hash", "text"};
-    for (std::size_t k = 0; k < 4; ++k) {
+    static constexpr std::string_view kNames[] = {"process", "mfa", "hash", "text", "trace"};
+    for (std::size_t k = 0; k < kIndexes; ++k) {
       if (used_[k]) out.steps.push_back({kNames[k], before_[k], after_[k]});
     }
   }
 
  private:
-  // A tail batch is small and in memory: it is looked through, but for its text.
+  // A tail batch is small and in memory: it is looked through, but for its text and trace ids.
   void judge_tail(std::uint32_t i, Candidates& out) {
     const auto* batch = tail_batch(shown_, units_[i]);
     const bool holds = batch == nullptr || std::ranges::any_of(batch->rows, [&](const auto& row) {
@@ -130,7 +132,7 @@ class Finder {
                                 wants_record(filter_, row.record);
                        });
     bool first = true;
-    for (std::size_t k = 0; k < 4; ++k) {
+    for (std::size_t k = 0; k < kIndexes; ++k) {
       if (!used_[k] || (!holds && !first)) continue;
       ++before_[k];
       if (holds) ++after_[k];
@@ -153,7 +155,7 @@ class Finder {
     if (source_) source_->renew();
     std::uint64_t blocks = 0, indexed = 0;
     for (const auto i : here) blocks |= 1ULL << slot_of(units_[i].block);
-    for (std::size_t k = 0; k < 4; ++k) {
+    for (std::size_t k = 0; k < kIndexes; ++k) {
       if (!used_[k] || blocks == 0) continue;
       before_[k] += static_cast<std::uint32_t>(std::popcount(blocks));
       if (source_) blocks &= judge(k, here, indexed);
@@ -182,7 +184,8 @@ class Finder {
         const bool holds = k == 0   ? index->has_process(filter_)
                            : k == 1 ? index->has_mfa(source_->mfas)
                            : k == 2 ? index->has_hash(filter_.match_hashes)
-                                    : index->has_text(trigrams_);
+                           : k == 3 ? index->has_text(trigrams_)
+                                    : index->has_trace(traces_);
         if (!holds) out &= ~bit;
       }
       return out;
@@ -194,7 +197,8 @@ class Finder {
     const auto found = k == 0   ? blocks_of_processes(*value, filter_)
                        : k == 1 ? blocks_of_mfas(*value, source_->mfas)
                        : k == 2 ? blocks_of_hashes(*value, filter_.match_hashes)
-                                : blocks_of_texts(*value, trigrams_);
+                       : k == 3 ? blocks_of_texts(*value, trigrams_)
+                                : blocks_of_hashes(*value, traces_);
     if (!found) {
       bad.add(Counter::corrupt_indexes);
       return ~0ULL;
@@ -206,10 +210,12 @@ class Finder {
   const std::span<const Unit> units_;
   const Published& shown_;
   const RowFilter& filter_;
+  const std::span<const std::uint64_t> traces_;
   const std::function<bool()>& stop_;
   const std::vector<std::uint32_t> trigrams_;
-  bool used_[4] = {}, stopped_ = false;
-  std::uint32_t before_[4] = {}, after_[4] = {};
+  static constexpr std::size_t kIndexes = 5;
+  bool used_[kIndexes] = {}, stopped_ = false;
+  std::uint32_t before_[kIndexes] = {}, after_[kIndexes] = {};
   std::unique_ptr<Source> source_;
 };
 

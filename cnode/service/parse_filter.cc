@@ -15,11 +15,6 @@ struct Building {
   std::optional<TermView> pid, peer;  // read last: `node` completes them
 };
 
-Status not_yet(Building&, const TermView&, std::string_view field) {
-  return fail(Code::not_available, "this filter key comes with a later version",
-              std::string(field));
-}
-
 Status read_types(Building& b, const TermView& value, std::string_view field) {
   b.out.filter.types = 0;
   for (const auto& item : one_or_many(value)) {
@@ -159,7 +154,15 @@ constexpr OptionReader<Building> kFilterOptions[] = {
        ASSIGN_OR_RETURN(b.out.filter.explain, read_boolean(v, f));
        return {};
      }},
-    {"trace_id", not_yet},
+    {"trace_id",
+     [](Building& b, const TermView& v, std::string_view f) -> Status {
+       const auto text = v.kind() == codec::TermKind::nil ? std::nullopt : v.text(55 + 1);
+       if (text) b.out.filter.trace_id = store::read_trace_id(*text);
+       if (!b.out.filter.trace_id) {
+         return bad_value(f, v, "must be 32 hex digits, or a W3C traceparent");
+       }
+       return {};
+     }},
     // Of traces only: the last.
     {"errors",
      [](Building& b, const TermView& v, std::string_view f) -> Status {

@@ -45,6 +45,10 @@ constexpr std::int64_t kMs = 1'000'000;
 constexpr std::uint32_t kServers = 600, kClients = 4400, kFunctions = 500;
 constexpr const char* kNames[3] = {"front@bench", "orders@bench", "stock@bench"};
 
+// Every so many events an exchange carries a trace id, in each of its rows that has a body.
+constexpr std::uint32_t kTraceEvery = 1024;
+std::string trace_id(std::uint64_t n) { return fmt::format("{:032x}", n + 1); }
+
 class Zipf {
  public:
   explicit Zipf(std::uint32_t n) {
@@ -150,6 +154,7 @@ class Bench {
     const auto c = client(clients_(made_)), s = server(servers_(made_));
     const std::uint32_t ci = node_of(c), si = node_of(s);
     const auto n = static_cast<std::uint32_t>(recorded);
+    if (n % kTraceEvery == 0) body = fmt::format("00-{}-00f067aa0ba902b7-01", trace_id(n));
     const auto f = functions(made_);
     const codec::Mfa mfa{modules_[f], functions_[f], 2};
     std::snprintf(body.data(), body.size(), "order %u of customer %u", n, n * 7919);
@@ -371,6 +376,11 @@ int run(std::uint64_t events, int rounds) {
            return stats({{"mfa", tup({atm(m), atm(f), num(2)})}}, lst({atm("type")}));
          }},
         {"count_by_mfa", rounds, [&] { return stats({}, lst({atm("mfa")})); }},
+        {"trace_by_id", rounds,
+         [&] {
+           return events_of(
+               {{"trace_id", bin(trace_id(random() % (total / kTraceEvery) * kTraceEvery))}});
+         }},
         // A text that few events hold, and that none does.
         {"text_10m", rounds / 10,
          [&] { return events_of({{"text", bin(fmt::format("order {} of", random() % total))}}); }},
@@ -393,6 +403,16 @@ int run(std::uint64_t events, int rounds) {
       add("hash_2s", measure(std::max(1, rounds / divide), hash_2s, before), when);
     };
     all("", 1);
+    // Whatever is asked ends by its deadline, here that of the daemon: the slowest question, over files out of memory.
+    {
+      Service limited(*bench.store, controls,
+                      {1, 1, 256, std::chrono::milliseconds(4000), "bench", "scope@bench"});
+      const auto f = measure(3, asking(limited, questions[std::size(questions) - 2].make),
+                             [&] { evict(folder); });
+      std::fprintf(stderr, "a text under a deadline of 4,000 ms: at most %.0f ms (%zu errors)\n",
+                   f.p99, f.empty);
+      figures += fmt::format(", \"text_deadline_4000_ms_max\": {:.0f}", f.p99);
+    }
     double left = 0;
     evict(folder);
     if (evict(folder) < 0.1) {
@@ -416,11 +436,10 @@ int run(std::uint64_t events, int rounds) {
       "5\", "
       "\"newest_100_p50_ms\": \"<= 2\", \"mfa_window_100_p50_ms\": \"<= 10\", "
       "\"flow_window_p50_ms\": \"<= 3\", \"count_rollup_p50_ms\": \"<= 1\", "
-      "\"state_at_p99_ms_under_ingest\": \"<= 10\"}}, \"left_out\": {{\"trace_by_id\": \"no index "
-      "of "
-      "observed trace ids: nothing records them yet\"{}, \"sqlite_count_over_ours\": \"in suite "
+      "\"state_at_p99_ms_under_ingest\": \"<= 10\"}}, \"left_out\": {{\"sqlite_count_over_ours\": "
+      "\"in suite "
       "store, "
-      "over the same events\", \"file_scan_state_at_over_ours\": \"in suite store\"}}}}\n",
+      "over the same events\", \"file_scan_state_at_over_ours\": \"in suite store\"{}}}}}\n",
       figures, cold.empty() ? "" : fmt::format(", \"cold\": \"{}\"", cold));
   return 0;
 }

@@ -56,6 +56,13 @@ std::string text_of(const Result<analysis::EventsPage>& page) {
   return out;
 }
 
+bool holds_trace(store::Bytes payload, const store::TraceId& id) {
+  const std::string_view text(reinterpret_cast<const char*>(payload.data()), payload.size());
+  std::string digits;
+  for (const auto byte : id) digits += fmt::format("{:02x}", byte);
+  return text.find(digits) != text.npos;
+}
+
 // The first line in which two texts differ.
 std::string difference(const std::string& a, const std::string& b) {
   std::size_t begin = 0, i = 0;
@@ -95,6 +102,9 @@ void Run::check_rows(const store::View& view, std::mt19937& random) {
   if (random() % 4 == 0) s.rows.match_hashes = {&hash, 1};
   if (random() % 4 == 0) s.times = {&range, 1};
   if (random() % 3 == 0) s.texts = {&word, 1};
+  const auto trace = *store::read_trace_id(trace_id(random() % 4));
+  const auto trace_key = store::trace_key(trace);
+  if (random() % 3 == 0) s.traces = {&trace_key, 1};
   f = s.rows;
   if (random() % 3 == 0) {
     f.processes = {};
@@ -130,6 +140,8 @@ void Run::check_rows(const store::View& view, std::mt19937& random) {
     if (!s.times.empty() && (r.row.process.incarnation != range.incarnation ||
                              r.row.record.time < range.from || r.row.record.time > range.until))
       return false;
+    // Looked for in another way than the store does.
+    if (!s.traces.empty() && !holds_trace(r.row.record.payload, trace)) return false;
     return s.texts.empty() ||
            std::string_view(reinterpret_cast<const char*>(r.row.record.payload.data()),
                             r.row.record.payload.size())
@@ -221,6 +233,7 @@ analysis::Filter Run::some_filter(const ClockModel& clock, std::mt19937& random)
   if (random() % 4 == 0) f.modules = {"Elixir.Stock", "gen_server"};
   if (random() % 4 == 0) f.nodes = {random() % 2 ? "a@host" : "b@host"};
   if (random() % 3 == 0) f.text = kWords[random() % 5];
+  if (random() % 4 == 0) f.trace_id = store::read_trace_id(trace_id(random() % 4));
   const auto row = some_row(random);
   if (row && random() % 2) {
     const auto at = clock.cluster(row->process.incarnation, row->record.time).time.ns;
@@ -251,6 +264,7 @@ void Run::check_walk(std::mt19937& random) {
          const auto at = clock.cluster(x.row.process.incarnation, rec.time).time;
          const auto since = filter.since ? std::get<ClusterTime>(*filter.since) : at;
          const auto until = filter.until ? std::get<ClusterTime>(*filter.until) : at;
+         if (filter.trace_id && !holds_trace(rec.payload, *filter.trace_id)) return false;
          return x.lsn <= upper && (filter.types >> static_cast<unsigned>(rec.type) & 1U) != 0 &&
                 (!pid || (pid->node == m.node() && pid->id == x.row.process.id &&
                           pid->serial == x.row.process.serial)) &&

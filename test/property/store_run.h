@@ -48,6 +48,12 @@ inline constexpr int kTickBits = 22;  // a tick is 4 ms
 inline constexpr ClusterTime kNow{kEpoch + 100'000'000'000'000};
 inline constexpr std::string_view kWords[] = {"alder", "birch", "cedar", "maple", "willow"};
 
+// Four ids; the last one stands alone.
+inline std::string trace_id(std::size_t i) { return fmt::format("{:032x}", 0xabcdef01 * (i + 1)); }
+inline std::string traceparent(std::size_t i) {
+  return i == 3 ? trace_id(i) : fmt::format("00-{}-00f067aa0ba902b7-01", trace_id(i));
+}
+
 class Run {
  public:
   Run() {
@@ -169,7 +175,8 @@ class Run {
     };
     const Mfa mfa{random() % 2 ? "shop" : "Elixir.Stock", random() % 3 ? "call" : "rare",
                   static_cast<std::uint8_t>(random() % 2)};
-    const std::string word(kWords[std::min<std::size_t>(random() % 12, 4)]);
+    std::string word(kWords[std::min<std::size_t>(random() % 12, 4)]);
+    if (random() % 6 == 0) word = traceparent(random() % 4);
     const auto n = static_cast<std::uint32_t>(random() % 40);
     const auto message = gen_call(m.own(10 + n % 6), n, word);
     switch (random() % 14) {

@@ -109,6 +109,7 @@ TEST(ParseFilter, AFullFilterAsMapAndAsList) {
       {"order", atm("oldest_first")},
       {"min_duration", tup({num(3), atm("ms")})},
       {"deadline", num(250)},
+      {"trace_id", bin("00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")},
       {"cursor", atm("none")},
   };
   for (const bool as_map : {true, false}) {
@@ -126,6 +127,7 @@ TEST(ParseFilter, AFullFilterAsMapAndAsList) {
     EXPECT_EQ(f.order, analysis::Order::oldest_first);
     EXPECT_EQ(f.min_duration_ns, 3'000'000);
     EXPECT_EQ(got->deadline, std::chrono::milliseconds(250));
+    EXPECT_EQ(got->filter.trace_id, store::read_trace_id("0af7651916cd43dd8448eb211c80319c"));
     EXPECT_TRUE(f.cursor.empty());
   }
 }
@@ -155,7 +157,8 @@ TEST(ParseFilter, FaultsAreNamed) {
       {one("text", num(3)), Code::bad_value, "text", "atom or a string"},
       {one("text", bin(std::string(2000, 'x'))), Code::bad_value, "text", "1024"},
       {one("explain", num(3)), Code::bad_value, "explain", "true or false"},
-      {one("trace_id", bin("x")), Code::not_available, "trace_id", "later version"},
+      {one("trace_id", bin("x")), Code::bad_value, "trace_id", "32 hex digits"},
+      {one("trace_id", bin(std::string(32, '0'))), Code::bad_value, "trace_id", "32 hex digits"},
       {one("cursor", num(1)), Code::bad_value, "cursor", "next"},
       {num(5), Code::bad_request, "options", "keyword list or a map"},
       {lst({num(5)}), Code::bad_request, "options", "keyword list or a map"},

@@ -300,6 +300,7 @@ TEST(Segment, DamagedValuesAreCorruptOrHarmless) {
       index->mfas.push_back(i + 1);
     }
     std::ranges::sort(index->hashes);
+    index->traces = index->hashes;
     index->text.resize((store::kTrigrams + 63) / 64, 0x1111);
     blocks.push_back(std::move(index));
   }
@@ -316,6 +317,7 @@ TEST(Segment, DamagedValuesAreCorruptOrHarmless) {
       case 'm':
         return blocks_of_mfas(v, mfas).has_value();
       case 'h':
+      case 'i':
         return blocks_of_hashes(v, hashes).has_value();
       case 't':
         return blocks_of_texts(v, trigrams).has_value();
