@@ -6,7 +6,7 @@
 namespace scope::codec {
 namespace {
 
-// {etf, 1, Events} or {compact, 1, Strings, Records}
+// {etf, 1 | 2, Events} or {compact, 1, Strings, Records}
 Status read_payload(const TermView& payload, BatchHeader& out) {
   out.compact = payload.is_tuple("compact", 4);
   if (!out.compact && !payload.is_tuple("etf", 3)) {
@@ -17,7 +17,8 @@ Status read_payload(const TermView& payload, BatchHeader& out) {
     it.next();
     return it.item();
   };
-  if (next().integer() != 1) {
+  const auto version = next().integer();
+  if (version != 1 && (out.compact || version != 2)) {
     return fail(Code::malformed,
                 "a batch's payload is of a version that this daemon does not know");
   }

@@ -7,8 +7,9 @@
 //             dropped since the batch before; each becomes one `gap` record. [] as a rule.
 //   Cut     = RawNs     records older than this will not come any more (from the native tracer proven; from the
 //             Erlang tracer the time of its flush before the last one)
-//   Payload = {etf, 1, Bin :: binary}    the Erlang tracer: term_to_binary([Event], [{minor_version, 2}]) (with its 131) of native
-//             trace messages; version 2, because version 1 writes Latin-1 atoms, which the validator refuses.
+//   Payload = {etf, 2, Bin :: binary}    the Erlang tracer: term_to_binary([Event], [{minor_version, 2}]) (with its 131) of native
+//             trace messages; minor version 2, because 1 writes Latin-1 atoms, which the validator refuses.
+//             {etf, 1, Bin} is the same without seq_ events.
 //             A binary, so that its size is exact on both sides (credit, hold), a resend encodes nothing, and the
 //             network thread need not look inside. The *bytes of a batch*, for credit, are byte_size of this binary.
 //           | {compact, 1, Strings :: binary, Records :: binary}   the native tracer; the *bytes* are those of both.
@@ -36,7 +37,7 @@
 //     A record that does not fit is malformed. Strings that do not fit make the batch unreadable, and a size that cannot
 //     be right makes the rest of Records so.
 //
-//   Event (etf, version 1); trace flags `monotonic_timestamp`, so Ts is integer raw ns; `arity` is always set:
+//   Event (etf, version 2); trace flags `monotonic_timestamp`, so Ts is integer raw ns; `arity` is always set:
 //     {trace_ts, Pid, call, {M, F, Arity}, Ts}                      function_entry without arguments
 //     {trace_ts, Pid, call, {M, F, Arity}, Role, Ts}                Role is made by the match spec's `message` action:
 //          {args, [Arg]}       function_entry with arguments
@@ -57,6 +58,9 @@
 //     {scope, alive, Pid, #{name => atom, parent => pid, initial_call => {M,F,A}, links => [pid], label => term}, Ts}
 //                                                                   process_alive, kInferred; keys only where known
 //     {scope, checkpoint, Pid, {M, F, Arity}, State, Ts}            state_change with kInferred (sys:get_state)
+//     {scope, seq_send | seq_receive, Pid, Peer, {Label, {Previous, Current}, Message}, Ts}
+//          of seq_trace (erl/agent/scope_follow.erl); Pid is local: the sender, with To as Peer, or the receiver, with From.
+//          Bounded it is {'$scope_cut', OriginalBytes, {Label, Serial, Bounded}, Hash, ..}; the hash is the Message's alone
 //     {scope, code_load, Module, Vsn, Ts} · {scope, node_up | node_down, Node, Ts}      pid {0, 0}
 //
 //   A Message, Arg list, State, Result, Reason or Args may be given bounded:

@@ -35,7 +35,9 @@ enum class Name : std::uint8_t {
   checkpoint,
   code_load,
   node_up,
-  node_down
+  node_down,
+  seq_send,
+  seq_receive
 };
 
 // What tells texts apart, with their sizes: all of one of up to 8 bytes.
@@ -75,8 +77,13 @@ constexpr NameText kTraceNames[] = {
     {"unregister", Name::unreg},
 };
 constexpr NameText kScopeNames[] = {
-    {"alive", Name::alive},     {"checkpoint", Name::checkpoint}, {"code_load", Name::code_load},
-    {"node_up", Name::node_up}, {"node_down", Name::node_down},
+    {"alive", Name::alive},
+    {"checkpoint", Name::checkpoint},
+    {"code_load", Name::code_load},
+    {"node_up", Name::node_up},
+    {"node_down", Name::node_down},
+    {"seq_send", Name::seq_send},
+    {"seq_receive", Name::seq_receive},
 };
 
 template <std::size_t N>
@@ -127,6 +134,7 @@ class EventReader {
   bool payload(unsigned index, TraceRecord& out) { return payload(at(index), at(index + 1), out); }
   bool payload(const std::byte* start, const std::byte* end, TraceRecord& out);
   void message(TraceRecord& out);
+  bool seq(TraceRecord& out);
 
   unsigned arity() const { return arity_; }
   const std::byte* at(unsigned index) const { return elements_[index]; }
@@ -255,6 +263,25 @@ void EventReader::message(TraceRecord& out) {
   describe_message(out);
 }
 
+bool EventReader::seq(TraceRecord& out) {
+  if (arity() != 6 || !pid(2, out.pid) || !read_peer(at(3), nullptr, context_, out.peer))
+    return false;
+  if (!payload(4, out)) return false;
+  const auto read = read_seq(out);
+  if (!read) return false;
+  if (!out.has(TraceRecord::kTruncated) && !out.has(TraceRecord::kRedacted)) {
+    const auto hash = match_hash(read->message, context_.hash_key);
+    out.match_hash = hash.value;
+    out.flags |= TraceRecord::kHashed;
+    if (hash.bounded) out.flags |= TraceRecord::kHashBounded;
+  } else if (given_hash_) {
+    out.match_hash = *given_hash_;
+    out.flags |= TraceRecord::kHashed;
+    if (hash_bounded_) out.flags |= TraceRecord::kHashBounded;
+  }
+  return true;
+}
+
 bool EventReader::call(TraceRecord& out) {
   if (!read_mfa(at(3), out.mfa)) return false;
   out.type = EventType::function_entry;
@@ -343,6 +370,10 @@ bool EventReader::scope(TraceRecord& out) {
       out.type = EventType::state_change;
       out.flags |= TraceRecord::kInferred;
       return arity() == 6 && pid(2, out.pid) && read_mfa(at(3), out.mfa) && payload(4, out);
+    case Name::seq_send:
+    case Name::seq_receive:
+      out.type = name == Name::seq_send ? EventType::seq_send : EventType::seq_receive;
+      return seq(out);
     case Name::code_load:
       out.type = EventType::code_load;
       return arity() == 5 && atom(2, out.mfa.module) && payload(3, out);

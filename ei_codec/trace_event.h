@@ -15,36 +15,38 @@
 namespace scope::codec {
 
 // number, name (as in api.md). The numbers are stored: append only.
-#define SCOPE_EVENT_TYPES(X) \
-  X(1, function_entry)       \
-  X(2, function_exit)        \
-  X(3, function_exception)   \
-  X(4, message_send)         \
-  X(5, message_fetch)        \
-  X(6, message_take)         \
-  X(7, state_change)         \
-  X(8, process_spawn)        \
-  X(9, process_exit)         \
-  X(10, process_link)        \
-  X(11, process_unlink)      \
-  X(12, process_register)    \
-  X(13, process_unregister)  \
-  X(14, telemetry)           \
-  X(15, log)                 \
-  X(16, vm_sample)           \
-  X(17, code_load)           \
-  X(18, node_up)             \
-  X(19, node_down)           \
-  X(20, gap)                 \
-  X(21,                      \
-    process_alive) /* a process found alive when tracing began; for lifetimes, names and parents */
+#define SCOPE_EVENT_TYPES(X)                                                                        \
+  X(1, function_entry)                                                                              \
+  X(2, function_exit)                                                                               \
+  X(3, function_exception)                                                                          \
+  X(4, message_send)                                                                                \
+  X(5, message_fetch)                                                                               \
+  X(6, message_take)                                                                                \
+  X(7, state_change)                                                                                \
+  X(8, process_spawn)                                                                               \
+  X(9, process_exit)                                                                                \
+  X(10, process_link)                                                                               \
+  X(11, process_unlink)                                                                             \
+  X(12, process_register)                                                                           \
+  X(13, process_unregister)                                                                         \
+  X(14, telemetry)                                                                                  \
+  X(15, log)                                                                                        \
+  X(16, vm_sample)                                                                                  \
+  X(17, code_load)                                                                                  \
+  X(18, node_up)                                                                                    \
+  X(19, node_down)                                                                                  \
+  X(20, gap)                                                                                        \
+  X(21,                                                                                             \
+    process_alive) /* a process found alive when tracing began; for lifetimes, names and parents */ \
+  X(22, seq_send)  /* of seq_trace: a message sent with a token ... */                              \
+  X(23, seq_receive) /* ... and matched by a receive expression */
 
 enum class EventType : std::uint8_t {
 #define SCOPE_ENUM(number, name) name = number,
   SCOPE_EVENT_TYPES(SCOPE_ENUM)
 #undef SCOPE_ENUM
 };
-inline constexpr unsigned kMaxEventType = 21;
+inline constexpr unsigned kMaxEventType = 23;
 
 std::string_view event_type_name(EventType type);
 // Its place in a set of types.
@@ -59,7 +61,7 @@ struct Mfa {
   bool operator==(const Mfa&) const = default;
 };
 
-// The other end of an event: where a message went, the parent or child of a spawn, the peer of a link.
+// The other end of an event: where a message went or came from, the parent or child of a spawn, the peer of a link.
 struct Peer {
   enum class Kind : std::uint8_t {
     none = 0,
@@ -103,7 +105,8 @@ struct TraceRecord {
       0;  // of the message (send, fetch, take); 0 with kHashed unset: unknown
   std::uint32_t original_bytes = 0;
   // One encoded term (no version magic): arguments (list) · result · {Class, Reason} · message · state ·
-  // exit reason · name (atom) · metadata map. Empty: none was captured.
+  // exit reason · name (atom) · metadata map · of seq_ types {Label, {Previous, Current}, Message} (read_seq()).
+  // Empty: none was captured.
   Bytes payload;
   // Resolves local atoms inside the payload; lives as long as it. nullptr: it has none.
   const StringTable* strings = nullptr;
@@ -112,5 +115,15 @@ struct TraceRecord {
   TermView term() const { return TermView::unchecked(payload.data(), strings); }
   bool has(Flag flag) const { return (flags & flag) != 0; }
 };
+
+// What seq_trace says of a message: the token's label, the serial of the message that the sender had got before, and
+// this one's. Sender, label and `current` name a message: every send counts on.
+struct SeqMessage {
+  TermView label;
+  std::uint64_t previous = 0, current = 0;
+  TermView message;
+};
+// Of a record of type seq_send or seq_receive; nullopt: it is none.
+std::optional<SeqMessage> read_seq(const TraceRecord& record);
 
 }  // namespace scope::codec

@@ -78,6 +78,17 @@ void write_by_type(MapWriter& out, const store::View& view, const analysis::Cloc
       message();
       behaviour();
       break;
+    case EventType::seq_send:
+    case EventType::seq_receive: {
+      const auto seq = codec::read_seq(record);
+      write_peer(out.key(record.type == EventType::seq_send ? "to" : "from"), view, row);
+      term_or_unknown(out.key("message"), seq ? std::optional(seq->message) : std::nullopt);
+      term_or_unknown(out.key("label"), seq ? std::optional(seq->label) : std::nullopt);
+      auto& serial = out.key("serial");
+      seq ? void(serial.tuple(2).unsigned_integer(seq->previous).unsigned_integer(seq->current))
+          : unknown(serial);
+      break;
+    }
     case EventType::state_change:
       term("state");
       behaviour();

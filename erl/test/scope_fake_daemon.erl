@@ -125,7 +125,7 @@ loop(S) ->
             end,
             loop(S);
         {pong, _, _, {_, _}, _} -> loop(S);
-        {batch, Id, Seq, Clock, Gaps, Cut, {etf, 1, Bin}} -> loop(batch({Id, Seq, Clock, Gaps, Cut, binary_to_term(Bin)}, S));
+        {batch, Id, Seq, Clock, Gaps, Cut, {etf, 2, Bin}} -> loop(batch({Id, Seq, Clock, Gaps, Cut, binary_to_term(Bin)}, S));
         {batch, Id, Seq, Clock, Gaps, Cut, {compact, 1, Strings, Records}} ->
             #{hello := #{node := Node, creation := Creation}} = S,
             loop(batch({Id, Seq, Clock, Gaps, Cut, scope_compact:decode(Strings, Records, Node, Creation)}, S));

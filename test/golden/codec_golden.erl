@@ -9,7 +9,7 @@ main([Folder]) ->
     {ok, _} = net_kernel:start('shop@golden.example', #{name_domain => longnames, dist_listen => false}),
     File = fun(Name) -> filename:join(Folder, Name) end,
     ok = file:write_file(File("match_hash.txt"), [hash_line(T) || T <- hash_terms()]),
-    ok = file:write_file(File("batch_etf_v1.etf"), encode(batch(trace(fun every_kind/1), odd_events()))),
+    ok = file:write_file(File("batch_etf_v2.etf"), encode(batch(trace(fun every_kind/1), odd_events() ++ seq_events()))),
     ok = file:write_file(File("genserver_mix.etf"), encode(batch(trace(fun mix/1), []))),
     halt(0).
 
@@ -48,9 +48,21 @@ odd_events() ->
      {trace_ts, P, future_event, x, Ts + 8},
      not_an_event].
 
+%% What scope_follow adds, in version 2: whole, cut, and redacted; the last two do not fit.
+seq_events() ->
+    P = self(),
+    Ts = erlang:monotonic_time(),
+    Message = {'$gen_cast', {paid, <<"order-17">>, 3}},
+    [{scope, seq_send, P, {orders, 'b@golden.example'}, {17, {0, 1}, Message}, Ts},
+     {scope, seq_receive, P, P, {17, {0, 1}, Message}, Ts + 1},
+     {scope, seq_send, P, P, {'$scope_cut', 100000, {17, {1, 2}, {order, '...'}}, 16#1122334455667788}, Ts + 2},
+     {scope, seq_receive, P, P, {'$scope_cut', 0, {my_label, {1, 2}, {secret, {'$scope_redacted', 5}}}, 6, {redacted, false}}, Ts + 3},
+     {scope, seq_send, P, P, {17, 1, Message}, Ts + 4},
+     {scope, seq_send, P, P, Message, Ts + 5}].
+
 batch(Events, More) ->
     {batch, 16#FEDCBA9876543210, 42, {erlang:monotonic_time(), erlang:system_time()},
-     [{ring_full, 17, 1000, 2000}, {blackout, unknown, 3000, 4000}], erlang:monotonic_time(), {etf, 1, encode(Events ++ More)}}.
+     [{ring_full, 17, 1000, 2000}, {blackout, unknown, 3000, 4000}], erlang:monotonic_time(), {etf, 2, encode(Events ++ More)}}.
 
 %% Runs Work(Server) with the server and this process traced as the agent does it; the events in order.
 trace(Work) ->

@@ -51,8 +51,9 @@ struct Batch {
 
 class GoldenBatch : public testing::Test {
  protected:
+  virtual std::string_view file() const { return "batch_etf_v1.etf"; }
   void SetUp() override {
-    bytes_ = golden("batch_etf_v1.etf");
+    bytes_ = golden(std::string(file()));
     const auto message = view_message(bytes_);
     ASSERT_TRUE(message);
     const auto header = read_batch_header(*message);
@@ -93,6 +94,36 @@ TEST_F(GoldenBatch, HeaderAndCounts) {
         EventType::node_down, EventType::gap, EventType::process_alive}) {
     EXPECT_FALSE(of(type).empty()) << event_type_name(type);
   }
+}
+
+class GoldenBatch2 : public GoldenBatch {
+  std::string_view file() const override { return "batch_etf_v2.etf"; }
+};
+
+TEST_F(GoldenBatch2, WhatTokensSay) {
+  EXPECT_EQ(stats_.malformed, 4u);  // two of either version
+  const auto sent = of(EventType::seq_send), taken = of(EventType::seq_receive);
+  ASSERT_EQ(sent.size(), 2u);
+  ASSERT_EQ(taken.size(), 2u);
+  const auto whole = read_seq(sent[0]);
+  ASSERT_TRUE(whole);
+  EXPECT_EQ(whole->label.integer(), 17);
+  EXPECT_EQ(whole->previous, 0u);
+  EXPECT_EQ(whole->current, 1u);
+  EXPECT_EQ(text(whole->message.bytes()), "{'$gen_cast',{paid,<<\"order-17\">>,3}}");
+  EXPECT_EQ(sent[0].peer.kind, Peer::Kind::remote_name);
+  EXPECT_EQ(taken[0].peer.kind, Peer::Kind::pid);
+  // The hash is the message's, as a send's is.
+  EXPECT_TRUE(sent[0].has(TraceRecord::kHashed));
+  EXPECT_EQ(sent[0].match_hash, match_hash(whole->message, {}).value);
+  EXPECT_EQ(taken[0].match_hash, sent[0].match_hash);
+  EXPECT_TRUE(sent[1].has(TraceRecord::kTruncated));
+  EXPECT_EQ(sent[1].original_bytes, 100000u);
+  EXPECT_EQ(sent[1].match_hash, 0x1122334455667788u);
+  EXPECT_TRUE(taken[1].has(TraceRecord::kRedacted));
+  EXPECT_FALSE(taken[1].has(TraceRecord::kTruncated));
+  EXPECT_TRUE(read_seq(taken[1])->label.is_atom("my_label"));
+  EXPECT_FALSE(read_seq(of(EventType::message_send).front()));
 }
 
 TEST_F(GoldenBatch, Gaps) {
