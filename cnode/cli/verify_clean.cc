@@ -22,7 +22,7 @@ constexpr std::string_view kAgentModules[] = {
     "scope_behaviours", "scope_hold",     "scope_cut",    "scope_beat",  "scope_hash",
     "scope_patterns",   "scope_baseline", "scope_budget", "scope_probe", "scope_spent",
     "scope_nif",        "scope_drain",    "scope_ask",    "scope_flags", "scope_ladder",
-    "scope_watch",      "scope_session",  "scope_redact", "scope_text"};
+    "scope_watch",      "scope_session",  "scope_redact", "scope_text",  "scope_follow"};
 // Asking for what a function's calls take stops all schedulers for 5 us, so fewer at once.
 constexpr std::size_t kChunk = 4000, kStopping = 500, kExamples = 3;
 
@@ -175,8 +175,9 @@ class Check {
     const auto pids = items_of(list);
     report_.processes = pids.size();
     TermBuilder keys;
-    keys.list(4).atom("registered_name").atom("initial_call").atom("current_function");
-    keys.atom("monitored_by").nil();
+    keys.list(5).atom("registered_name").atom("initial_call").atom("current_function");
+    keys.atom("monitored_by").atom("sequential_trace_token").nil();
+    Examples tokens;
     RETURN_IF_ERROR(
         each("process_info", pids, keys, [&](const TermView& pid, const TermView& info) {
           std::string name, of, by;
@@ -189,6 +190,8 @@ class Check {
               if (const auto atom = value.atom()) name = *atom;
             } else if (pair.element(0).is_atom("monitored_by")) {
               by = daemon_among(value);
+            } else if (pair.element(0).is_atom("sequential_trace_token")) {
+              if (value.arity() == 5u && is_our_label(value.element(1))) tokens.add(pid);
             } else if (value.arity() == 3u && value.element(0).atom() &&
                        is_agent_module(*value.element(0).atom())) {
               of = mfa_text(value);
@@ -205,6 +208,13 @@ class Check {
                                                name.empty() ? "" : fmt::format(" ({})", name), of));
           }
         }));
+    if (tokens.count() > 0) {
+      note(Kind::seq_trace,
+           fmt::format("{} process{} a token of a request that was followed, which goes with the "
+                       "next message "
+                       "that is taken: {}",
+                       tokens.count(), tokens.count() == 1 ? " has" : "es have", tokens.str()));
+    }
     ASSIGN_OR_RETURN(const auto port_list, call("erlang", "ports"));
     auto traced = pids;
     const auto ports = items_of(port_list);
@@ -223,6 +233,12 @@ class Check {
                                        who.count() == 1 ? " is" : "es are", tracer, who.str()));
     }
     return {};
+  }
+
+  // erl/agent/scope_follow.erl, MARKING
+  static bool is_our_label(const TermView& label) {
+    const auto number = label.unsigned_integer();
+    return number && *number >> 22 == 23;
   }
 
   // A process of a daemon's, in a list of pids. (A call to the daemon is a monitor of the caller's, no daemon's.)
@@ -256,6 +272,10 @@ class Check {
               fmt::format("the event {} has a match spec: {}", which, text(info.term.element(1))));
       }
     }
+    ASSIGN_OR_RETURN(const auto word, call("erlang", "system_info", 1,
+                                           [](TermBuilder& b) { b.atom("trace_control_word"); }));
+    if (word.term.integer() != 0)
+      found(Kind::patterns, fmt::format("the trace control word is {}", text(word.term)));
     ASSIGN_OR_RETURN(const auto info, call("erlang", "trace_info", 2, [&](TermBuilder& b) {
                        b.atom("on_load").atom("traced");
                      }));

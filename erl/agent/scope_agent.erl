@@ -33,7 +33,7 @@
 %%             elixir => Vsn | none, nodes => #{visible => [Node], hidden => [Node]}, tracing => [Id],
 %%             others => #{system_monitor => Pid | none, seq_tracer => Pid | none}}}
 %%             first_seq is the oldest batch still held, next_seq the number of the next one to be made.
-%%   {batch, AgentId, Seq, ClockPair, Gaps, Cut, {etf, 1, term_to_binary([Event])} | {compact, 1, Strings, Records}}
+%%   {batch, AgentId, Seq, ClockPair, Gaps, Cut, {etf, 2, term_to_binary([Event])} | {compact, 1, Strings, Records}}
 %%             see ei_codec/capture_record.h
 %%   {pong, N, T, ClockPair, SentUntil}      SentUntil: raw time up to which everything was sent before this; or none
 %%   {control_reply, Ref, Result}
@@ -45,6 +45,7 @@
 %%   {start, Id, Spec}  -> {ok, #{patterns => [{{M,F,A}, Matched}], processes => N, left_out => [{Pid | Name | send | 'receive' | new_processes, Why}],
 %%                          behaviours => [{Module, Shape | unknown | absent}], baseline => N}} | {error, Reason}
 %%             Reason: {bad_spec, Key, Why} | {owned_by, Owner} | {pattern_owned, MFA, Owner} | exists | draining
+%%                   | {owned_by, {seq_trace, Owner} | trace_control_word} | {refused, follow_runs, Id} (follow)
 %%                   | {over_budget, Prediction} | {refused, own_modules | server_loop | calls_itself_last |
 %%                     everything_without_limit | module_needed, What} | stopped (while it was counted)
 %%             The answer to a start also has prediction => Prediction and limit => what ends it. Prediction =
@@ -83,6 +84,11 @@
 %%   sample => 0 < Share =< 1     of the processes, by a hash of the pid: each is traced whole or not at all
 %%   force => true       whatever it is predicted to cost     continuous => true   no end is set for it
 %%             Without a limit a deep start (arguments, results, everybody's messages) ends after 60 s.
+%%   follow => #{shots => 1..1000, pids => [Pid], names => [Atom], mfas => [MFA]}     all but shots optional: seq_trace's system
+%%                       tracer while the start runs; so many messages that these take, or calls of these, get a token
+%%                       (scope_follow). Pids and names, traced with `takes`, are added to the spec's, and mfas, with `calls`;
+%%                       who calls those has to be asked for. One such start at a time. {stopped, Id, over_budget | overload}
+%%                       if there are too many events.
 %%   meta => term        kept and given back by `status`: a restarted daemon learns what it had started
 %%
 %% IF SOMETHING DIES   The session's death (panic button: exit(whereis(scope_agent), kill)) ends everything within 2 s.
@@ -120,7 +126,7 @@
 modules() ->
     [scope_agent, scope_sup, scope_guard, scope_trace, scope_tracer, scope_behaviours, scope_hold, scope_cut,
      scope_hash, scope_beat, scope_nif, scope_session, scope_drain, scope_patterns, scope_baseline, scope_budget, scope_probe,
-     scope_spent, scope_ask, scope_flags, scope_ladder, scope_watch, scope_redact, scope_text].
+     scope_spent, scope_ask, scope_flags, scope_ladder, scope_watch, scope_redact, scope_text, scope_follow].
 
 -spec init({pid(), map()} | [term()]) -> ok.
 init({Daemon, Opts}) -> start(Daemon, Opts);
@@ -187,6 +193,7 @@ handle({peers, Ctx}, S) -> S#s{ctx = Ctx};
 handle({drained, _}, S = #s{leaving = {draining, Ref}}) ->
     S#s{leaving = {acking, Ref, now_ms() + 5000}};
 handle({NodeUpDown, Node, _Info}, S) when NodeUpDown =:= nodeup; NodeUpDown =:= nodedown ->
+    _ = erlang:seq_trace(sequential_trace_token, []),       % net_kernel's, if somebody who is followed made the link
     Type = case NodeUpDown of nodeup -> node_up; nodedown -> node_down end,
     maps:get(tracer, S#s.ctx) ! {events, [{scope, Type, Node, erlang:monotonic_time(nanosecond)}]},
     _ = send(S#s.daemon, {nodes, known_nodes()}),
@@ -299,7 +306,7 @@ ship_next(Daemon, Window, {Seq, Clock, Gaps, Cut, Bin, Hold}, S) ->
     end.
 
 payload(Compact) when is_tuple(Compact) -> Compact;
-payload(Bin) -> {etf, 1, Bin}.
+payload(Bin) -> {etf, 2, Bin}.
 
 heard(S) -> S#s{heard = now_ms()}.
 

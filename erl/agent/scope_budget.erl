@@ -58,6 +58,8 @@ count([E | Rest], C, A, R, S, F, P, T, St) ->
         {trace_ts, _, send, _, _, _} -> count(Rest, C, A, R, S + 1, F, P, T, St);
         {trace_ts, _, 'receive', _, _} -> count(Rest, C, A, R, S, F + 1, P, T, St);
         {scope, _, _, _, _} -> count(Rest, C, A, R, S, F, P, T, St);        % our own words
+        {scope, seq_send, _, _, _, _} -> count(Rest, C, A, R, S + 1, F, P, T, St);
+        {scope, seq_receive, _, _, _, _} -> count(Rest, C, A, R, S, F + 1, P, T, St);
         _ -> count(Rest, C, A, R, S, F, P + 1, T, St)
     end;
 count([], C, A, R, S, F, P, T, St) ->

@@ -49,10 +49,12 @@ place({trace_ts, _, 'receive', T, _}) -> {4, none, message, T};
 place({trace_ts, _, exit, T, _}) -> {4, none, reason, T};
 place({trace_ts, _, Spawn, _, {M, F, A}, _}) when Spawn =:= spawn; Spawn =:= spawned, is_list(A) -> {5, {M, F}, args, A};
 place({scope, checkpoint, _, _, T, _}) -> {5, none, state, T};
+place({scope, Seq, _, _, {Label, Serial, T}, _}) when Seq =:= seq_send; Seq =:= seq_receive -> {5, {seq, Label, Serial}, message, T};
 place(_) -> none.
 
 wrap(none, T) -> T;
 wrap({Role}, T) -> {Role, T};
+wrap({seq, Label, Serial}, Cut) -> setelement(3, Cut, {Label, Serial, element(3, Cut)});
 wrap({M, F}, T) -> {M, F, T}.
 
 cap(args) -> args;

@@ -189,7 +189,9 @@ told(S = #s{events = Events, etf_caps = Caps, key = Key, rules = Rules, cut = Cu
     Now = mono(),
     All = [begin
                T = tuple_size(E),
-               element(1, scope_cut:event(setelement(T, E, max(element(T, E), Cut)), Caps, Key, Rules))
+               %% When a message was sent or taken is not made later: the rest of its story has that time, too.
+               At = case element(2, E) of Seq when Seq =:= seq_send; Seq =:= seq_receive -> element(T, E); _ -> max(element(T, E), Cut) end,
+               element(1, scope_cut:event(setelement(T, E, At), Caps, Key, Rules))
            end || E <- lists:reverse(Events)],
     Bin = term_to_binary(All, [{minor_version, 2}]),
     scope_beat:captured(length(All), Ctx),

@@ -8,8 +8,8 @@
 -define(CHUNK, 500).
 
 -spec also(#s{}) -> map().
-also(#s{ctx = Ctx, job = Job, counters = Counters}) ->
-    Ctx#{also => case Job of {_, _, _, _, Sets} -> Sets; none -> [] end ++ maps:get(set, Counters, [])}.
+also(S = #s{ctx = Ctx, job = Job, counters = Counters}) ->
+    Ctx#{also => case Job of {_, _, _, _, Sets} -> Sets; none -> [] end ++ maps:get(set, Counters, []) ++ scope_follow:also(S)}.
 
 -spec tell_procs(#s{}) -> ok.
 tell_procs(#s{starts = Starts, tracer = Tracer}) ->

@@ -7,7 +7,7 @@
 %% are: what another tool took away is set again once, with a gap, and then given up. A reloaded module is armed again.
 -module(scope_guard).
 
--export([init/0, start/5, stop_all/2]).
+-export([init/0, start/5, stop/2, stop_all/2]).
 
 -include("scope_guard.hrl").
 
@@ -68,6 +68,10 @@ handle({job_late, Ref}, S = #s{job = {Ref, Pid, _, _, _}}) ->
     exit(Pid, kill),
     S;
 handle({'DOWN', Mon, process, _, _}, S = #s{job = {_, _, Mon, Job, _}}) -> scope_ask:counted(Job, unknown, scope_ask:job_done(S));
+handle({follow_over, Pid, Lost, From, Until}, S = #s{follow = #follow{pid = Pid}}) ->
+    scope_flags:gap({over_budget, Lost, From, Until}, S),
+    scope_follow:over(over_budget, S);
+handle({'DOWN', Mon, process, _, _}, S = #s{follow = #follow{mon = Mon}}) -> scope_follow:down(Mon, S);
 handle({'DOWN', _, process, _, _}, S) -> finish(S);         % session or supervisor
 handle(tick, S) ->
     Captured = scope_beat:captured(S#s.ctx),
@@ -124,11 +128,21 @@ request(status, S = #s{ctx = Ctx, tracer = Tracer}) ->
 request(verify, S = #s{tracer = Tracer}) ->
     Traced = length([P || P <- processes(), scope_trace:is_ours(P, Tracer)]),
     {{ok, #{patterns => scope_patterns:all(S#s.patterns), traced => Traced,
-            processes => [N || N <- [scope_agent, scope_sup, scope_guard, scope_tracer], whereis(N) =/= undefined]}}, S};
+            processes => [N || N <- [scope_agent, scope_sup, scope_guard, scope_tracer, scope_follow], whereis(N) =/= undefined]}}, S};
 request(_, S) -> {{error, unknown_request}, S}.
 
 -spec start(term(), map(), map(), list(), #s{}) -> {{ok, map()} | {error, term()}, #s{}}.
-start(Id, Asked, Spec = #{limit := Limit}, Behaviours, S) ->
+start(Id, Asked, Spec0, Behaviours, S0) ->
+    case scope_follow:open({Id, Spec0}, S0) of
+        {ok, Spec, S} ->
+            case begun(Id, Asked, Spec, Behaviours, S) of
+                {{error, _} = Error, S1} when S#s.follow =/= S0#s.follow -> {Error, scope_follow:close(S1)};
+                Begun -> Begun
+            end;
+        {error, _} = Error -> {Error, S0}
+    end.
+
+begun(Id, Asked, Spec = #{limit := Limit}, Behaviours, S) ->
     Start = #start{asked = Asked, spec = Spec, flags = scope_trace:flags(Spec), behaviours = Behaviours,
                    until = case Limit of #{ms := Ms} -> now_ms() + Ms; _ -> infinity end,
                    count = case Limit of #{count := N} -> scope_beat:captured(S#s.ctx) + N; _ -> infinity end},
@@ -152,7 +166,11 @@ start(Id, Asked, Spec = #{limit := Limit}, Behaviours, S) ->
             end
     end.
 
-stop(Id, S0 = #s{starts = Starts, tracer = Tracer}) ->
+-spec stop(term(), #s{}) -> #s{}.
+stop(Id, S0 = #s{follow = #follow{id = Id}}) -> scope_follow:close(stopped(Id, S0));
+stop(Id, S) -> stopped(Id, S).
+
+stopped(Id, S0 = #s{starts = Starts, tracer = Tracer}) ->
     Now = mono(),
     S = scope_ladder:tell_low(S0),
     {Start = #start{spec = Spec, flags = Flags}, Rest} = maps:take(Id, Starts),
@@ -222,7 +240,7 @@ limits(S = #s{starts = Starts, ctx = Ctx = #{session := Session}}) ->
 
 -spec finish(#s{}) -> no_return().
 finish(S = #s{ctx = #{session := Session, sup := Sup}, tracer = Tracer, patterns = Patterns}) ->
-    Jobs = case S#s.job of {_, Pid, _, _, _} -> [Pid]; none -> [] end,
+    Jobs = case S#s.job of {_, Pid, _, _, _} -> [Pid]; none -> [] end ++ case S#s.follow of #follow{pid = F} -> [F]; none -> [] end,
     ok = scope_trace:finish(Tracer, scope_patterns:all(Patterns) ++ maps:get(also, scope_flags:also(S), []), [Session, Sup | Jobs]),
     exit(normal).
 

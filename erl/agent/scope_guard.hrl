@@ -2,6 +2,7 @@
 -record(start, {asked :: map(), spec :: map(), flags :: [atom()], pids = #{} :: #{pid() => true}, names = #{} :: #{atom() => pid()},
                 behaviours = [] :: list(), until = infinity :: integer() | infinity,
                 count = infinity :: integer() | infinity}).
+-record(follow, {id :: term(), pid :: pid(), mon :: reference(), marks :: boolean()}).     % marks: processes of this node
 -record(s, {ctx :: map(), tracer :: pid(),
             starts = #{} :: #{term() => #start{}},
             seen = 0 :: integer(),              % what was captured, at the last tick
@@ -17,4 +18,5 @@
             low = none :: none | integer(),         % raw time up to which it is told what a lower rung leaves out
             counters = #{} :: map(),                % what the rung `counters` counts: {MFA, Rate}
             job = none :: none | {reference(), pid(), reference(), tuple() | measure, list()},
-            jobs = [] :: list()}).
+            jobs = [] :: list(),
+            follow = none :: none | #follow{}}).                % who is the system tracer of seq_trace, for which start

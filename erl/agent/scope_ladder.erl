@@ -149,6 +149,8 @@ breaker(Why, S = #s{ladder = Ladder}) ->
 %% Spenders: who spent most, and which part of all.
 -spec step_down(atom(), [{pid(), float()}], map(), #s{}) -> #s{}.
 step_down(_, _, _, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> scope_flags:reapply(refill(1.0, S));
+step_down(Why, Spenders, Figures, S = #s{follow = #follow{}}) ->      % the follow goes first
+    step_down(Why, Spenders, Figures, scope_follow:over(over_budget, S));
 step_down(any, Spenders, Figures, S0 = #s{ctx = Ctx, costs = Costs, spent = Spent}) ->
     S = S0#s{spent = scope_spent:look(Ctx, Costs, Spent)},
     Limits = limits_with([], S),

@@ -17,16 +17,18 @@ new() -> #p{}.
 all(#p{set = Set}) -> maps:keys(Set).
 
 %% Every pattern that these starts, each with its behaviours, ask for. A behaviour's role goes before what calls and
-%% returns ask of a function. Args = false: without arguments, whoever asks for them.
+%% returns ask of a function; what marks requests that are followed before both. Args = false: without arguments, whoever
+%% asks for them.
 -spec desired([{scope_trace:spec(), list()}], boolean()) -> #{pattern() => list()}.
 desired(Starts, Args) ->
     Calls = lists:foldl(fun({Spec, _}, M) -> calls(Spec, M) end, #{}, Starts),
     Specs = maps:map(fun(_, Wants) -> match_spec([W || W <- Wants, Args orelse W =/= args]) end, Calls),
     Roles = [P || {_, B} <- Starts, {_, _, Ps} <- B, P <- Ps],
-    maps:merge(Specs, lists:foldl(fun({MFA, Clauses}, M) ->
-                                          Before = maps:get(MFA, M, []),
-                                          M#{MFA => Before ++ (Clauses -- Before)}
-                                  end, #{}, Roles)).
+    Patterns = maps:merge(Specs, lists:foldl(fun({MFA, Clauses}, M) ->
+                                                     Before = maps:get(MFA, M, []),
+                                                     M#{MFA => Before ++ (Clauses -- Before)}
+                                             end, #{}, Roles)),
+    lists:foldl(fun scope_follow:clauses/2, Patterns, [Follow || {#{follow := Follow}, _} <- Starts]).
 
 calls(Spec = #{events := Events, modules := Modules, mfas := Mfas, args := Args}, Acc) ->
     Returns = lists:member(returns, Events),

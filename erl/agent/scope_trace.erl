@@ -8,6 +8,7 @@
 
 -type spec() :: map().
 
+-define(MOST_SHOTS, 1000).
 -define(EVENTS, [calls, returns, messages, sends, fetches, procs, state, takes]).
 
 %% --- specs -----------------------------------------------------------------------------------------------------------
@@ -41,18 +42,32 @@ check(limit, L, _) when is_map(L) ->
                          (K =:= ms orelse K =:= count) andalso is_integer(V) andalso V > 0
                              orelse throw({limit, {ms_or_count_expected, K}})
                  end, L);
+check(follow, F = #{shots := N}, _) ->
+    is_integer(N) andalso N > 0 andalso N =< ?MOST_SHOTS orelse throw({follow, {shots, 1, ?MOST_SHOTS}}),
+    maps:foreach(fun(K, L) when K =:= pids; K =:= names; K =:= mfas -> check(K, L, ok);
+                    (shots, _) -> ok;
+                    (K, _) -> throw({follow, {unknown_key, K}})
+                 end, F);
 check(caps, M, _) when is_map(M) -> ok;
 check(budget, B, _) when is_map(B); B =:= none -> ok;
 check(sample, R, _) -> is_number(R) andalso R > 0 andalso R =< 1 orelse throw({sample, share_expected}), ok;
 check(meta, _, _) -> ok;
-check(Key, _, _) -> throw({Key, case lists:member(Key, [limit, caps, budget]) of true -> map_expected; _ -> unknown_key end}).
+check(Key, _, _) -> throw({Key, case lists:member(Key, [limit, caps, budget, follow]) of true -> map_expected; _ -> unknown_key end}).
 
 each(Key, L, Good, Why) when is_list(L) ->
     length(L) =< 100000 orelse throw({Key, too_many}),
     lists:foreach(fun(E) -> Good(E) orelse throw({Key, {Why, E}}) end, L);
 each(Key, _, _, _) -> throw({Key, list_expected}).
 
-defaults(Spec) ->
+defaults(Spec = #{follow := Follow}) ->
+    With = fun(Key, L, M) -> M#{Key => lists:usort(maps:get(Key, M, []) ++ L)} end,
+    Targets = maps:with([pids, names, mfas], Follow),
+    Events = [takes || maps:get(pids, Targets, []) =/= [] orelse maps:get(names, Targets, []) =/= []]
+        ++ [calls || maps:get(mfas, Targets, []) =/= []],
+    filled(With(events, Events, maps:fold(With, maps:merge(#{all => false}, Spec), Targets)));
+defaults(Spec) -> filled(Spec).
+
+filled(Spec) ->
     All = maps:merge(#{modules => [], mfas => [], pids => [], names => [], all => false, new_processes => false,
                        children => false, args => false, behaviours => scope_behaviours:modules(), limit => #{},
                        caps => #{}, force => false, continuous => false, sample => 1.0, budget => #{}}, Spec),
@@ -62,7 +77,7 @@ defaults(Spec) ->
                                             false -> [messages, procs, state, takes]
                                         end}, All),
     case All of
-        #{pids := [], names := [], all := false, new_processes := false} when Calls -> WithEvents#{all => true};
+        #{pids := [], names := [], all := false, new_processes := false} when Calls, not is_map_key(follow, Spec) -> WithEvents#{all => true};
         _ -> WithEvents
     end.
 
@@ -138,7 +153,8 @@ paths(L) ->
         _ -> []
     end.
 
--spec clear_pattern({module(), atom(), arity() | '_'} | {call_count, tuple()}) -> non_neg_integer().
+-spec clear_pattern({module(), atom(), arity() | '_'} | {call_count, tuple()} | trace_control_word) -> non_neg_integer().
+clear_pattern(trace_control_word) -> scope_follow:clear(), 0;
 clear_pattern({call_count, MFA}) -> scope_session:function(MFA, false, [call_count]);
 clear_pattern(MFA) -> scope_session:function(MFA, false, [local]).
 
@@ -300,7 +316,7 @@ pid_flags(Pid) ->
 %% make events out of shipping events.
 -spec left_out() -> #{pid() => own | vm | distribution}.
 left_out() ->
-    Own = [{P, own} || N <- [scope_agent, scope_sup, scope_guard, scope_tracer], P <- [whereis(N)], is_pid(P)],
+    Own = [{P, own} || N <- [scope_agent, scope_sup, scope_guard, scope_tracer, scope_follow], P <- [whereis(N)], is_pid(P)],
     Vm = [{P, vm} || P <- [whereis(init) | system_processes()], is_pid(P)],
     Kernel = whereis(net_kernel),
     Links = fun(P) -> case process_info(P, links) of {links, L} -> [X || X <- L, is_pid(X)]; _ -> [] end end,
@@ -349,7 +365,7 @@ finish(Tracer0, Patterns, Others) ->
 clean_up(Tracer, Patterns, Known, Modules) ->
     _ = scope_nif:stop(),
     relieve(Tracer),
-    Names = [whereis(N) || N <- [scope_agent, scope_guard, scope_sup, scope_tracer]],
+    Names = [whereis(N) || N <- [scope_agent, scope_guard, scope_sup, scope_tracer, scope_follow]],
     Pids = lists:usort([P || P <- Known ++ Names, is_pid(P)]),
     %% Whoever could set something again goes before the patterns do.
     Mons = [begin

@@ -50,7 +50,12 @@ names(Id, Start = #start{spec = #{names := Names, children := Follow, pids := Gi
             Start1 = Start#start{names = Now, pids = maps:merge(maps:without(Old, Pids), maps:from_keys(Traced ++ Skipped, true))},
             S1 = S#s{starts = (S#s.starts)#{Id := Start1}},
             lists:foreach(fun(P) -> scope_flags:flags_less(P, Flags, scope_flags:wanted(P, S1), Tracer) end, Old),
-            S1
+            case Start of
+                #start{spec = #{follow := _}} ->        % whoever has the name now is followed
+                    {ok, _, S2} = scope_flags:set_patterns(scope_flags:desired(S1#s.starts, S1), S1),
+                    S2;
+                _ -> S1
+            end
     end.
 
 -spec check(#s{}) -> #s{}.

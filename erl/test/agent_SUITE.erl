@@ -211,7 +211,8 @@ bad_requests(Config) ->
          {error, {bad_spec, Key, _}} = d(D, control, [Pid, {start, a, Spec}])
      end || {Key, Spec} <- [{modulez, #{modulez => []}}, {events, #{events => [nonsense]}}, {pids, #{pids => [x]}},
                             {mfas, #{mfas => [{a, b}]}}, {all, #{all => 1}}, {limit, #{limit => #{ms => -1}}},
-                            {limit, #{limit => 3}}, {modules, #{modules => lists}}, {spec, []}]],
+                            {limit, #{limit => 3}}, {follow, #{follow => 3}}, {follow, #{follow => #{shots => 0}}},
+                            {pids, #{follow => #{shots => 1, pids => [x]}}}, {follow, #{follow => #{shots => 1, modules => []}}}, {modules, #{modules => lists}}, {spec, []}]],
     {error, not_found} = d(D, control, [Pid, {stop, nothing}]),
     {error, unknown_request} = d(D, control, [Pid, {dance, 1}]),
     {ok, #{patterns := [{{no_such_module, '_', '_'}, 0}]}} =
