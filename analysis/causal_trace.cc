@@ -273,6 +273,8 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
       for (const auto i : members[r]) {
         ++summary.spans;
         if (!spans[i].error.empty()) ++summary.errors;
+        if (!spans[i].token.empty()) ++summary.tokens;
+        if (spans[i].differs) ++summary.differs;
         known |= spans[i].stop.has_value();
         end = std::max(end, end_of(spans[i]));
         if (i != r) summary.certainty = std::max(summary.certainty, spans[i].certainty);

@@ -29,6 +29,7 @@ struct TraceSummary {
   Span root;
   std::optional<std::int64_t> duration_ns;  // to the last stop that is known
   std::uint32_t spans = 0, errors = 0;
+  std::uint32_t tokens = 0, differs = 0;  // spans that a token names; of these, not where inferred
   std::vector<std::string> nodes;
   EdgeCertainty certainty = EdgeCertainty::exact;  // the least of its edges
 };

@@ -1,8 +1,11 @@
 #include "analysis/causality.h"
 
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <utility>
 
 #include "analysis/resolve.h"
 #include "ei_codec/term_print.h"
@@ -16,6 +19,7 @@ using codec::TraceRecord;
 
 constexpr std::size_t kMaxFetched = 16, kMaxFrames = 64, kMaxText = 200;
 constexpr std::uint64_t kAdvanceEvery = 4096;
+constexpr std::int64_t kTwinNs = 50'000'000;  // between a message's own row and its token's
 
 std::string label(const TermView& term) {
   if (const auto atom = term.atom()) return std::string(atom->substr(0, kMaxText));
@@ -76,7 +80,7 @@ const std::uint32_t Causality::kTypes =
     bit(EventType::message_send) | bit(EventType::message_fetch) | bit(EventType::message_take) |
     bit(EventType::state_change) | bit(EventType::process_spawn) | bit(EventType::process_exit) |
     bit(EventType::function_entry) | bit(EventType::function_exit) |
-    bit(EventType::function_exception);
+    bit(EventType::function_exception) | bit(EventType::seq_send) | bit(EventType::seq_receive);
 
 std::string_view name(SpanKind kind) {
   constexpr std::string_view kNames[] = {"call",  "handle", "cast",    "info",
@@ -130,7 +134,10 @@ void Causality::touch(Process& process, Corrected at) {
 }
 
 void Causality::act(Process& process) {
-  if (process.behaviour || process.fetched.empty()) return;
+  if (process.by_token && process.guess) {
+    spans_[process.activity].differs = std::exchange(process.guess, std::nullopt);
+  }
+  if (process.behaviour || process.by_token || process.fetched.empty()) return;
   const auto& newest = process.fetched.back();
   const auto span = begin(newest.kind, newest.id, newest.at);
   spans_[span].name = newest.name;
@@ -158,6 +165,7 @@ void Causality::add(const RowStream::Item& item) {
   const auto type = row.record.type;
   if (++since_advance_ % kAdvanceEvery == 0) matcher_.advance(item.at.time);
   if (type == EventType::process_spawn) return spawned(item);
+  if (type == EventType::seq_send || type == EventType::seq_receive) return seq(item);
   auto& process = processes_[receivers_.home(row.process)];
   switch (type) {
     case EventType::message_send:
@@ -186,6 +194,12 @@ void Causality::add(const RowStream::Item& item) {
 }
 
 void Causality::sent(Process& process, const RowStream::Item& item, const Message& message) {
+  if (Recent* const known = twin(process.sends, message, true)) {
+    known->paired = true;
+    const auto same = sends_.find(known->id);
+    if (same != sends_.end()) sends_.emplace(message.id, Sent(same->second));
+    return touch(process, item.at);
+  }
   act(process);
   touch(process, item.at);
   Sent sent{
@@ -197,29 +211,39 @@ void Causality::sent(Process& process, const RowStream::Item& item, const Messag
     calls_[message.identity.ref] = {message.process, sent.activity};
   }
   sends_.emplace(message.id, sent);
+  process.sends[process.next_send++ % process.sends.size()] = {.hash = message.hash,
+                                                               .id = message.id};
+}
+
+// A reply or the end of who was called: of a call that is known.
+bool Causality::answered(Process& process, const RowStream::Item& item, const Message& message) {
+  const bool answers = message.identity.kind == Identity::Kind::reply ||
+                       message.identity.kind == Identity::Kind::down;
+  const auto call = answers ? calls_.find(message.identity.ref) : calls_.end();
+  if (call == calls_.end() || call->second.caller != message.process) return false;
+  auto& span = spans_[call->second.span];
+  span.stop = item.at;
+  if (message.identity.kind == Identity::Kind::down) {
+    const auto& record = item.row->record;
+    span.error = record.payload.empty()
+                     ? "down"
+                     : codec::print(record.term().element(4), codec::Syntax::erlang, kMaxText);
+  } else {
+    replies_.push_back({call->second.span, message.id});
+    span.events.push_back(message.id);
+  }
+  calls_.erase(call);
+  touch(process, item.at);
+  return true;
 }
 
 void Causality::fetched(Process& process, const RowStream::Item& item, const Message& message) {
-  const bool answers = message.identity.kind == Identity::Kind::reply ||
-                       message.identity.kind == Identity::Kind::down;
-  if (answers) {
-    const auto call = calls_.find(message.identity.ref);
-    if (call != calls_.end() && call->second.caller == message.process) {
-      auto& span = spans_[call->second.span];
-      span.stop = item.at;
-      if (message.identity.kind == Identity::Kind::down) {
-        const auto& record = item.row->record;
-        span.error = record.payload.empty()
-                         ? "down"
-                         : codec::print(record.term().element(4), codec::Syntax::erlang, kMaxText);
-      } else {
-        replies_.push_back({call->second.span, message.id});
-        span.events.push_back(message.id);
-      }
-      calls_.erase(call);
-      touch(process, item.at);
-      return;
-    }
+  if (answered(process, item, message)) return;
+  Recent* const known = process.behaviour ? nullptr : twin(process.arrivals, message, true);
+  if (known != nullptr && !known->fetched) {  // it was taken at once, as its token said already
+    known->fetched = true;
+    if (known->span != kNoSpan) arrives_as(known->span, message.id);
+    return;
   }
   if (process.behaviour || message.has(TraceRecord::kTimeoutNotMessage) ||
       message.identity.kind == Identity::Kind::spawned) {
@@ -227,7 +251,9 @@ void Causality::fetched(Process& process, const RowStream::Item& item, const Mes
   }
   if (process.fetched.size() == kMaxFetched) process.fetched.erase(process.fetched.begin());
   process.fetched.push_back({message.id, item.at, message.identity,
-                             kind_of(message, item.row->record), message_label(item.row->record)});
+                             kind_of(message, item.row->record), message_label(item.row->record),
+                             message.hash});
+  process.by_token = false;
   ++process.fetched_count;
 }
 
@@ -248,6 +274,18 @@ void Causality::is_behaviour(Process& process) {
 void Causality::took(Process& process, const RowStream::Item& item, const Message& message) {
   is_behaviour(process);
   process.frames.clear();
+  process.by_token = false;
+  Recent* const known = twin(process.arrivals, message, true);
+  if (known != nullptr && known->span != kNoSpan) {  // its token began the span before
+    known->paired = true;
+    auto& s = spans_[known->span];
+    s.id = message.id;
+    s.start = item.at;
+    s.module = item.row->record.mfa.module;
+    arrives_as(known->span, message.id);
+    process.activity = known->span;
+    return;
+  }
   const auto span = begin(kind_of(message, item.row->record), message.id, item.at);
   auto& s = spans_[span];
   s.name = message_label(item.row->record);
@@ -255,7 +293,205 @@ void Causality::took(Process& process, const RowStream::Item& item, const Messag
   const auto before = process.activity;
   process.activity = span;
   causes_.push_back({span, message.id, message.identity, false, 1});
+  if (known != nullptr) {
+    known->paired = true;
+    began_[known->id] = span;
+    s.events.push_back(known->id);
+    give_token(span, known->key, std::move(known->label));
+  } else {
+    process.arrivals[process.next_arrival++ % process.arrivals.size()] = {
+        .hash = message.hash, .id = message.id, .span = span};
+  }
   if (s.kind == SpanKind::timer && before != kNoSpan) links_.push_back({before, span, "timer"});
+}
+
+// The newest row of that content that is not paired yet.
+Causality::Recent* Causality::twin(Recents& recents, const Message& message, bool token) {
+  Recent* best = nullptr;
+  std::int64_t best_ns = kTwinNs;
+  for (auto& r : recents) {
+    if (message.hash == 0 || r.hash != message.hash || r.token != token || r.paired ||
+        r.id.process != message.id.process) {
+      continue;
+    }
+    const auto apart = std::abs(r.id.time.ns - message.id.time.ns);
+    if (apart > best_ns) continue;
+    best = &r;
+    best_ns = apart;
+  }
+  return best;
+}
+
+void Causality::give_token(std::uint32_t span, std::uint64_t key, std::string label) {
+  spans_[span].token = std::move(label);
+  for (auto cause = causes_.rbegin(); cause != causes_.rend(); ++cause) {
+    if (cause->span != span) continue;
+    cause->token = key;
+    return;
+  }
+}
+
+// A row of the message itself, which tells who sent it where no token does.
+void Causality::arrives_as(std::uint32_t span, const EventId& arrival) {
+  began_[arrival] = span;
+  spans_[span].events.push_back(arrival);
+  for (auto cause = causes_.rbegin(); cause != causes_.rend(); ++cause) {
+    if (cause->span != span) continue;
+    cause->arrival = arrival;
+    return;
+  }
+}
+
+void Causality::seq(const RowStream::Item& item) {
+  const auto said = codec::read_seq(item.row->record);
+  if (!said) return;
+  const bool send = item.row->record.type == EventType::seq_send;
+  store::StoredRow row = *item.row;  // as the message's own would be
+  row.record.type = send ? EventType::message_send : EventType::message_take;
+  row.record.payload = said->message.bytes();
+  RowStream::Item alone = item;
+  alone.row = &row;
+  const auto message = receivers_.message(row, item.at);
+  auto sender = message.process;
+  if (!send) {
+    const auto& peer = row.record.peer;
+    const auto* own = info_of(view_, row.process.incarnation);
+    if (peer.kind != codec::Peer::Kind::pid || own == nullptr) return;
+    sender = receivers_.home(
+        codec::PidParts{peer.node.empty() ? std::string_view(own->node) : peer.node, peer.id,
+                        peer.serial, peer.creation == 0 ? own->creation : peer.creation});
+  }
+  const auto label = said->label.bytes();
+  const auto of_label = XXH3_64bits(label.data(), label.size());
+  const auto key_of = [&](const ProcessId& p, std::uint64_t serial) {
+    const std::array<std::uint64_t, 4> words{of_label, p.incarnation,
+                                             std::uint64_t{p.id} << 32 | p.serial, serial};
+    return XXH3_64bits(words.data(), sizeof words) | 1U;  // 0: none
+  };
+  auto& process = processes_[message.process];
+  const auto key = key_of(sender, said->current);
+  if (send) return seq_sent(process, alone, message, key, key_of(sender, said->previous));
+  seq_received(process, alone, message, key, key_of(message.process, said->current),
+               codec::print(said->label, codec::Syntax::erlang, kMaxText));
+}
+
+// `after`: of the message that the sender had taken with its token.
+void Causality::seq_sent(Process& process, const RowStream::Item& item, const Message& message,
+                         std::uint64_t key, std::uint64_t after) {
+  Recent* const own = twin(process.sends, message, false);
+  if (own == nullptr) act(process);
+  Sent sent{process.activity, item.row->process, item.at};
+  if (const auto taken = token_taken_.find(after);
+      !process.behaviour && taken != token_taken_.end()) {
+    sent.activity = taken->second;
+  }
+  auto id = message.id;
+  if (own != nullptr) {
+    own->paired = true;
+    id = own->id;
+    const auto call = began_.find(id);
+    if (call != began_.end() && spans_[call->second].kind == SpanKind::call) {
+      auto& span = spans_[call->second];
+      if (!process.behaviour && sent.activity != kNoSpan && process.frames.empty()) {
+        span.parent = sent.activity;
+        span.root = RootKind::none;
+      }
+      sent.activity = call->second;
+    }
+  } else {
+    if (sent.activity != kNoSpan) spans_[sent.activity].stop = item.at;
+    if (message.identity.kind == Identity::Kind::request) {
+      const auto caller = sent.activity;
+      sent.activity = begin(SpanKind::call, message.id, item.at);
+      auto& span = spans_[sent.activity];
+      span.parent = caller;
+      if (caller == kNoSpan) span.root = RootKind::process;
+      span.name = message_label(item.row->record);
+      calls_[message.identity.ref] = {message.process, sent.activity};
+    }
+    process.sends[process.next_send++ % process.sends.size()] = {
+        .hash = message.hash, .id = message.id, .token = true};
+  }
+  sends_.emplace(message.id, sent);
+  token_sends_[key] = {sent, id};
+}
+
+// `taken`: under which what this process sends next finds its cause.
+void Causality::seq_received(Process& process, const RowStream::Item& item, const Message& message,
+                             std::uint64_t key, std::uint64_t taken, std::string label) {
+  using Kind = Identity::Kind;
+  Recent arrival{.hash = message.hash, .id = message.id, .token = true, .key = key};
+  const auto remember = [&] {
+    process.arrivals[process.next_arrival++ % process.arrivals.size()] = std::move(arrival);
+  };
+  if (message.identity.kind == Kind::reply || message.identity.kind == Kind::spawned) {
+    // It goes on with what it was at when it asked.
+    auto activity = process.activity;
+    const auto call = calls_.find(message.identity.ref);
+    if (call != calls_.end() && call->second.caller == message.process)
+      activity = spans_[call->second.span].parent;
+    (void)answered(process, item, message);
+    token_taken_[taken] = activity;
+    return remember();
+  }
+  if (item.row->record.term().is_tuple("spawn_request", 8)) {
+    token_taken_[taken] = spawned_with_token(item, message, key, std::move(label));
+    return;
+  }
+  if (process.behaviour) {
+    Recent* const own = twin(process.arrivals, message, false);
+    if (own == nullptr) {  // its taking comes, or it was received within a callback
+      arrival.label = std::move(label);
+      return remember();
+    }
+    own->paired = true;
+    began_[message.id] = own->span;
+    spans_[own->span].events.push_back(message.id);
+    return give_token(own->span, key, std::move(label));
+  }
+  const auto span = begin(kind_of(message, item.row->record), message.id, item.at);
+  spans_[span].name = message_label(item.row->record);
+  spans_[span].stop = item.at;
+  causes_.push_back({span, message.id, message.identity, false, 1});
+  give_token(span, key, std::move(label));
+  const auto fetch = std::ranges::find(process.fetched, message.hash, &Fetched::hash);
+  process.guess.reset();
+  if (!process.fetched.empty() && fetch != std::prev(process.fetched.end())) {
+    process.guess =
+        Differs{process.fetched.back().id,
+                process.fetched_count > 1 ? EdgeCertainty::ambiguous : EdgeCertainty::inferred};
+  }
+  if (message.hash != 0 && fetch != process.fetched.end()) {
+    arrives_as(span, fetch->id);
+    arrival.fetched = true;
+    process.fetched.erase(fetch);
+    --process.fetched_count;
+  }
+  process.activity = span;
+  process.by_token = true;
+  token_taken_[taken] = span;
+  arrival.span = span;
+  remember();
+}
+
+// The VM passes a token on to a child as if the spawning were a message.
+std::uint32_t Causality::spawned_with_token(const RowStream::Item& item, const Message& message,
+                                            std::uint64_t key, std::string label) {
+  if (const auto known = children_.find(message.process); known != children_.end())
+    return known->second;
+  const auto span = begin(SpanKind::spawn, message.id, item.at);
+  const auto mfa = item.row->record.term().element(4);
+  if (mfa.arity() == 3u && mfa.element(0).atom() && mfa.element(1).atom()) {
+    spans_[span].module = *mfa.element(0).atom();
+    spans_[span].name = fmt::format("{}:{}/{}", *mfa.element(0).atom(), *mfa.element(1).atom(),
+                                    mfa.element(2).integer().value_or(0));
+  }
+  causes_.push_back({span, message.id, {}, false, 1});
+  give_token(span, key, std::move(label));
+  children_.emplace(message.process, span);
+  auto& process = processes_[message.process];
+  if (process.activity == kNoSpan) process.activity = span;
+  return span;
 }
 
 void Causality::spawned(const RowStream::Item& item) {
@@ -372,17 +608,37 @@ void Causality::set_parent(std::uint32_t child, std::uint32_t parent, EdgeCertai
   span.root = RootKind::none;
 }
 
+void Causality::waited(Span& span, const Corrected& since, const EventId& cause) {
+  if (cause.process.incarnation == span.id.process.incarnation) {
+    span.queue_ns = span.id.time.ns - cause.time.ns;
+  } else {
+    span.queue_ns = span.start.time.ns - since.time.ns;
+    span.queue_error_ns = sum_of_errors(span.start.error_ns, since.error_ns);
+  }
+}
+
+// The token's word after everything else.
+void Causality::by_token(const Cause& cause) {
+  const auto known = token_sends_.find(cause.token);
+  if (known == token_sends_.end()) return;
+  const auto& [sent, id] = known->second;
+  auto& span = spans_[cause.span];
+  const auto parent = alive(sent.activity);
+  if (span.parent != kNoSpan && span.parent != parent)
+    span.differs = Differs{spans_[span.parent].id, span.certainty};
+  waited(span, sent.at, id);
+  if (std::ranges::find(span.events, id) == span.events.end())
+    span.events.insert(span.events.begin(), id);
+  set_parent(cause.span, parent, EdgeCertainty::exact, 1);
+  if (parent != kNoSpan) return;
+  span.root = RootKind::process;
+  span.sender = sent.from;
+}
+
 // Why a message came: whoever sent it, whoever died, or nobody that was recorded.
 void Causality::resolve(const Cause& cause) {
   auto& span = spans_[cause.span];
-  const auto waited_since = [&](const Corrected& at, const EventId& id) {
-    if (id.process.incarnation == span.id.process.incarnation) {
-      span.queue_ns = span.id.time.ns - id.time.ns;
-    } else {
-      span.queue_ns = span.start.time.ns - at.time.ns;
-      span.queue_error_ns = sum_of_errors(span.start.error_ns, at.error_ns);
-    }
-  };
+  const auto waited_since = [&](const Corrected& at, const EventId& id) { waited(span, at, id); };
   using Kind = Identity::Kind;
   const auto kind = cause.identity.kind;
   if (kind == Kind::down || kind == Kind::exit) {
@@ -435,7 +691,9 @@ void Causality::finish() {
   matcher_.finish();
   for (std::uint32_t i = 0; i < spans_.size(); ++i) spans_[i].parent = alive(spans_[i].parent);
   for (const auto& cause : causes_) {
-    if (alive(cause.span) == cause.span) resolve(cause);
+    if (alive(cause.span) != cause.span) continue;
+    resolve(cause);
+    if (cause.token != 0) by_token(cause);
   }
   const auto wait = [&](std::uint32_t span) {
     if (const auto s = alive(span); s != kNoSpan) spans_[s].waits = true;

@@ -6,6 +6,11 @@
 //            spawns or calls is caused by it.
 // Plain processes  nobody sees which message they took. One fetched since they last did something: `inferred`; several:
 //            `ambiguous`, with their number, and the newest is taken for it. Answers to their own calls are no new cause.
+// Token      What seq_trace says outweighs all this: a message is the send with its label, sender and serial, `exact`. It is
+//            said beside the rows of sends, fetches and takings, and instead of them where a process is not traced. A plain
+//            process's sends belong to what it took the token with. (A timer leaves a token where it is: what a process
+//            whose takings are not recorded sends after one counts as caused by the message before.) If what would be
+//            inferred without the token is another parent, the span says so (`differs`).
 // Span       An activity, a call as its caller sees it (from the request's sending to the reply's fetch), or a traced
 //            function that returned. A handled request is the child of its call.
 // Root       A span that nothing recorded caused: a timer, a port, an untraced sender, or a process that was busy
@@ -14,7 +19,9 @@
 // Bounds     One Span per activity, call and returned function; the caller bounds the rows. Thread: one.
 #pragma once
 
+#include <array>
 #include <boost/unordered/unordered_flat_map.hpp>
+#include <deque>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -46,6 +53,13 @@ struct EventIdHash {
   }
 };
 
+// What a token contradicts: the span that would be the parent, by its event, or the message that a plain process would
+// be thought to act on.
+struct Differs {
+  EventId cause;
+  EdgeCertainty certainty = EdgeCertainty::exact;
+};
+
 struct Span {
   EventId id;  // the event that began it
   SpanKind kind = SpanKind::info;
@@ -62,6 +76,8 @@ struct Span {
   std::string name;                      // what was asked, or the function
   std::string module;                    // the behaviour or function's module
   std::string error;                     // empty: none
+  std::string token;                     // the label of the token that its message had; empty: none
+  std::optional<Differs> differs;        // what would be inferred without, if it is another
   std::vector<EventId> events;           // cause, start, reply: where they were recorded
   bool waits =
       false;  // a message of it has not arrived, or its call was not answered, by the end of the range
@@ -97,7 +113,18 @@ class Causality : MatchSink {
     Identity identity;
     SpanKind kind;
     std::string name;
+    std::uint64_t hash;
   };
+  // A message of a process, as its own row says it or the token's: which is the other's is found by content and time.
+  struct Recent {
+    std::uint64_t hash = 0;  // 0: nothing
+    EventId id;
+    std::uint32_t span = kNoSpan;  // an arrival's
+    bool token = false, paired = false, fetched = false;
+    std::uint64_t key = 0;  // of the message, by its token
+    std::string label{};
+  };
+  using Recents = std::array<Recent, 4>;  // a ring
   struct Call {
     ProcessId caller;
     std::uint32_t span;
@@ -116,6 +143,11 @@ class Causality : MatchSink {
     std::uint32_t fetched_count = 0;
     std::vector<std::uint32_t> plain;  // activities that fetches began
     std::vector<Frame> frames;
+    bool by_token =
+        false;  // the activity is what a token's message began, and nothing was fetched since
+    std::optional<Differs> guess;  // without the token: what it would be thought to act on
+    Recents sends, arrivals;
+    unsigned next_send = 0, next_arrival = 0;
   };
   struct Sent {
     std::uint32_t activity = kNoSpan;  // or the call
@@ -129,6 +161,7 @@ class Causality : MatchSink {
     Identity identity;
     bool plain = false;
     std::uint32_t candidates = 1;
+    std::uint64_t token = 0;  // 0: none
   };
   struct Match {
     EventId send;
@@ -150,6 +183,19 @@ class Causality : MatchSink {
   void sent(Process& process, const RowStream::Item& item, const Message& message);
   void fetched(Process& process, const RowStream::Item& item, const Message& message);
   void took(Process& process, const RowStream::Item& item, const Message& message);
+  void seq(const RowStream::Item& item);
+  void seq_sent(Process& process, const RowStream::Item& item, const Message& message,
+                std::uint64_t key, std::uint64_t after);
+  void seq_received(Process& process, const RowStream::Item& item, const Message& message,
+                    std::uint64_t key, std::uint64_t taken, std::string label);
+  std::uint32_t spawned_with_token(const RowStream::Item& item, const Message& message,
+                                   std::uint64_t key, std::string label);
+  void arrives_as(std::uint32_t span, const EventId& arrival);
+  static Recent* twin(Recents& recents, const Message& message, bool token);
+  void give_token(std::uint32_t span, std::uint64_t key, std::string label);
+  bool answered(Process& process, const RowStream::Item& item, const Message& message);
+  void by_token(const Cause& cause);
+  void waited(Span& span, const Corrected& since, const EventId& cause);
   void spawned(const RowStream::Item& item);
   void exited(Process& process, const RowStream::Item& item);
   void function(Process& process, const RowStream::Item& item);
@@ -182,6 +228,13 @@ class Causality : MatchSink {
   std::vector<Replied> replies_;
   ByEvent<Sent> sends_;
   ByEvent<Match> matches_;  // by arrival
+  struct TokenSent {
+    Sent sent;
+    EventId id;
+  };
+  std::unordered_map<std::uint64_t, TokenSent> token_sends_;  // by label, sender and serial
+  std::unordered_map<std::uint64_t, std::uint32_t>
+      token_taken_;         // activity, by label, taker, serial
   ByEvent<EventId> takes_;  // take -> fetch
   std::unordered_map<ProcessId, Exit> exits_;
   std::unordered_map<ProcessId, std::uint32_t> children_;  // spawn spans, by child

@@ -24,8 +24,15 @@ std::string shown(const TermView& map, std::string_view key, const Screen& scree
 }
 
 Cell certainty(const TermView& map) {
-  const auto text = get_text(map, "certainty");
+  auto text = get_text(map, "certainty");
   const bool sure = text == "exact" || text == "unique";
+  // Spans say their token's label, lists how many have one.
+  const auto token = get(map, "token");
+  const bool followed = (token && token->binary()) || get_integer(map, "tokens").value_or(0) > 0;
+  const auto differs = get(map, "differs");
+  if (followed) text += " (token)";
+  if (differs && (differs->map() || get_integer(map, "differs").value_or(0) > 0))
+    text += ", inferred otherwise";
   return {text.empty() ? "?" : printable(text), sure ? Paint::green : Paint::yellow};
 }
 

@@ -66,6 +66,19 @@ void write_span(TermBuilder& out, const store::View& view, const analysis::Trace
   map.key("critical").boolean(item.critical);
   map.key("certainty").atom(analysis::name(span.certainty));
   map.key("candidates").integer(span.candidates);
+  if (span.token.empty()) {
+    map.key("token").atom("none");
+  } else {
+    map.key("token").binary(std::string_view(span.token));
+  }
+  if (span.differs) {
+    MapWriter differs;
+    differs.key("cause").event_id(span.differs->cause);
+    differs.key("certainty").atom(analysis::name(span.differs->certainty));
+    differs.write(map.key("differs"));
+  } else {
+    map.key("differs").atom("none");
+  }
   auto& events = map.key("events").list(static_cast<std::uint32_t>(span.events.size()));
   for (const auto& id : span.events) events.event_id(id);
   events.nil();
@@ -106,6 +119,8 @@ Status run_get_traces(const TermView& request, Env& env, TermBuilder& out) {
     for (const auto& node : t.nodes) nodes.atom(node);
     nodes.nil();
     item.key("errors").integer(t.errors);
+    item.key("tokens").integer(t.tokens);
+    item.key("differs").integer(t.differs);
     item.key("certainty").atom(analysis::name(t.certainty));
     item.write(traces);
   }
