@@ -215,6 +215,17 @@ Awaitable<Result<StartOutcome>> Agents::start_trace(TraceSpec spec, std::string 
     traces_.erase(id);
     co_return std::unexpected(*outcome.nodes.front().error);
   }
+  // Where somebody else is the system tracer, what we mark would come to him: then nowhere.
+  const auto refused = std::ranges::find_if(outcome.nodes, [](const NodeOutcome& n) {
+    return n.error && (n.error->code == Code::owned_by || n.error->code == Code::refused);
+  });
+  if (const auto it = traces_.find(id);
+      it != traces_.end() && !it->second.spec.follow.empty() && refused != outcome.nodes.end()) {
+    auto error = *refused->error;
+    error.message = fmt::format("{}: {}", refused->node, error.message);
+    (void)co_await stop_trace(id);
+    co_return std::unexpected(std::move(error));
+  }
   traces_changed_->notify();
   changed();
   co_return outcome;
@@ -340,6 +351,7 @@ Awaitable<void> Agents::configure(std::shared_ptr<AgentSession> session,
 
 bool Agents::wants(const TraceSpec& spec, std::string_view node) const {
   if (!spec.nodes.empty() && std::ranges::find(spec.nodes, node) == spec.nodes.end()) return false;
+  if (!spec.follow.empty()) return true;  // tokens go everywhere
   // A trace of single processes concerns their nodes only; on others it would name nobody, which means everybody.
   return spec.all || (spec.pids.empty() && spec.names.empty()) ||
          std::ranges::any_of(spec.pids, [&](const auto& p) { return p.node == node; }) ||

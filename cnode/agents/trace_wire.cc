@@ -83,17 +83,34 @@ bool is_deep(const TraceSpec& spec) {
 
 namespace {
 
+void mfas_list(TermBuilder& b, const std::vector<analysis::MfaSpec>& mfas) {
+  for (const auto& m : mfas) {
+    b.list_cons().tuple(3).atom(m.module).atom(m.function.empty() ? "_"
+                                                                  : std::string_view(m.function));
+    m.arity ? b.integer(*m.arity) : b.atom("_");
+  }
+  b.nil();
+}
+
+// Those of one node.
+void pids_list(TermBuilder& b, const std::vector<analysis::PidSpec>& pids, std::string_view node) {
+  for (const auto& p : pids) {
+    if (p.node == node) b.list_cons().pid({p.node, p.id, p.serial, p.creation});
+  }
+  b.nil();
+}
+
 // SPEC, as `start` and `probe` have it.
 void write_spec(TermBuilder& b, const TraceSpec& spec, std::string_view node, const TraceMeta& meta,
                 ClusterTime now) {
-  std::vector<const analysis::PidSpec*> pids;
-  for (const auto& p : spec.pids) {
-    if (p.node == node) pids.push_back(&p);
-  }
-  std::vector<std::string_view> names;
-  for (const auto& n : spec.names) {
-    if (n.node.empty() || n.node == node) names.push_back(n.name);
-  }
+  const auto names_of = [&](const std::vector<analysis::NameSpec>& given) {
+    std::vector<std::string_view> out;
+    for (const auto& n : given) {
+      if (n.node.empty() || n.node == node) out.push_back(n.name);
+    }
+    return out;
+  };
+  const auto names = names_of(spec.names);
   bool everyone = spec.all || (spec.pids.empty() && spec.names.empty());
   bool has_limit = meta.expires.has_value();
   std::uint32_t caps = 0;
@@ -101,7 +118,7 @@ void write_spec(TermBuilder& b, const TraceSpec& spec, std::string_view node, co
     caps += c->has_value();
 
   b.map(9u + (everyone ? 1 : 0) + (has_limit ? 1 : 0) + (caps > 0 ? 1 : 0) + (spec.sample ? 1 : 0) +
-        (spec.budget_percent ? 1 : 0));
+        (spec.budget_percent ? 1 : 0) + (spec.follow.empty() ? 0 : 1));
   b.atom("force").boolean(spec.force);
   b.atom("continuous").boolean(!has_limit);  // whether it may go on for ever is decided here
   if (spec.sample) b.atom("sample").real(*spec.sample);
@@ -110,23 +127,16 @@ void write_spec(TermBuilder& b, const TraceSpec& spec, std::string_view node, co
   atom_list(b, agent_events(spec));
   b.atom("modules");
   atom_list(b, {spec.modules.begin(), spec.modules.end()});
-  b.atom("mfas");
-  if (!spec.mfas.empty()) b.list(static_cast<std::uint32_t>(spec.mfas.size()));
-  for (const auto& m : spec.mfas) {
-    b.tuple(3).atom(m.module).atom(m.function.empty() ? "_" : std::string_view(m.function));
-    if (m.arity) {
-      b.integer(*m.arity);
-    } else {
-      b.atom("_");
-    }
-  }
-  b.nil();
-  b.atom("pids");
-  if (!pids.empty()) b.list(static_cast<std::uint32_t>(pids.size()));
-  for (const auto* p : pids) b.pid({p->node, p->id, p->serial, p->creation});
-  b.nil();
+  mfas_list(b.atom("mfas"), spec.mfas);
+  pids_list(b.atom("pids"), spec.pids, node);
   b.atom("names");
   atom_list(b, names);
+  if (!spec.follow.empty()) {
+    b.atom("follow").map(4).atom("shots").integer(spec.follow.shots);
+    pids_list(b.atom("pids"), spec.follow.pids, node);
+    atom_list(b.atom("names"), names_of(spec.follow.names));
+    mfas_list(b.atom("mfas"), spec.follow.mfas);
+  }
   // A whole module's arguments (a server's state in each of its functions) are what overloads a node: only when asked.
   b.atom("args").boolean(spec.args.value_or(spec.modules.empty() && !spec.mfas.empty()));
   if (everyone) b.atom("all").boolean(true);
@@ -264,6 +274,11 @@ Error refusal_of(const TermView& reply) {
                     "processes, a sample (at most {:.2g}), a larger budget, or force it",
                     most.value_or(0), cpu && most && *cpu > *most ? *most / *cpu : 0.5),
         "budget", fmt::format("{:.3g} % at {:.0f} events/s", cpu.value_or(0), events.value_or(0))};
+  }
+  if (tag == "refused" && reason.arity() == 3u && reason.element(1).is_atom("follow_runs")) {
+    return {Code::refused,
+            "another start follows something there, and there is one system tracer: stop it first",
+            "follow", codec::print(reason.element(2), codec::Syntax::erlang, 300)};
   }
   if (tag == "refused" && reason.arity() == 3u) {
     struct Why {

@@ -135,6 +135,10 @@ std::string describe(const TermView& event, const Screen& screen) {
   } else if (type == "message_send") {
     out = fmt::format("to {}: {}", term("to"), term("message"));
     if (get_flag(event, "dead_receiver")) out += " (the receiver was dead)";
+  } else if (type == "seq_send" || type == "seq_receive") {
+    const std::string_view peer = type == "seq_send" ? "to" : "from";
+    out = fmt::format("{} {}: {} (token {} {})", peer, term(peer), term("message"), term("label"),
+                      term("serial"));
   } else if (type == "message_fetch" || type == "message_take") {
     out = get_flag(event, "timeout") ? "timeout of a receive expression" : term("message");
     if (type == "message_take") out += fmt::format(" ({})", term("behaviour"));

@@ -62,6 +62,8 @@ class TraceCommand : public Question {
            "their arguments\n"
            "trace --mfa Shop.Stock.take/2 --mfa gen_server:call  calls of these functions\n"
            "trace --name stock@shop2@localhost --state           one process's state\n"
+           "trace --follow front@shop1@localhost --shots 5      the next five messages it takes, "
+           "to wherever they lead\n"
            "trace --pid 0.123.0@shop1@localhost --events messages\n"
            "trace --module Shop.Stock --sample 0.1 --budget 0.5 --for 1h";
   }
@@ -77,6 +79,11 @@ class TraceCommand : public Question {
     app.add_option("--mfa", mfas_, "functions: m:f/a, Mod.f/a, m:f, Mod");
     app.add_option("--pid", pids_, "processes: 0.123.0@node, <0.123.0>@node");
     app.add_option("--name", names_, "registered processes: NAME, NAME@node");
+    app.add_option(
+        "--follow", follow_,
+        "whose next messages get a token of seq_trace, that all nodes follow: NAME@node, "
+        "0.123.0@node, or a function m:f/a for its next calls");
+    app.add_option("--shots", shots_, "how many messages or calls are followed (default 1)");
     app.add_option(
         "--events", events_,
         "calls, messages, state, lifecycle, links, names, or event types such as message_send");
@@ -124,6 +131,25 @@ class TraceCommand : public Question {
         (process->name.empty() ? parsed_pids_ : parsed_names_).push_back(*process);
       }
     }
+    for (const auto& text : follow_) {
+      if (text.find('/') != text.npos) {
+        auto mfa = parse_mfa(text);
+        if (!mfa) return flag_error(mfa.error(), "--follow", text);
+        followed_mfas_.push_back(*mfa);
+        continue;
+      }
+      auto process = parse_process(text, node);
+      if (!process) return flag_error(process.error(), "--follow", text);
+      if (process->name.empty() && process->node.empty()) {
+        return fail(Code::bad_value, "a pid needs its node: 0.123.0@name@host, or one --node",
+                    "--follow", text);
+      }
+      followed_.push_back(*process);
+    }
+    if (shots_ && followed_.empty() && followed_mfas_.empty()) {
+      return fail(Code::bad_value, "shots of what? Give --follow", "--shots",
+                  std::to_string(*shots_));
+    }
     events_ = split_commas(events_);
     if (state_) events_.emplace_back("state");
     if (sample_ && (*sample_ <= 0 || *sample_ > 1)) {
@@ -167,6 +193,13 @@ class TraceCommand : public Question {
     list("mfas", parsed_mfas_);
     list("pids", parsed_pids_);
     list("names", parsed_names_);
+    if (!followed_.empty() || !followed_mfas_.empty()) {
+      auto& b = k.key("follow");
+      for (const auto& p : followed_) p.encode(b.list_cons());
+      for (const auto& m : followed_mfas_) m.encode(b.list_cons());
+      b.nil();
+    }
+    if (shots_) k.key("shots").unsigned_integer(*shots_);
     if (args_) k.key("args").boolean(*args_);
     if (all_) k.key("all").boolean(true);
     if (force_) k.key("force").boolean(true);
@@ -184,14 +217,14 @@ class TraceCommand : public Question {
 
  private:
   std::string profile_, budget_, for_;
-  std::vector<std::string> nodes_, modules_, mfas_, pids_, names_, events_;
+  std::vector<std::string> nodes_, modules_, mfas_, pids_, names_, follow_, events_;
   std::optional<double> sample_, budget_percent_;
   std::optional<std::int64_t> for_ms_;
-  std::optional<std::uint32_t> cap_;
+  std::optional<std::uint32_t> cap_, shots_;
   std::optional<bool> args_;
   bool state_ = false, all_ = false, force_ = false;
-  std::vector<MfaArg> parsed_mfas_;
-  std::vector<ProcessArg> parsed_pids_, parsed_names_;
+  std::vector<MfaArg> parsed_mfas_, followed_mfas_;
+  std::vector<ProcessArg> parsed_pids_, parsed_names_, followed_;
 };
 
 class ProfilesCommand : public Question {

@@ -51,6 +51,21 @@ Status read_profile(TraceSpec& out, const TermView& value, std::string_view fiel
   return {};
 }
 
+// Who is followed is traced: at least what is taken, and up to when that was handled.
+void apply_follow(TraceSpec& out) {
+  if (out.follow.empty()) return;
+  const bool nothing_said = out.profile.empty() && out.events == 0;
+  if (nothing_said) out.events = bit(EventType::message_take) | bit(EventType::state_change);
+  const auto& follow = out.follow;
+  out.pids.insert(out.pids.end(), follow.pids.begin(), follow.pids.end());
+  out.names.insert(out.names.end(), follow.names.begin(), follow.names.end());
+  out.mfas.insert(out.mfas.end(), follow.mfas.begin(), follow.mfas.end());
+  if (!follow.mfas.empty()) {
+    out.events |= bit(EventType::function_entry);
+    out.all |= out.pids.empty() && out.names.empty();
+  }
+}
+
 Status apply_profile(TraceSpec& out, const std::vector<Profile>& profiles) {
   const bool calls = !out.modules.empty() || !out.mfas.empty();
   if (out.profile.empty() && out.events == 0 && !calls && out.pids.empty() && out.names.empty()) {
@@ -86,7 +101,8 @@ Status read_mfas(TraceSpec& out, const TermView& value, std::string_view field) 
 }
 
 // A pid or text goes to pids, a name to names.
-Status read_processes(TraceSpec& out, const TermView& value, std::string_view field) {
+template <typename Target>  // TraceSpec, FollowSpec
+Status read_targets(Target& out, const TermView& value, std::string_view field) {
   for (const auto& item : one_or_many(value)) {
     analysis::ProcessSpec spec;
     ASSIGN_OR_RETURN(spec, read_process(item, field));
@@ -100,6 +116,26 @@ Status read_processes(TraceSpec& out, const TermView& value, std::string_view fi
         return bad_value(field, item, "a pid as text needs its node: {\"<0.123.0>\", Node}");
       }
       out.pids.push_back({std::move(text.node), 0, text.id, text.serial});
+    }
+  }
+  return {};
+}
+
+Status read_processes(TraceSpec& out, const TermView& value, std::string_view field) {
+  return read_targets(out, value, field);
+}
+
+Status read_follow(TraceSpec& out, const TermView& value, std::string_view field) {
+  for (const auto& item : one_or_many(value)) {
+    if (item.arity() == 3u) {
+      analysis::MfaSpec mfa;
+      ASSIGN_OR_RETURN(mfa, read_mfa(item, field));
+      if (mfa.function.empty() || !mfa.arity) {
+        return bad_value(field, item, "a function to be followed needs its name and arity");
+      }
+      out.follow.mfas.push_back(std::move(mfa));
+    } else {
+      RETURN_IF_ERROR(read_targets(out.follow, item, field));
     }
   }
   return {};
@@ -190,6 +226,14 @@ constexpr OptionReader<TraceSpec> kTraceOptions[] = {
        return {};
      }},
     {"for", read_for},
+    {"follow", read_follow},
+    {"shots",
+     [](TraceSpec& out, const TermView& v, std::string_view f) -> Status {
+       std::int64_t shots = 0;
+       ASSIGN_OR_RETURN(shots, read_integer(v, f, 1, 1000));
+       out.follow.shots = static_cast<std::uint32_t>(shots);
+       return {};
+     }},
     {"args",
      [](TraceSpec& out, const TermView& v, std::string_view f) -> Status {
        ASSIGN_OR_RETURN(out.args, read_boolean(v, f));
@@ -214,6 +258,23 @@ void names_list(codec::TermBuilder& out, const std::vector<std::string>& names) 
   out.nil();
 }
 
+void pids_list(codec::TermBuilder& out, const std::vector<analysis::PidSpec>& pids) {
+  out.list(static_cast<std::uint32_t>(pids.size()));
+  for (const auto& p : pids) out.pid({p.node, p.id, p.serial, p.creation});
+  out.nil();
+}
+
+void add_name(codec::TermBuilder& out, const analysis::NameSpec& n) {
+  if (!n.node.empty()) out.tuple(2);
+  out.atom(n.name);
+  if (!n.node.empty()) out.atom(n.node);
+}
+
+void add_mfa(codec::TermBuilder& out, const analysis::MfaSpec& mfa) {
+  out.tuple(3).atom(mfa.module).atom(mfa.function.empty() ? "_" : mfa.function);
+  mfa.arity ? out.integer(*mfa.arity) : out.atom("_");
+}
+
 void cap(MapWriter& out, std::string_view key, const std::optional<std::uint32_t>& bytes) {
   if (bytes) out.key(key).integer(*bytes);
 }
@@ -230,6 +291,7 @@ std::uint32_t event_group(std::string_view name) {
 Result<TraceSpec> parse_trace_spec(const TermView& options, const std::vector<Profile>& profiles) {
   TraceSpec out;
   ASSIGN_OR_RETURN(out, read_trace_spec(options));
+  apply_follow(out);
   RETURN_IF_ERROR(apply_profile(out, profiles));
   return out;
 }
@@ -248,25 +310,22 @@ void encode(codec::TermBuilder& out, const TraceSpec& spec) {
   if (!spec.modules.empty()) names_list(map.key("modules"), spec.modules);
   if (!spec.mfas.empty()) {
     auto& b = map.key("mfas").list(static_cast<std::uint32_t>(spec.mfas.size()));
-    for (const auto& mfa : spec.mfas) {
-      b.tuple(3).atom(mfa.module).atom(mfa.function.empty() ? "_" : mfa.function);
-      mfa.arity ? b.integer(*mfa.arity) : b.atom("_");
-    }
+    for (const auto& mfa : spec.mfas) add_mfa(b, mfa);
     b.nil();
   }
-  if (!spec.pids.empty()) {
-    auto& b = map.key("pids").list(static_cast<std::uint32_t>(spec.pids.size()));
-    for (const auto& p : spec.pids) b.pid({p.node, p.id, p.serial, p.creation});
-    b.nil();
-  }
+  if (!spec.pids.empty()) pids_list(map.key("pids"), spec.pids);
   if (!spec.names.empty()) {
     auto& b = map.key("names").list(static_cast<std::uint32_t>(spec.names.size()));
-    for (const auto& n : spec.names) {
-      if (!n.node.empty()) b.tuple(2);
-      b.atom(n.name);
-      if (!n.node.empty()) b.atom(n.node);
-    }
+    for (const auto& n : spec.names) add_name(b, n);
     b.nil();
+  }
+  if (const auto& follow = spec.follow; !follow.empty()) {
+    auto& b = map.key("follow");
+    for (const auto& p : follow.pids) b.list_cons().pid({p.node, p.id, p.serial, p.creation});
+    for (const auto& n : follow.names) add_name(b.list_cons(), n);
+    for (const auto& mfa : follow.mfas) add_mfa(b.list_cons(), mfa);
+    b.nil();
+    map.key("shots").integer(follow.shots);
   }
   if (spec.events != 0) {
     auto& b = map.key("events");

@@ -10,6 +10,9 @@
 //   sample => 0.0 < float =< 1.0        budget => percent of the node's schedulers, 0 < number =< 100
 //   for => Ms | {N, Unit} | infinity    how long; then it stops by itself
 //   force => boolean           even if it is predicted to cost more than the budget, or would never end
+//   follow => Pid | Name | {Name, Node} | {M, F, A} | [..]     what gets a token of seq_trace (erl/agent/scope_follow.erl):
+//                              processes for the next messages that they take (they count among pids and names), functions
+//                              for the next calls, by whomever      shots => 1..1000    how many (default 1)
 //   args => boolean            arguments of calls        caps => Bytes | #{args | message | state | result => Bytes}
 //
 // Plain data, any thread. An empty field means "not said": the profile decides.
@@ -34,6 +37,15 @@ struct CaptureCaps {  // bytes; nullopt: the profile's
   std::optional<std::uint32_t> args, message, state, result;
 };
 
+// What is followed by seq_trace's tokens.
+struct FollowSpec {
+  std::vector<analysis::PidSpec> pids;
+  std::vector<analysis::NameSpec> names;  // node empty: on every node
+  std::vector<analysis::MfaSpec> mfas;
+  std::uint32_t shots = 1;
+  bool empty() const { return pids.empty() && names.empty() && mfas.empty(); }
+};
+
 struct TraceSpec {
   std::string profile;             // "": none; what is not said is the agent's default
   std::vector<std::string> nodes;  // empty: every node, also those that join later
@@ -48,6 +60,7 @@ struct TraceSpec {
   bool forever = false;                // for => infinity
   std::optional<bool> args;
   CaptureCaps caps;
+  FollowSpec follow;
   bool all = false;
   bool force = false;
   bool continuous = false;  // the profile's: without an end unless one is said

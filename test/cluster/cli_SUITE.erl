@@ -98,6 +98,8 @@ trace_and_untrace(Config) ->
     has(Out, "^tracing with id 3, until 2024-05-01T10:00:01.000000Z$"),
     has(Out, "shop1@localhost'? +ok"),
     has(Out, "shop2@localhost'? +error +owned_by: traced by dbg"),
+    {0, _} = scope(Config, ["trace", "--follow", "front@a@h", "--follow", "0.5.0@a@h", "--follow", "shop:place/2", "--shots", "5"]),
+    scope_test:assert_eq({start, [{follow, [{front, 'a@h'}, {<<"<0.5.0>">>, 'a@h'}, {shop, place, 2}]}, {shots, 5}]}, last_request(D)),
     {0, Stopped} = scope(Config, ["untrace", "3"]),
     has(Stopped, "^stopped 3$"),
     scope_test:assert_eq({stop, 3}, last_request(D)),
@@ -195,7 +197,7 @@ a_silent_daemon(Config) ->
 -spec usage(scope_test:config()) -> ok.
 usage(Config) ->
     Wrong = [[["evnts"], "did you mean events\\?"], [["events", "--since", "yesterday"], "--since: a time is now"],
-             [["trace", "--sample", "2"], "--sample"], [["trace", "--pid", "0.5.0"], "needs its node"],
+             [["trace", "--sample", "2"], "--sample"], [["trace", "--shots", "2"], "--follow"], [["trace", "--pid", "0.5.0"], "needs its node"],
              [["state"], "required"], [["untrace", "x"], "a number, or all"], [["events", "--node", "shop"], "name@host"],
              [["start", "--grace-ms", "x"], "--grace-ms"], [["events", "--sinc", "now"], "no such flag: --sinc; did you mean --since\\?"],
              [["status", "--scope", "scope"], "name@host"]],

@@ -30,6 +30,40 @@ TEST(TraceWire, AStartForOneNodeLeavesOutTheOthersPids) {
   EXPECT_EQ(start.find("all => true"), std::string::npos) << start;
 }
 
+// {start, [{follow, [{front, 'a@h'}, {m, f, 2}]}, {shots, 3}]}: every node is the system tracer, one marks.
+TEST(TraceWire, AFollowGoesToAllNodesAndMarksOnOne) {
+  TermBuilder options;
+  options.list(2).tuple(2).atom("follow").list(1).tuple(2).atom("front").atom("a@h").nil();
+  options.tuple(2).atom("shots").integer(3).nil();
+  const auto spec = parse_trace_spec(*codec::view(options.bytes()));
+  ASSERT_TRUE(spec) << to_string(spec.error());
+  EXPECT_EQ(spec->names.size(), 1u);  // who is followed is traced
+  const auto there = text(encode_start(7, *spec, "a@h", {"me", {}}, {})),
+             elsewhere = text(encode_start(7, *spec, "b@h", {"me", {}}, {}));
+  EXPECT_NE(there.find("follow => #{shots => 3,pids => [],names => [front],mfas => []}"),
+            std::string::npos)
+      << there;
+  EXPECT_NE(there.find("events => [state,takes]"), std::string::npos) << there;
+  EXPECT_NE(elsewhere.find("follow => #{shots => 3,pids => [],names => [],mfas => []}"),
+            std::string::npos)
+      << elsewhere;
+  EXPECT_EQ(elsewhere.find("all => true"), std::string::npos) << elsewhere;
+  // What the agent gives back is what was asked: nothing is added twice.
+  TermBuilder again;
+  encode(again, *spec);
+  const auto read = read_trace_spec(*codec::view(again.bytes()));
+  ASSERT_TRUE(read) << to_string(read.error());
+  EXPECT_EQ(read->names.size(), 1u);
+  EXPECT_EQ(read->follow.names.size(), 1u);
+  EXPECT_EQ(read->follow.shots, 3u);
+
+  TermBuilder any;
+  any.list(1).tuple(2).atom("follow").tuple(3).atom("m").atom("f").atom("_").nil();
+  const auto refused = parse_trace_spec(*codec::view(any.bytes()));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().field, "follow");
+}
+
 TEST(TraceWire, WhoAskedAndUntilWhenComesBackFromTheAgent) {
   TraceSpec spec;
   spec.modules = {"lists"};
