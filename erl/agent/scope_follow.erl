@@ -51,8 +51,8 @@ open({Id, Spec = #{follow := Follow}}, S = #s{follow = none}) ->
                     {ok, Spec#{follow := Follow#{base => Base}}, S#s{follow = #follow{id = Id, pid = Pid, mon = Mon, marks = Marks}}};
                 Owner ->            % somebody was quicker
                     _ = erlang:system_flag(sequential_tracer, case Owner of {sequential_tracer, O} -> O; O -> O end),
-                    _ = erlang:demonitor(Mon, [flush]),
-                    exit(Pid, kill),
+                    Pid ! stop,
+                    ended(Pid, Mon),
                     {error, {owned_by, {seq_trace, named(Owner)}}}
             end;
         {{sequential_tracer, Owner}, _} -> {error, {owned_by, {seq_trace, named(Owner)}}}
@@ -75,15 +75,18 @@ named(Owner) -> Owner.
 close(S = #s{follow = none}) -> S;
 close(S = #s{follow = #follow{pid = Pid, mon = Mon, marks = Marks}}) ->
     give_back(Pid),
-    Pid ! {stop, self()},
-    receive
-        {followed_until_here, Pid} -> ok;
-        {'DOWN', Mon, process, _, _} -> ok
-    after 1000 -> exit(Pid, kill)
-    end,
-    _ = erlang:demonitor(Mon, [flush]),
+    Pid ! stop,
+    ended(Pid, Mon),
     _ = [clear() || Marks],
     S#s{follow = none}.
+
+%% Its name is free then.
+ended(Pid, Mon) ->
+    receive {'DOWN', Mon, process, _, _} -> ok
+    after 1000 ->
+            exit(Pid, kill),
+            receive {'DOWN', Mon, process, _, _} -> ok after 1000 -> erlang:demonitor(Mon, [flush]), ok end
+    end.
 
 give_back(Pid) ->
     case erlang:system_info(sequential_tracer) of
@@ -153,9 +156,8 @@ loop(F = #f{n = N}) ->
     receive
         {seq_trace, Label, Info, At} -> seq(Label, Info, at(At), F);
         {seq_trace, Label, Info} -> seq(Label, Info, mono(), F);
-        {stop, From} ->
+        stop ->
             _ = tell(F),
-            From ! {followed_until_here, self()},
             ok;
         {'DOWN', _, process, _, _} -> ok;
         _ -> loop(F)
@@ -215,7 +217,7 @@ discard(N) ->
 
 gone() ->
     receive
-        {stop, From} -> From ! {followed_until_here, self()}, ok;
+        stop -> ok;
         {'DOWN', _, process, _, _} -> ok;
         _ -> gone()
     end.

@@ -2,8 +2,8 @@
 %% which OTP the first two nodes are.
 -module(follow_SUITE).
 -export([all/0, timeout/1]).
--export([one_of_many/1, several_shots/1, where_the_inferred_tree_differs/1, a_function/1, bounded_and_redacted/1, another_tool_holds_the_tracer/1,
-         leaves_no_trace/1, too_many_events/1, the_agent_is_killed/1]).
+-export([one_of_many/1, several_shots/1, where_the_inferred_tree_differs/1, a_function/1, bounded_and_redacted/1,
+         another_tool_holds_the_tracer/1, leaves_no_trace/1, too_many_events/1, the_agent_is_killed/1]).
 -export([followed_function/1]).
 -import(scope_test, [start_node/2, start_node/3, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [ask/3, call/3, await_live/3, all_events/4]).
@@ -70,7 +70,8 @@ above(Id, ById, Takes) ->
         _ -> above(maps:get(parent, maps:get(Id, ById)), ById, Takes)
     end.
 
-expected(N) -> [{{order, N}, client}, {{place, N}, {order, N}}, {{reserve, N}, {place, N}}, {{placed, N}, {place, N}}, {{reserved, N}, {reserve, N}}].
+expected(N) ->
+    [{{order, N}, client}, {{place, N}, {order, N}}, {{reserve, N}, {place, N}}, {{placed, N}, {place, N}}, {{reserved, N}, {reserve, N}}].
 
 %% Nothing but the follow is traced. What the VM says of the token is the request, and only it.
 one_of_many(Config) ->
@@ -107,8 +108,8 @@ several_shots(Config) ->
     _ = follow(A, D, [{follow, {front, node(Front)}}, {shots, 3}, {pids, Pids}, {events, [messages, state]}]),
     requests(A, Front, lists:seq(1, 40)),
     wait_until(fun() -> length(seq(A, D, seq_receive)) =:= 21 andalso length(seq(A, D, message_take)) >= 200 end, 20000),
-    By = lists:foldl(fun(#{label := L, message := M}, Acc) -> maps:update_with(L, fun(Ns) -> lists:usort(number_in(M) ++ Ns) end, number_in(M), Acc) end,
-                     #{}, seq(A, D, seq_receive)),
+    Add = fun(#{label := L, message := M}, Acc) -> Acc#{L => lists:usort(number_in(M) ++ maps:get(L, Acc, []))} end,
+    By = lists:foldl(Add, #{}, seq(A, D, seq_receive)),
     Numbers = lists:append(maps:values(By)),
     assert_eq({3, 3}, {map_size(By), length(lists:usort(Numbers))}),
     Firsts = [I || #{id := I, message := {'$gen_call', _, {order, N}}} <- seq(A, D, message_take), lists:member(N, Numbers)],
@@ -224,7 +225,8 @@ leaves_no_trace(Config) ->
 shown(Id) -> [case C of $+ -> $-; $/ -> $_; _ -> C end || C <- base64:encode_to_string(Id)].
 
 tokens(Node) ->
-    rpc(Node, fun() -> [P || P <- processes(), {_, {_, L, _, _, _}} <- [process_info(P, sequential_trace_token)], is_integer(L), L bsr 22 =:= 23] end).
+    rpc(Node, fun() -> [P || P <- processes(), {_, {_, L, _, _, _}} <- [process_info(P, sequential_trace_token)],
+                             is_integer(L), L bsr 22 =:= 23] end).
 
 %% A request that sets off a storm: the follow goes, what is missing is counted, and the node works on.
 too_many_events(Config) ->
@@ -237,7 +239,8 @@ too_many_events(Config) ->
     ok = rpc(A, gen_server, call, [First, ping]),
     %% What came and what is said to be missing are what was made: so many in a second, or in the queue.
     Came = fun() -> length(seq(A, D, seq_send)) + length(seq(A, D, seq_receive)) end,
-    wait_until(fun() -> [Lost || #{reason := over_budget, dropped := Lost} <- seq(A, D, gap), is_integer(Lost), Lost + Came() >= 5000] =/= [] end, 10000),
+    wait_until(fun() -> [Lost || #{reason := over_budget, dropped := Lost} <- seq(A, D, gap),
+                                 is_integer(Lost), Lost + Came() >= 5000] =/= [] end, 10000),
     true = Came() =< 5100,
     %% The others follow on; here it has ended.
     assert_eq([false, true, true], [is_pid(rpc(Node, seq_trace, get_system_tracer, [])) || Node <- Nodes]),
