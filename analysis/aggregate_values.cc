@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "analysis/flow_match.h"
-#include "analysis/resolve.h"
+#include "analysis/message_match.h"
+#include "analysis/row_stream.h"
 
 namespace scope::analysis {
 
@@ -68,34 +68,33 @@ void QueueTimes::taken(const store::StoredRow& row, const Hit& hit, std::uint32_
 
 namespace {
 
-// Who takes messages of one content, and what of it was sent to whom.
-struct Receiver {
-  Process process;
-  std::optional<PeerMatcher> matcher;  // made when a send names no pid
-  Content content;
-};
+// How long those messages waited whose sends are certain.
+struct Waits : MatchSink {
+  void matched(const Message& send, const Message& arrival, Matched how, std::uint32_t) override {
+    if (how == Matched::ambiguous) return;
+    const auto group = group_of.find(arrival.id);
+    if (group == group_of.end()) return;
+    const bool one_clock = send.id.process.incarnation == arrival.id.process.incarnation;
+    found.emplace_back(group->second, one_clock ? arrival.id.time.ns - send.id.time.ns
+                                                : arrival.at.time.ns - send.at.time.ns);
+  }
+  void taken(const Message&, const Message&) override {}
 
-Hit hit_of(const ClockModel& clock, const store::StoredRow& row) {
-  Hit hit;
-  hit.at = clock.cluster(row.process.incarnation, row.record.time);
-  hit.id = row.id();
-  hit.type = row.record.type;
-  hit.flags = row.record.flags;
-  hit.match_hash = row.record.match_hash;
-  return hit;
-}
+  std::map<EventId, std::uint32_t> group_of;  // by taking
+  std::vector<std::pair<std::uint32_t, std::int64_t>> found;
+};
 
 }  // namespace
 
 void QueueTimes::settle(bool all) {
   if (takes_.empty() || (!all && takes_.size() < kChunk)) return;
   const auto takes = std::exchange(takes_, {});
-  std::map<EventId, std::uint32_t> group_of;
+  Waits waits;
   ScanSpec spec;
-  spec.types = kTakeType | 1u << static_cast<unsigned>(EventType::message_send);
+  spec.types = kTakeType | bit(EventType::message_send);
   ClusterTime low = takes.front().hit.at.time, high = low;
   for (const auto& take : takes) {
-    group_of.emplace(take.hit.id, take.group);
+    waits.group_of.emplace(take.hit.id, take.group);
     spec.match_hashes.push_back(take.hit.match_hash);
     low = std::min(low, take.hit.at.time);
     high = std::max(high, take.hit.at.time);
@@ -105,74 +104,21 @@ void QueueTimes::settle(bool all) {
                           spec.match_hashes.end());
   spec.since = ClusterTime{low.ns - kLookBack};
   spec.until = ClusterTime{high.ns + 1'000'000'000};
-  spec.order = Order::oldest_first;
-
-  // First the takings, for they say who the receivers are.
-  std::map<std::uint64_t, std::vector<Receiver>> contents;
-  std::size_t kept = 0;
-  const auto plan = make_plan(context_, clock_, spec);
-  const auto filter = row_filter(context_, clock_, spec);
-  std::vector<std::pair<Hit, store::StoredRow>> sends;
-  Owners owners;
-  for (const auto& candidate : plan.units) {
-    if (context_.budget.spent() || kept > kMaxRows) {
-      cut_ = cut_ || kept <= kMaxRows;
-      return;  // of these takings nothing is known for certain
-    }
-    const auto rows = context_.view->read(context_.view->units()[candidate.unit], filter);
-    if (!rows) {
-      ++corrupt_;
-      continue;
-    }
-    owners.push_back(rows->owner);
-    for (const auto& row : rows->rows) {
-      const Hit hit = hit_of(clock_, row);
-      ++kept;
-      if (row.record.type == EventType::message_send) {
-        sends.emplace_back(hit, row);
-        continue;
-      }
-      auto& receivers = contents[row.record.match_hash];
-      auto who = std::ranges::find_if(
-          receivers, [&](const Receiver& r) { return r.process.holds(row.process); });
-      if (who == receivers.end()) {
-        receivers.push_back({process_of(*context_.view, row.process), {}, {}});
-        who = std::prev(receivers.end());
-      }
-      who->content.takes.push_back(hit);
-    }
+  // By content alone: what a taking waited from is its own message's send, whose content no other has, or it is not certain.
+  spec.payload = false;
+  RowStream rows(context_, clock_, spec);
+  Receivers receivers(context_, clock_);
+  MessageMatcher matcher(waits);
+  std::size_t seen = 0;
+  for (RowStream::Item item; rows.next(item);) {
+    if (++seen > kMaxRows) return;  // of these takings nothing is known for certain
+    matcher.add(receivers.message(*item.row, item.at));
   }
-  for (auto& [hit, row] : sends) {
-    auto& receivers = contents[row.record.match_hash];
-    std::vector<Receiver*> meant;
-    for (auto& receiver : receivers) {
-      if (!receiver.matcher) receiver.matcher.emplace(context_, clock_, receiver.process);
-      if (receiver.matcher->means(row, hit.at.time) != Means::no) meant.push_back(&receiver);
-    }
-    // An alias may mean any process of its VM: if several took that content, nobody knows whose it was.
-    if (meant.size() == 1) {
-      meant.front()->content.sends.push_back(hit);
-    } else {
-      for (auto* receiver : meant) receiver->content.takes.clear();
-    }
-  }
-  const auto by_time = [](const Hit& a, const Hit& b) { return before(Order::oldest_first, a, b); };
-  std::map<EventId, Match> matches;
-  for (auto& [hash, receivers] : contents) {
-    for (auto& receiver : receivers) {
-      auto& content = receiver.content;
-      std::ranges::sort(content.sends, by_time);
-      std::ranges::sort(content.takes, by_time);
-      matches.clear();
-      match(content, matches);
-      for (const auto& sent : content.sends) {
-        const auto m = matches.find(sent.id);
-        if (m == matches.end() || !m->second.take || m->second.candidates != 1) continue;
-        const auto group = group_of.find(m->second.take->id);
-        if (group != group_of.end()) sink_(group->second, elapsed(sent, *m->second.take));
-      }
-    }
-  }
+  corrupt_ += rows.corrupt_blocks();
+  cut_ = cut_ || rows.cut();
+  if (rows.cut()) return;
+  matcher.finish();
+  for (const auto& [group, ns] : waits.found) sink_(group, ns);
 }
 
 }  // namespace scope::analysis
