@@ -229,8 +229,8 @@ int run(std::uint64_t events, std::int64_t rate, bool quick) {
     NoControls controls;
     Service service(*bench.store, controls,
                     {1, 1, 256, std::chrono::milliseconds(30'000), "bench", "scope@bench"});
-    const auto ask = [&](Term term, auto judge) {
-      auto made = std::make_shared<Made>(std::move(term));
+    const auto ask = [&](const Term& term, auto judge) {
+      auto made = std::make_shared<Made>(term);
       std::promise<bool> promise;
       service.handle({made->view, made, "", "", nullptr}, [&](TermBuilder reply) {
         const auto view = codec::view(reply.bytes());

@@ -21,13 +21,13 @@ using test::World;
 
 constexpr std::int64_t kMs = 1'000'000;
 
-Term down(PidParts pid, std::string reason) {
+Term down(PidParts pid, const std::string& reason) {
   return [pid, reason](codec::TermBuilder& out) {
     out.tuple(5).atom("DOWN").reference({pid.node, pid.creation, 3, {9, 9, pid.id}});
     out.atom("process").pid(pid).atom(reason);
   };
 }
-Term exit_message(PidParts pid, std::string reason) {
+Term exit_message(PidParts pid, const std::string& reason) {
   return
       [pid, reason](codec::TermBuilder& out) { out.tuple(3).atom("EXIT").pid(pid).atom(reason); };
 }
