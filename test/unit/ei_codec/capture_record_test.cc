@@ -226,9 +226,12 @@ TEST(CaptureRecord, RefusesOtherBatches) {
   const auto refused = [](const TermBuilder& b) {
     return !read_batch_header(*view_message(b.bytes()));
   };
-  TermBuilder version = Batch::head(), kind = Batch::head(), gaps = Batch::head();
-  version.nil().integer(5).tuple(3).atom("etf").integer(2).binary("");
+  TermBuilder version = Batch::head(), compact = Batch::head(), kind = Batch::head(),
+              gaps = Batch::head();
+  version.nil().integer(5).tuple(3).atom("etf").integer(3).binary("");
   EXPECT_TRUE(refused(version));
+  compact.nil().integer(5).tuple(4).atom("compact").integer(2).binary("").binary("");
+  EXPECT_TRUE(refused(compact));
   kind.nil().integer(5).tuple(3).atom("new").integer(1).binary("");
   EXPECT_TRUE(refused(kind));
   gaps.atom("gaps").integer(5).tuple(3).atom("etf").integer(1).binary("");
