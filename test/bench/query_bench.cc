@@ -30,9 +30,8 @@
 #include <thread>
 
 #include "analysis/event_scan.h"
-#include "cnode/service/service.h"
+#include "test/bench/recorded_cluster.h"
 #include "test/unit/service/term.h"
-#include "test/unit/store/batch_maker.h"
 
 namespace scope::node {
 namespace {
@@ -41,74 +40,21 @@ using codec::PidParts;
 using codec::TermBuilder;
 using namespace scope::test;
 
-constexpr std::int64_t kMs = 1'000'000;
-constexpr std::uint32_t kServers = 600, kClients = 4400, kFunctions = 500;
-constexpr const char* kNames[3] = {"front@bench", "orders@bench", "stock@bench"};
+constexpr std::uint32_t kFunctions = 500;
 
 // Every so many events an exchange carries a trace id, in each of its rows that has a body.
 constexpr std::uint32_t kTraceEvery = 1024;
 std::string trace_id(std::uint64_t n) { return fmt::format("{:032x}", n + 1); }
 
-class Zipf {
+class Bench : public RecordedCluster {
  public:
-  explicit Zipf(std::uint32_t n) {
-    double sum = 0;
-    for (std::uint32_t i = 1; i <= n; ++i) up_to_.push_back(sum += 1.0 / i);
-  }
-  std::uint32_t operator()(std::mt19937_64& random) const {
-    const double at = std::uniform_real_distribution<>(0, up_to_.back())(random);
-    return static_cast<std::uint32_t>(std::lower_bound(up_to_.begin(), up_to_.end(), at) -
-                                      up_to_.begin());
-  }
-
- private:
-  std::vector<double> up_to_;
-};
-
-class NoControls : public Controls {
-  void status(Reply<StatusInfo> r) override { r(StatusInfo{}); }
-  void start(TraceSpec, std::string, Reply<StartOutcome> r) override { r(StartOutcome{}); }
-  void profiles(Reply<std::vector<ProfileOutcome>> r) override { r({}); }
-  void stop(std::optional<std::uint64_t>, std::string, Reply<StopOutcome> r) override {
-    r(StopOutcome{});
-  }
-  void update_config(std::vector<std::string>, codec::TermView, std::string,
-                     Reply<std::monostate> r) override {
-    r(std::monostate{});
-  }
-};
-
-class Bench {
- public:
-  explicit Bench(std::string folder) {
-    store::StoreOptions options;
-    options.path = std::move(folder);
-    auto opened = store::TraceStore::open(options, nullptr);
-    SCOPE_CHECK(opened.has_value());
-    store = *std::move(opened);
-    for (std::uint32_t n = 0; n < 3; ++n) {
-      makers_.emplace_back(kNames[n], 7, n + 1);
-      const auto info = store->incarnation(kNames[n], 7, n + 1);
-      SCOPE_CHECK(info.has_value());
-      incarnation_[n] = info->number;
-      behind_[n] = (std::int64_t{n} + 1) * 3'600'000 * kMs;
-      store::ClockVersion v;
-      v.incarnation = info->number;
-      v.raw_at = RawTime{store->now().ns - behind_[n]};
-      v.offset_ns = behind_[n];
-      v.lower_ns = behind_[n] - 50'000;
-      v.upper_ns = behind_[n] + 50'000;
-      v.measured_at = store->now();
-      SCOPE_CHECK(store->add_clock(v).has_value());
-    }
+  explicit Bench(std::string folder) : RecordedCluster(std::move(folder), 100'000) {
     for (std::uint32_t i = 0; i < kFunctions; ++i) {
       modules_.push_back(fmt::format("Elixir.Shop.Part{}", i / 10));
       functions_.push_back(fmt::format("handle_{}", i % 10));
     }
   }
 
-  PidParts server(std::uint32_t i) const { return {kNames[i % 3], 100 + i, 0, 7}; }
-  PidParts client(std::uint32_t i) const { return {kNames[i % 3], 10'000 + i, 0, 7}; }
   std::pair<std::string, std::string> function(std::uint32_t i) const {
     return {modules_[i], functions_[i]};
   }
@@ -117,9 +63,7 @@ class Bench {
     first = store->now().ns - static_cast<std::int64_t>(events) * 100'000 - 1000 * kMs;
     now_ = first;
     while (recorded < events) exchange();
-    for (std::uint32_t i = 0; i < 3; ++i) ship(i, 1);
-    SCOPE_CHECK(store->flush(60'000).has_value());
-    last = now_;
+    recorded_all();
   }
   // More of the same at `rate` a second until `stop`; on a thread of its own, and nobody else records then.
   void feed(double rate, const std::atomic<bool>& stop) {
@@ -140,11 +84,8 @@ class Bench {
   }
   double fed_per_s = 0;
 
-  std::unique_ptr<store::TraceStore> store;
-  std::mt19937_64 random{20261120};  // of the questions
   std::vector<std::pair<PidParts, PidParts>> pairs;
   std::uint64_t recorded = 0;
-  std::int64_t first = 0, last = 0;
   Zipf functions{kFunctions};
 
  private:
@@ -166,30 +107,11 @@ class Bench {
     makers_[si].state(s, server_state(n, body), tick(si)).send(s, c, reply, tick(si));
     makers_[ci].fetch(c, reply, tick(ci));
     recorded += 8;
-    for (std::uint32_t i = 0; i < 3; ++i) ship(i, 1000);
+    ship(1000);
     if (n % 97 == 0 && last == 0) pairs.emplace_back(c, s);
   }
-  static std::uint32_t node_of(const PidParts& p) {
-    for (std::uint32_t n = 0; n < 3; ++n) {
-      if (p.node == kNames[n]) return n;
-    }
-    return 0;
-  }
-  std::int64_t tick(std::uint32_t node) { return (now_ += 100'000) - behind_[node]; }
-  void ship(std::uint32_t node, std::size_t least) {
-    if (makers_[node].events() < least) return;
-    const auto batch = makers_[node].batch(incarnation_[node], ++seq_[node]);
-    while (!store->append(batch)) SCOPE_CHECK(store->flush(60'000).has_value());
-  }
 
-  std::mt19937_64 made_{20261121};  // of the events
-  std::vector<BatchMaker> makers_;
-  Incarnation incarnation_[3] = {};
-  std::int64_t behind_[3] = {};
-  std::uint64_t seq_[3] = {};
-  std::int64_t now_ = 0;
   std::vector<std::string> modules_, functions_;
-  Zipf clients_{kClients}, servers_{kServers};
 };
 
 Term pid_term(const PidParts& p) {

@@ -22,10 +22,9 @@
 #include <future>
 #include <random>
 
-#include "cnode/service/service.h"
 #include "ei_codec/term_print.h"
+#include "test/bench/recorded_cluster.h"
 #include "test/unit/service/term.h"
-#include "test/unit/store/batch_maker.h"
 
 namespace scope::node {
 namespace {
@@ -34,50 +33,12 @@ using codec::PidParts;
 using codec::TermBuilder;
 using namespace scope::test;
 
-constexpr std::int64_t kMs = 1'000'000;
-constexpr std::uint32_t kServers = 600, kClients = 4400, kOrders = 10, kStocks = 500, kEach = 49;
+constexpr std::uint32_t kOrders = 10, kStocks = 500, kEach = 49;
 constexpr std::uint64_t kSpans = 3 + 2 * kOrders + 2 * kOrders * kEach;
-constexpr const char* kNames[3] = {"front@bench", "orders@bench", "stock@bench"};
 
-class NoControls : public Controls {
-  void status(Reply<StatusInfo> r) override { r(StatusInfo{}); }
-  void start(TraceSpec, std::string, Reply<StartOutcome> r) override { r(StartOutcome{}); }
-  void profiles(Reply<std::vector<ProfileOutcome>> r) override { r({}); }
-  void stop(std::optional<std::uint64_t>, std::string, Reply<StopOutcome> r) override {
-    r(StopOutcome{});
-  }
-  void update_config(std::vector<std::string>, codec::TermView, std::string,
-                     Reply<std::monostate> r) override {
-    r(std::monostate{});
-  }
-};
-
-class Bench {
+class Bench : public RecordedCluster {
  public:
-  Bench(std::string folder, std::int64_t step_ns) : step_(step_ns) {
-    store::StoreOptions options;
-    options.path = std::move(folder);
-    auto opened = store::TraceStore::open(options, nullptr);
-    SCOPE_CHECK(opened.has_value());
-    store = *std::move(opened);
-    for (std::uint32_t n = 0; n < 3; ++n) {
-      makers_.emplace_back(kNames[n], 7, n + 1);
-      const auto info = store->incarnation(kNames[n], 7, n + 1);
-      SCOPE_CHECK(info.has_value());
-      incarnation_[n] = info->number;
-      behind_[n] = (std::int64_t{n} + 1) * 3'600'000 * kMs;
-      store::ClockVersion v;
-      v.incarnation = info->number;
-      v.raw_at = RawTime{store->now().ns - behind_[n]};
-      v.offset_ns = behind_[n];
-      v.lower_ns = behind_[n] - 50'000;
-      v.upper_ns = behind_[n] + 50'000;
-      v.measured_at = store->now();
-      SCOPE_CHECK(store->add_clock(v).has_value());
-    }
-    double sum = 0;
-    for (std::uint32_t i = 1; i <= kClients; ++i) zipf_.push_back(sum += 1.0 / i);
-  }
+  using RecordedCluster::RecordedCluster;
 
   void record(std::uint64_t events) {
     first = store->now().ns - static_cast<std::int64_t>(events) * step_ - 10'000 * kMs;
@@ -91,33 +52,18 @@ class Bench {
       next = now_ + 1'000 * kMs;
       request();
     }
-    for (std::uint32_t i = 0; i < 3; ++i) ship(i, 1);
-    SCOPE_CHECK(store->flush(60'000).has_value());
-    last = now_;
+    recorded_all();
   }
 
-  std::unique_ptr<store::TraceStore> store;
-  std::mt19937_64 random{20261120};  // of the questions
-  std::vector<EventId> ids;          // a root and some spans of each request
-  std::int64_t first = 0, last = 0;
+  std::vector<EventId> ids;  // a root and some spans of each request
 
  private:
-  PidParts server(std::uint32_t i) const { return {kNames[i % 3], 100 + i, 0, 7}; }
-  PidParts client(std::uint32_t i) const { return {kNames[i % 3], 10'000 + i, 0, 7}; }
   PidParts order(std::uint32_t i) const { return {kNames[i % 3], 1000 + i, 0, 7}; }
   PidParts stock(std::uint32_t i) const { return {kNames[i % 3], 2000 + i, 0, 7}; }
-  static std::uint32_t node_of(const PidParts& p) {
-    return static_cast<std::uint32_t>(std::find(kNames, kNames + 3, p.node) - kNames);
-  }
-  std::uint32_t zipf(std::uint32_t n) {
-    const double at = std::uniform_real_distribution<>(0, zipf_[n - 1])(made_);
-    return static_cast<std::uint32_t>(std::lower_bound(zipf_.begin(), zipf_.end(), at) -
-                                      zipf_.begin());
-  }
   std::int64_t tick(std::uint32_t node) {
     ++recorded_;
-    for (std::uint32_t i = 0; i < 3; ++i) ship(i, 1000);
-    return (now_ += step_) - behind_[node];
+    ship(1000);
+    return RecordedCluster::tick(node);
   }
   // A call; `inside`: what its handling does before it answers.
   template <typename Inside>
@@ -138,7 +84,8 @@ class Bench {
     makers_[ci].fetch(c, ref, tick(ci));
   }
   void exchange() {
-    call(client(zipf(kClients)), server(zipf(kServers)), [] {});
+    const auto c = client(clients_(made_));
+    call(c, server(servers_(made_)), [] {});
   }
   void request() {
     const auto c = client(kClients + 1), front = order(0);
@@ -165,21 +112,9 @@ class Bench {
   void note(const PidParts& pid, std::int64_t raw) {
     ids.push_back({{incarnation_[node_of(pid)], pid.id, pid.serial}, {raw}, 0});
   }
-  void ship(std::uint32_t node, std::size_t least) {
-    if (makers_[node].events() < least) return;
-    const auto batch = makers_[node].batch(incarnation_[node], ++seq_[node]);
-    while (!store->append(batch)) SCOPE_CHECK(store->flush(60'000).has_value());
-  }
 
-  const std::int64_t step_;
-  std::mt19937_64 made_{20261121};  // of the events
-  std::vector<BatchMaker> makers_;
-  std::vector<double> zipf_;
-  Incarnation incarnation_[3] = {};
-  std::int64_t behind_[3] = {};
-  std::uint64_t seq_[3] = {}, recorded_ = 0;
+  std::uint64_t recorded_ = 0;
   std::uint32_t calls_ = 0;
-  std::int64_t now_ = 0;
 };
 
 struct Figure {

@@ -60,15 +60,8 @@ handlings(A, D, Id) ->
     #{spans := Spans, cut := []} = ask(A, D, {get_trace, Id}),
     Takes = maps:from_list([{I, said(M)} || T <- [message_take, seq_receive], #{id := I, message := M} <- seq(A, D, T)]),
     ById = maps:from_list([{I, S} || S = #{id := I} <- Spans]),
-    {[{maps:get(I, Takes), above(P, ById, Takes)} || #{id := I, kind := K, parent := P} <- Spans, K =:= handle orelse K =:= cast],
+    {[{maps:get(I, Takes), scope_order:above(P, ById, Takes)} || #{id := I, kind := K, parent := P} <- Spans, K =:= handle orelse K =:= cast],
      Spans}.
-
-above(none, _, _) -> client;
-above(Id, ById, Takes) ->
-    case Takes of
-        #{Id := Message} -> Message;
-        _ -> above(maps:get(parent, maps:get(Id, ById)), ById, Takes)
-    end.
 
 expected(N) ->
     [{{order, N}, client}, {{place, N}, {order, N}}, {{reserve, N}, {place, N}}, {{placed, N}, {place, N}}, {{reserved, N}, {reserve, N}}].

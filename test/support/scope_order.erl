@@ -10,7 +10,7 @@
 -module(scope_order).
 -behaviour(gen_server).
 -export([init/1, handle_call/3, handle_cast/2]).
--export([record/3, expected/1, trace/4, tree/4]).
+-export([record/3, expected/1, trace/4, tree/4, above/3]).
 -import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [ask/3, await_live/3, all_events/4]).
 
@@ -94,6 +94,7 @@ tree(A, D, Takes, N) ->
      end || #{id := Id, kind := Kind, parent := Parent, certainty := Certainty} <- Spans,
             Kind =:= handle orelse Kind =:= cast].
 
+%% The message of the handling that a span (by its parent) is under; client: of none.
 above(none, _, _) -> client;
 above(Id, ById, Takes) ->
     case Takes of
