@@ -147,6 +147,10 @@ struct Wanted {
         })) {
       return false;
     }
+    if (filter.trace_id &&
+        !any([&](const Span& s) { return s.context && s.context->trace == *filter.trace_id; })) {
+      return false;
+    }
     if (process && !any([&](const Span& s) { return process->holds(s.process); })) return false;
     if (filter.mfa && !any([&](const Span& s) { return span_of_mfa(s); })) return false;
     if (!filter.modules.empty() && !any([&](const Span& s) {
@@ -163,14 +167,14 @@ struct Wanted {
 };
 
 Status check_filter(const Filter& filter) {
-  if (filter.peer || filter.match || filter.types != ~0u || filter.explain || filter.trace_id) {
+  if (filter.peer || filter.match || filter.types != ~0u || filter.explain) {
     return fail(Code::bad_value,
-                "traces are chosen by pid, node, module, mfa, text, min_duration, errors and time",
-                filter.peer       ? "peer"
-                : filter.trace_id ? "trace_id"
-                : filter.match    ? "match"
-                : filter.explain  ? "explain"
-                                  : "type");
+                "traces are chosen by pid, node, module, mfa, text, trace_id, min_duration, errors "
+                "and time",
+                filter.peer      ? "peer"
+                : filter.match   ? "match"
+                : filter.explain ? "explain"
+                                 : "type");
   }
   return {};
 }

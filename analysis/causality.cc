@@ -141,6 +141,7 @@ void Causality::act(Process& process) {
   const auto& newest = process.fetched.back();
   const auto span = begin(newest.kind, newest.id, newest.at);
   spans_[span].name = newest.name;
+  spans_[span].context = newest.context;
   spans_[span].stop = newest.at;
   causes_.push_back({span, newest.id, newest.identity, true, process.fetched_count});
   if (process.plain.empty()) process.before_plain = process.activity;
@@ -252,7 +253,7 @@ void Causality::fetched(Process& process, const RowStream::Item& item, const Mes
   if (process.fetched.size() == kMaxFetched) process.fetched.erase(process.fetched.begin());
   process.fetched.push_back({message.id, item.at, message.identity,
                              kind_of(message, item.row->record), message_label(item.row->record),
-                             message.hash});
+                             message.hash, store::first_traceparent(item.row->record.payload)});
   process.by_token = false;
   ++process.fetched_count;
 }
@@ -290,6 +291,7 @@ void Causality::took(Process& process, const RowStream::Item& item, const Messag
   auto& s = spans_[span];
   s.name = message_label(item.row->record);
   s.module = item.row->record.mfa.module;
+  s.context = store::first_traceparent(item.row->record.payload);
   const auto before = process.activity;
   process.activity = span;
   causes_.push_back({span, message.id, message.identity, false, 1});
@@ -451,6 +453,7 @@ void Causality::seq_received(Process& process, const RowStream::Item& item, cons
   }
   const auto span = begin(kind_of(message, item.row->record), message.id, item.at);
   spans_[span].name = message_label(item.row->record);
+  spans_[span].context = store::first_traceparent(item.row->record.payload);
   spans_[span].stop = item.at;
   causes_.push_back({span, message.id, message.identity, false, 1});
   give_token(span, key, std::move(label));

@@ -30,6 +30,7 @@
 
 #include "analysis/message_match.h"
 #include "analysis/row_stream.h"
+#include "store/trace_ids.h"
 
 namespace scope::analysis {
 
@@ -77,8 +78,9 @@ struct Span {
   std::string module;                    // the behaviour or function's module
   std::string error;                     // empty: none
   std::string token;                     // the label of the token that its message had; empty: none
-  std::optional<Differs> differs;        // what would be inferred without, if it is another
-  std::vector<EventId> events;           // cause, start, reply: where they were recorded
+  std::optional<store::TraceContext> context;  // of a traceparent in the message that began it
+  std::optional<Differs> differs;              // what would be inferred without, if it is another
+  std::vector<EventId> events;                 // cause, start, reply: where they were recorded
   bool waits =
       false;  // a message of it has not arrived, or its call was not answered, by the end of the range
 };
@@ -114,6 +116,7 @@ class Causality : MatchSink {
     SpanKind kind;
     std::string name;
     std::uint64_t hash;
+    std::optional<store::TraceContext> context;
   };
   // A message of a process, as its own row says it or the token's: which is the other's is found by content and time.
   struct Recent {

@@ -223,7 +223,8 @@ bool EventReader::payload(const std::byte* start, const std::byte* end, TraceRec
   std::string_view tag;
   const bool redacted = u8(start) == kSmallTuple && u8(start + 1) == 5;
   const std::byte* p = enter_tuple(start, redacted ? 5 : 4);
-  if (!p || !(p = read_atom(p, nullptr, tag)) || tag != kCutTag) return true;
+  if (p) p = read_atom(p, nullptr, tag);
+  if (!p || tag != kCutTag) return true;
   std::int64_t original = 0;
   p = read_integer(p, original);
   if (!p || original < 0) return false;
@@ -432,7 +433,8 @@ const std::byte* EventReader::elements(const std::byte* at) {
       if (begins(kReceive.data(), kReceive.size(), 0)) {
         elements_[i++] = at;
         elements_[i++] = at += kReceive.size();
-        if (!(at = message_end(at, receiver))) return nullptr;
+        at = message_end(at, receiver);
+        if (!at) return nullptr;
       }
     }
   }
@@ -456,7 +458,8 @@ const std::byte* EventReader::read(const std::byte* at, TraceRecord& out, bool& 
     return checked(at);
   }
   arity_ = u8(at + 1);
-  if (!(at = elements(at + 2))) return nullptr;
+  at = elements(at + 2);
+  if (!at) return nullptr;
   fits = event(out);
   return at;
 }
@@ -482,7 +485,8 @@ void read_etf(Bytes events, const DecodeContext& context, Delivery& deliver) {
     }
   }
   const std::byte* const tail = at;
-  if (!(at = reader.checked(at)) || at != end) return deliver.unreadable();
+  at = reader.checked(at);
+  if (!at || at != end) return deliver.unreadable();
   if (u8(tail) == kString) return deliver.malformed(be16(tail + 1));  // bytes are no events
   if (u8(tail) != kNil) deliver.malformed();
 }

@@ -443,7 +443,7 @@ Result<std::uint64_t> blocks_of_hashes(const SegmentValue& value,
 Result<std::uint64_t> blocks_of_texts(const SegmentValue& value,
                                       std::span<const std::uint32_t> trigrams) {
   ByteReader in(value.body);
-  const auto sizes = in.raw(kTextCodes * 4);
+  const auto sizes = in.raw(std::size_t{kTextCodes} * 4);
   if (!in.ok()) return damaged();
   std::uint64_t out = ~0ULL;
   std::vector<std::uint64_t> piece(kPieceTrigrams);

@@ -25,9 +25,10 @@ bool digits(const std::uint8_t* at, std::size_t count) {
   return std::all_of(at, at + count, [](std::uint8_t b) { return kValue[b] != kNone; });
 }
 
-// REQUIRES 32 digits.
-std::optional<TraceId> id_at(const std::uint8_t* at) {
-  TraceId id;
+// REQUIRES 2 * kBytes digits.
+template <std::size_t kBytes = 16>
+std::optional<std::array<std::uint8_t, kBytes>> id_at(const std::uint8_t* at) {
+  std::array<std::uint8_t, kBytes> id;
   for (std::size_t i = 0; i < id.size(); ++i) {
     id[i] = static_cast<std::uint8_t>(kValue[at[2 * i]] << 4 | kValue[at[2 * i + 1]]);
   }
@@ -50,7 +51,7 @@ bool is_plain(const std::uint8_t* begin, const std::uint8_t* at) {
   return after(kBinary) || after(kString);
 }
 
-template <typename Each>  // true: go on
+template <typename Each>  // each(id, where its digits stand): true: go on
 void each_id(Bytes payload, Each each) {
   const auto* const begin = reinterpret_cast<const std::uint8_t*>(payload.data());
   const auto* const end = begin + payload.size();
@@ -65,7 +66,7 @@ void each_id(Bytes payload, Each each) {
         (is_plain(begin, from) ||
          (static_cast<std::size_t>(to - from) == kDigits && in_traceparent(begin, from, end)))) {
       const auto id = id_at(from);
-      if (id && !each(*id)) return;
+      if (id && !each(*id, from)) return;
     }
     probe += static_cast<std::size_t>(to - probe - 1) / kDigits *
              kDigits;  // the next one lies behind the run
@@ -86,8 +87,20 @@ std::optional<TraceId> read_trace_id(std::string_view text) {
 
 std::uint64_t trace_key(const TraceId& id) { return XXH3_64bits(id.data(), id.size()); }
 
+std::optional<TraceContext> first_traceparent(Bytes payload) {
+  const auto* const begin = reinterpret_cast<const std::uint8_t*>(payload.data());
+  std::optional<TraceContext> out;
+  each_id(payload, [&](const TraceId& trace, const std::uint8_t* at) {
+    if (!in_traceparent(begin, at, begin + payload.size())) return true;
+    const auto span = id_at<8>(at + kDigits + 1);
+    if (span) out = {trace, *span};
+    return !out;
+  });
+  return out;
+}
+
 void add_trace_keys(Bytes payload, std::vector<std::uint64_t>& out) {
-  each_id(payload, [&](const TraceId& id) {
+  each_id(payload, [&](const TraceId& id, const std::uint8_t*) {
     out.push_back(trace_key(id));
     return true;
   });
@@ -95,7 +108,7 @@ void add_trace_keys(Bytes payload, std::vector<std::uint64_t>& out) {
 
 bool has_trace_id(Bytes payload, const TraceId& id) {
   bool found = false;
-  each_id(payload, [&](const TraceId& here) {
+  each_id(payload, [&](const TraceId& here, const std::uint8_t*) {
     found = here == id;
     return !found;
   });

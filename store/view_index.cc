@@ -144,7 +144,8 @@ class Finder {
   }
 
   void judge_segment(std::span<const std::uint32_t> here, Candidates& out) {
-    if (stop_ && (stopped_ = stopped_ || stop_())) {
+    if (stop_ && !stopped_) stopped_ = stop_();
+    if (stopped_) {
       out.unindexed += static_cast<std::uint32_t>(here.size());
       out.units.insert(out.units.end(), here.begin(), here.end());
       return;

@@ -112,11 +112,11 @@ class Node::Impl : public LinkOwner, public std::enable_shared_from_this<Node::I
   }
   void escaped(std::string_view what);
 
-  Status send(const Target& to, Payload term, const Pid& from, codec::Bytes token);
+  Status send(const Target& to, const Payload& term, const Pid& from, codec::Bytes token);
   // `holder`: whose alias it is, if that is known.
-  Status send_alias(const Ref& alias, const Pid& holder, Payload term, const Pid& from,
+  Status send_alias(const Ref& alias, const Pid& holder, const Payload& term, const Pid& from,
                     codec::Bytes token);
-  Status send_here(const Pid& to, Payload term, const Pid& from);
+  Status send_here(const Pid& to, const Payload& term, const Pid& from);
   Status reply(const CallFrom& to, codec::Bytes term, std::shared_ptr<const void> owner = nullptr);
   // The token to send with a message made by `from`: the given one, or that of the message being handled; else empty.
   codec::Bytes next_token(const Pid& from, codec::Bytes given);

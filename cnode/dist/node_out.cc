@@ -26,14 +26,14 @@ codec::Bytes Node::Impl::next_token(const Pid& from, codec::Bytes given) {
   return token_.bytes();
 }
 
-Status Node::Impl::send_here(const Pid& to, Payload term, const Pid& from) {
+Status Node::Impl::send_here(const Pid& to, const Payload& term, const Pid& from) {
   ByteBuffer joined;
   if (!term.rest.empty()) {
     put(joined, term.first);
     put(joined, term.rest);
-    term = Payload(joined);
   }
-  Message message = Message::local(term.first, options_.name);
+  Message message =
+      Message::local(joined.empty() ? term.first : codec::Bytes(joined), options_.name);
   message.from = from;
   post([to, message = std::move(message)](Impl& impl) mutable {
     impl.deliver(impl.find(to), std::move(message));
@@ -41,7 +41,7 @@ Status Node::Impl::send_here(const Pid& to, Payload term, const Pid& from) {
   return {};
 }
 
-Status Node::Impl::send(const Target& to, Payload term, const Pid& given_from,
+Status Node::Impl::send(const Target& to, const Payload& term, const Pid& given_from,
                         codec::Bytes given_token) {
   const std::string_view node = node_of(to);
   const Pid& from = sender(given_from);
@@ -65,7 +65,7 @@ Status Node::Impl::send(const Target& to, Payload term, const Pid& given_from,
   return link->push(receiver_of(to), control_.bytes(), term, Link::Urgency::may_refuse);
 }
 
-Status Node::Impl::send_alias(const Ref& alias, const Pid& holder, Payload term,
+Status Node::Impl::send_alias(const Ref& alias, const Pid& holder, const Payload& term,
                               const Pid& given_from, codec::Bytes given_token) {
   const Pid& from = sender(given_from);
   if (is_here(alias.node)) {

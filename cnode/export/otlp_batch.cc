@@ -4,6 +4,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <charconv>
 #include <map>
 #include <set>
 #include <vector>
@@ -114,7 +115,33 @@ Span::Link& add_link(Span& span, codec::Bytes to) {
   return link;
 }
 
-Result<Span> span_of(const TermView& item, const std::string& trace) {
+// Empty: no such digits.
+std::string unhex(std::string_view digits) {
+  std::string out;
+  for (std::size_t i = 0; i + 1 < digits.size(); i += 2) {
+    std::uint8_t byte = 0;
+    const char* const end = digits.data() + i + 2;
+    if (std::from_chars(digits.data() + i, end, byte, 16).ptr != end) return {};
+    out += static_cast<char>(byte);
+  }
+  return out;
+}
+
+// What a traceparent in the span's message said, if there was one.
+struct Context {
+  std::string trace, parent;  // bytes
+};
+std::optional<Context> context_of(const TermView& item) {
+  const auto context = get(item, "context");
+  if (!context || !context->map()) return std::nullopt;
+  const auto trace = unhex(text_of(*context, "trace_id")),
+             parent = unhex(text_of(*context, "parent_id"));
+  if (trace.size() != 16 || parent.size() != 8) return std::nullopt;
+  return Context{trace, parent};
+}
+
+// `theirs`: the trace is exported under the id that its messages gave it.
+Result<Span> span_of(const TermView& item, const std::string& trace, bool theirs) {
   const auto id = event_id(item, "id");
   const auto start = get_integer(item, "start");
   const auto parent = get(item, "parent");
@@ -123,6 +150,16 @@ Result<Span> span_of(const TermView& item, const std::string& trace) {
   Span span;
   span.set_trace_id(trace);
   span.set_span_id(span_id(*id));
+  if (const auto context = context_of(item)) {
+    if (theirs && parent->is_atom("none")) {
+      span.set_parent_span_id(context->parent);
+    } else {
+      auto& link = *span.add_links();
+      link.set_trace_id(context->trace);
+      link.set_span_id(context->parent);
+      add_text(*link.mutable_attributes(), "scope.link", "traceparent");
+    }
+  }
   const auto kind = text_of(item, "kind"), certainty = text_of(item, "certainty");
   if (const auto cause = event_id(*parent)) {
     if (certainty == "exact" || certainty == "unique") {
@@ -216,13 +253,19 @@ std::string OtlpBatch::json() const { return otlp_json(impl_->request); }
 Status OtlpBatch::add(const TermView& trace) {
   const auto id = event_id(trace, "id");
   if (!id) return fail(Code::malformed, "a trace without an id");
-  const auto trace_bytes = trace_id(*id);
+  // One traceparent in all of its messages: it is a part of that trace.
+  std::set<std::string> named;
+  for (const auto& item : get_list(trace, "spans")) {
+    if (auto context = context_of(item)) named.insert(std::move(context->trace));
+  }
+  const bool theirs = named.size() == 1;
+  const auto trace_bytes = theirs ? *named.begin() : trace_id(*id);
   std::vector<Span> spans;
   std::vector<std::string> nodes;
   std::map<std::string, std::size_t> places;  // by span id
   for (const auto& item : get_list(trace, "spans")) {
     Span span;
-    ASSIGN_OR_RETURN(span, span_of(item, trace_bytes));
+    ASSIGN_OR_RETURN(span, span_of(item, trace_bytes, theirs));
     places.emplace(span.span_id(), spans.size());
     spans.push_back(std::move(span));
     nodes.push_back(text_of(item, "node"));

@@ -1,5 +1,7 @@
 #include "cnode/service/trace_request.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "analysis/causal_trace.h"
@@ -10,6 +12,11 @@
 
 namespace scope::node {
 namespace {
+
+// As in a traceparent.
+std::string hex(std::span<const std::uint8_t> id) {
+  return fmt::format("{:02x}", fmt::join(id, ""));
+}
 
 using analysis::Span;
 using codec::TermBuilder;
@@ -70,6 +77,14 @@ void write_span(TermBuilder& out, const store::View& view, const analysis::Trace
     map.key("token").atom("none");
   } else {
     map.key("token").binary(std::string_view(span.token));
+  }
+  if (span.context) {
+    MapWriter context;
+    context.key("trace_id").binary(std::string_view(hex(span.context->trace)));
+    context.key("parent_id").binary(std::string_view(hex(span.context->span)));
+    context.write(map.key("context"));
+  } else {
+    map.key("context").atom("none");
   }
   if (span.differs) {
     MapWriter differs;

@@ -1,12 +1,13 @@
 %% What was recorded, in the forms of others: requests through front -> orders -> stock on three real nodes, as sequence diagrams and as
 %% OpenTelemetry's spans, sent to a small HTTP receiver.
 -module(export_SUITE).
--export([all/0, init/1, timeout/1, a_flow_as_a_diagram/1, traces_as_otlp/1, nobody_receives/1]).
+-export([all/0, init/1, timeout/1, a_flow_as_a_diagram/1, traces_as_otlp/1, under_their_own_id/1,
+         nobody_receives/1]).
 -import(scope_test, [start_node/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_cli, [scope/2, on_terminal/3, uncoloured/1, has/2]).
 
 -spec all() -> [atom()].
-all() -> [a_flow_as_a_diagram, traces_as_otlp, nobody_receives].
+all() -> [a_flow_as_a_diagram, traces_as_otlp, under_their_own_id, nobody_receives].
 
 -spec init(scope_test:config()) -> scope_test:config().
 init(Config) -> scope_cli:cookie(Config).
@@ -85,6 +86,31 @@ traces_as_otlp(Config = #{tmp := Tmp}) ->
             assert_eq(length(Spans), binary_to_integer(N)),
             assert_eq(0, scope_test:await_exit(P, 10000))
     end.
+
+%% Messages with a traceparent: their traces are found by its id, and exported as parts of that trace, under the span that sent them.
+-spec under_their_own_id(scope_test:config()) -> ok.
+under_their_own_id(Config = #{tmp := Tmp}) ->
+    A = start_node(Config, a),
+    D = #{scope := Scope} = scope_daemon:start(Config, [A]),
+    scope_daemon:await_live(A, D, [A]),
+    {ok, Pid} = rpc(A, scope_counter, start, [c1]),
+    _ = scope_daemon:ask(A, D, {start, #{pids => [Pid], events => [messages, state], for => 60000}}),
+    Id = "4bf92f3577b34da6a3ce929d0e0e4736",
+    Parent = "00f067aa0ba902b7",
+    Header = "00-" ++ Id ++ "-" ++ Parent ++ "-01",
+    [ok = rpc(A, gen_server, call, [c1, {bulk, Term}])
+     || Term <- [#{<<"traceparent">> => list_to_binary(Header)}, none, [{"traceparent", list_to_binary(Header)}], list_to_binary("00-" ++ Id)]],
+    All = fun(Filter) -> maps:get(traces, scope_daemon:ask(A, D, {get_traces, Filter})) end,
+    wait_until(fun() -> length(All(#{text => <<"bulk">>})) =:= 4 end, 20000),
+    [_, _] = Found = All(#{trace_id => list_to_binary(Id), text => <<"bulk">>}),
+    assert_eq([], All(#{trace_id => <<"4bf92f3577b34da6a3ce929d0e0e4737">>})),
+    Context = #{trace_id => list_to_binary(Id), parent_id => list_to_binary(Parent)},
+    [#{spans := [#{parent := none, context := Context} | _]} = scope_daemon:ask(A, D, {get_trace, T}) || #{id := T} <- Found],
+    File = filename:join(Tmp, "ids.json"),
+    {0, _} = scope(Config, ["export", "--scope", atom_to_list(Scope), "--file", File]),
+    {ok, Json} = file:read_file(File),
+    Count = fun(What) -> length(binary:matches(Json, list_to_binary(What))) end,
+    assert_eq({2, 2}, {Count("\"traceId\":\"" ++ Id ++ "\""), Count("\"parentSpanId\":\"" ++ Parent ++ "\"")}).
 
 %% What cannot be sent is counted, said, and the exit status; so is what a receiver refuses for good.
 -spec nobody_receives(scope_test:config()) -> ok.

@@ -83,5 +83,20 @@ TEST(TraceIds, AreThoseOfASearchAtEveryPlace) {
   EXPECT_GT(total, 3000U);
 }
 
+TEST(TraceIds, ATraceparentNamesTraceAndSpan) {
+  const auto found = [](std::string_view text) {
+    return store::first_traceparent(std::as_bytes(std::span(text)));
+  };
+  const auto context = found(
+      "x00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01 no span, then "
+      "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01");
+  ASSERT_TRUE(context);
+  EXPECT_EQ(context->trace, store::read_trace_id("4bf92f3577b34da6a3ce929d0e0e4736"));
+  EXPECT_EQ(context->span,
+            (std::array<std::uint8_t, 8>{0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7}));
+  EXPECT_FALSE(found("00-4bf92f3577b34da6a3ce929d0e0e4736"));
+  EXPECT_FALSE(found("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0"));
+}
+
 }  // namespace
 }  // namespace scope::test
