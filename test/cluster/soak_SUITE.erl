@@ -204,14 +204,15 @@ numbers_of(Asker, D, {I, Pid}) ->
     [I, Pid, length(Numbers), First, Last, lists:sum([N || {_, _, N} <- Holes]), length(Holes), length(Gaps)].
 
 holes([{K, _} | [{K1, _} | _] = Rest]) when K1 =:= K + 1 -> holes(Rest);
-holes([{K, {_, Until}} | [{K1, {From, _}} | _] = Rest]) when K1 > K -> [{Until, From, K1 - K - 1} | holes(Rest)];
+holes([{K, At} | [{K1, At1} | _] = Rest]) when K1 > K -> [{At, At1, K1 - K - 1} | holes(Rest)];
 holes([{K, At}, {K1, At1} | _]) -> error({twice_or_out_of_order, K, At, K1, At1});
 holes([_]) -> [].
 
-%% [{Number, {earliest, latest time}}] and what completeness says of all pages.
+%% [{Number, time}] and what completeness says of all pages. All of it is of one node and told by one clock, as its gaps are: how far that
+%% may be off is no matter.
 pages(Asker, D, Filter, Acc, Missing) ->
     #{events := Events, next := Next, completeness := Completeness} = ask(Asker, D, {get_events, Filter}),
-    Here = [{K, {T - E, T + E}} || #{message := {seq, K}, time := T, time_error := E} <- Events],
+    Here = [{K, T} || #{message := {seq, K}, time := T} <- Events],
     Acc1 = lists:reverse(Here, Acc),
     Missing1 = lists:usort(maps:get(missing, Completeness, []) ++ Missing),
     case Next of
