@@ -22,7 +22,7 @@ constexpr std::int64_t kQuiet = 4;
 // Of a list: rows for each trace that it may hold, for a first window; how long is looked ahead of it.
 constexpr std::size_t kRowsPerTrace = 20;
 constexpr std::int64_t kFirstAheadNs = 250'000'000;
-constexpr std::int64_t kLongestWindowNs = 10'000'000'000;
+constexpr std::int64_t kLongestWindowNs = 3'600'000'000'000;  // rows bound it, not time
 
 struct Forest {
   Causality causality;
@@ -203,6 +203,8 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
   TraceList out;
   std::optional<Position> resume;
   const ClusterTime covered_low = low, covered_high = high;
+  low = std::max(low, oldest_row(context, clock, context.now));  // nothing is before it
+  const ClusterTime first = newest ? high : low;
   std::vector<Missing> unread;
   std::int64_t longest = 0;  // the next window
   while (low <= high) {
@@ -245,7 +247,7 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
     }
     if (forest->deadline_cut) {
       // Half a window tells nothing: it is the next page's.
-      if (newest ? high == covered_high : low == covered_low) {
+      if (first == (newest ? high : low)) {
         return fail(Code::deadline,
                     "the deadline passed within the first window: give since and until, or a "
                     "longer deadline");
