@@ -9,7 +9,7 @@
 %%           (acknowledged = stored, nothing twice); what a node sent in the end is there; memory and descriptors of the daemon
 %%           are flat
 %%
-%% $SCOPE_SOAK_SECONDS (100) and $SCOPE_SOAK_EVERY (15): how long, and a fault every so many seconds.
+%% $SCOPE_SOAK_SECONDS (120) and $SCOPE_SOAK_EVERY (15): how long, and a fault every so many seconds.
 -module(soak_SUITE).
 -export([all/0, timeout/1, soak/1]).
 -export([load/2]).
@@ -24,7 +24,7 @@
 all() -> [soak].
 timeout(_) -> 1000 * (3 * seconds() + 600).
 
-seconds() -> number("SCOPE_SOAK_SECONDS", 100).
+seconds() -> number("SCOPE_SOAK_SECONDS", 120).
 every() -> number("SCOPE_SOAK_EVERY", 15).
 number(Variable, Default) ->
     case os:getenv(Variable) of false -> Default; Text -> list_to_integer(Text) end.
