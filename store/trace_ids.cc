@@ -53,6 +53,7 @@ bool is_plain(const std::uint8_t* begin, const std::uint8_t* at) {
 
 template <typename Each>  // each(id, where its digits stand): true: go on
 void each_id(Bytes payload, Each each) {
+  if (payload.size() < kDigits) return;
   const auto* const begin = reinterpret_cast<const std::uint8_t*>(payload.data());
   const auto* const end = begin + payload.size();
   for (const auto* probe = begin + (kDigits - 1); probe < end; probe += kDigits) {
