@@ -80,6 +80,28 @@ TEST(Packets, ALargeOneGoesInFragmentsAndComesOutWhole) {
   }
 }
 
+// A payload that is held, not copied, goes out in the same packets, wherever its head ends, and is let go when it is sent.
+TEST(Packets, WhatAnOwnerHoldsGoesOutTheSame) {
+  std::string whole(300'000, ' ');
+  for (std::size_t i = 0; i < whole.size(); ++i) whole[i] = static_cast<char>(i % 251);
+  for (const bool fragments : {false, true}) {
+    for (const std::size_t head : {0U, 9U, 65'531U, 65'536U, 131'072U, 200'001U}) {
+      const auto own = std::make_shared<const std::string>(whole.substr(head));
+      const ByteBuffer control = bytes("ctrl"), first = bytes(whole.substr(0, head)),
+                       all = bytes(whole);
+      const auto rest = std::as_bytes(std::span(*own));
+      PacketQueue copied(fragments, 1 << 20), held(fragments, 1 << 20);
+      copied.push(1, control, codec::Bytes(all));
+      held.push(1, control, Payload(first, rest, own));
+      EXPECT_EQ(own.use_count(), fragments ? 2 : 1);
+      EXPECT_EQ(held.bytes(), copied.bytes());
+      EXPECT_EQ(drain(held), drain(copied)) << head;
+      EXPECT_EQ(own.use_count(), 1);
+      EXPECT_EQ(held.bytes(), 0U);
+    }
+  }
+}
+
 TEST(Packets, APeerWithoutFragmentsGetsLargeOnesWhole) {
   PacketQueue queue(false, 1 << 20);
   push(queue, 1, "c", large('x'));

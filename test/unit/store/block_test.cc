@@ -5,6 +5,7 @@
 #include <xxhash.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <random>
 #include <sstream>
@@ -330,10 +331,8 @@ class WrittenNames final : public store::NameSource {
   std::vector<std::tuple<std::string, std::string, std::uint8_t>> mfas_;
 };
 
-void golden_is_read(unsigned version, std::size_t rows_in_it) {
-  const std::string here = __FILE__;
-  const auto name =
-      fmt::format("{}/golden/block_v{}", here.substr(0, here.rfind("/unit/")), version);
+// NAME.bin and NAME.txt.
+void golden_is_read(const std::string& name, unsigned version, std::size_t rows_in_it) {
   WrittenNames names(name + ".txt");
   std::ifstream in(name + ".bin", std::ios::binary);
   const std::string bytes{std::istreambuf_iterator<char>(in), {}};
@@ -348,29 +347,42 @@ void golden_is_read(unsigned version, std::size_t rows_in_it) {
   EXPECT_EQ(names.rows.size(), rows_in_it);
 }
 
-TEST(Block, BlocksOfVersionOneAreRead) { golden_is_read(1, 60); }
-TEST(Block, BlocksOfVersionTwoAreRead) { golden_is_read(2, 300); }
+std::string golden(unsigned version) {
+  const std::string here = __FILE__;
+  return fmt::format("{}/golden/block_v{}", here.substr(0, here.rfind("/unit/")), version);
+}
 
-TEST(Block, BlocksOfVersionThreeAreRead) { golden_is_read(3, 300); }
+TEST(Block, BlocksOfVersionOneAreRead) { golden_is_read(golden(1), 1, 60); }
+TEST(Block, BlocksOfVersionTwoAreRead) { golden_is_read(golden(2), 2, 300); }
+TEST(Block, BlocksOfVersionThreeAreRead) { golden_is_read(golden(3), 3, 300); }
 
-// SCOPE_MAKE_GOLDEN=FOLDER: a block as it is written now.
-TEST(Block, AGoldenFileIsMadeOnDemand) {
+// What the next golden file is made by: a block as it is written now, into $SCOPE_MAKE_GOLDEN where that is given.
+TEST(Block, AGoldenFileIsMadeAndRead) {
+  std::string own = (std::filesystem::temp_directory_path() / "scope-golden-XXXXXX").string();
   const char* to = std::getenv("SCOPE_MAKE_GOLDEN");
-  if (to == nullptr) GTEST_SKIP();
+  if (to == nullptr) {
+    ASSERT_NE(::mkdtemp(own.data()), nullptr);
+    to = own.c_str();
+  }
+  const auto name = std::string(to) + "/block";
   const Numbered tables[2] = {Numbered(7), Numbered(4'000'000'000)};
   Sample s;
   fill_messages(s, tables, 300);
   const auto block = encode(s);
-  std::ofstream(std::string(to) + "/block.bin", std::ios::binary)
+  std::ofstream(name + ".bin", std::ios::binary)
       .write(reinterpret_cast<const char*>(block.data()),
              static_cast<std::streamsize>(block.size()));
-  std::ofstream out(std::string(to) + "/block.txt");
-  for (store::NameId id = 1; s.names.atom(id); ++id) out << "atom " << *s.names.atom(id) << '\n';
-  for (store::NameId id = 1; s.names.mfa(id); ++id) {
-    const auto f = *s.names.mfa(id);
-    out << fmt::format("mfa {} {} {}\n", f.module, f.function, f.arity);
+  {
+    std::ofstream out(name + ".txt");
+    for (store::NameId id = 1; s.names.atom(id); ++id) out << "atom " << *s.names.atom(id) << '\n';
+    for (store::NameId id = 1; s.names.mfa(id); ++id) {
+      const auto f = *s.names.mfa(id);
+      out << fmt::format("mfa {} {} {}\n", f.module, f.function, f.arity);
+    }
+    for (const auto& text : sorted_texts(s.rows)) out << "row " << text << '\n';
   }
-  for (const auto& text : sorted_texts(s.rows)) out << "row " << text << '\n';
+  golden_is_read(name, 3, 300);
+  std::filesystem::remove_all(own);
 }
 
 TEST(Block, AMessageIsStoredOnce) {
