@@ -376,7 +376,16 @@ clean_up(Tracer, Patterns, Known, Modules) ->
     lists:foreach(fun(M) -> receive {'DOWN', M, _, _, _} -> ok after 1000 -> ok end end, Mons),
     relieve(Tracer),
     lists:foreach(fun(P) -> catch clear_pattern(P) end, Patterns),
+    one_at_a_time(),
     unload(Modules).
+
+%% The code server complains, on the node's own log, of a module that another of us has deleted a moment ago.
+one_at_a_time() ->
+    try true = register(scope_unload, self())
+    catch error:badarg ->
+            M = erlang:monitor(process, scope_unload),
+            receive {'DOWN', M, _, _, _} -> one_at_a_time() after 5000 -> ok end
+    end.
 
 relieve(Tracer) ->
     scope_session:close_all(),
