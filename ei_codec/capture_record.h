@@ -33,7 +33,7 @@
 //     peer    = one term                     of message_send, process_spawn, process_link and process_unlink
 //     payload = one term or nothing          as TraceRecord::payload (nothing of links, an atom of process_register and
 //               _unregister); what was left out is the atom '...', as the Erlang tracer has it (erl/agent/scope_cut.erl)
-//     Terms are external term format in which kTagLocalAtom may stand for an atom, also inside pids.
+//     Terms are external term format in which kLocalAtom may stand for an atom, also inside pids.
 //     A record that does not fit is malformed. Strings that do not fit make the batch unreadable, and a size that cannot
 //     be right makes the rest of Records so.
 //

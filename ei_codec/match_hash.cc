@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <limits>
 
-#include "ei_codec/siphash.h"
 #include "ei_codec/term_tags.h"
+#include "ei_codec/wire/siphash.h"
 
 namespace scope::codec {
 namespace {

@@ -46,7 +46,7 @@ class TermBuilder {
   TermBuilder& nil();
   TermBuilder& empty_list() { return nil(); }
   TermBuilder& event_id(const EventId& id);  // a binary of 24 bytes
-  // A validated term, copied. kTagLocalAtom in it is replaced by the atom it stands for.
+  // A validated term, copied. kLocalAtom in it is replaced by the atom it stands for.
   TermBuilder& term(const TermView& term);
   // Bytes that are known to be whole, encoded terms (another builder's).
   TermBuilder& raw(Bytes encoded);

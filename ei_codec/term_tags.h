@@ -1,52 +1,18 @@
-// The tags of the external term format and unchecked readers for bytes that validate() accepted. For the codec's own
-// sources only: everybody else reads through TermView.
+// Unchecked readers for bytes that validate() accepted. For the codec's own sources only: everybody else reads through
+// TermView.
 #pragma once
 
 #include <bit>
 #include <cstring>
 
 #include "ei_codec/term_view.h"
+#include "ei_codec/wire/etf_tags.h"
 
 namespace scope::codec {
 class BatchStrings;
 }
 
 namespace scope::codec::etf {
-
-enum Tag : std::uint8_t {
-  kRecord = 67,
-  kNewFloat = 70,
-  kBitBinary = 77,
-  kCompressed = 80,
-  kAtomCacheRef = 82,
-  kNewPid = 88,
-  kNewPort = 89,
-  kNewerReference = 90,
-  kSmallInteger = 97,
-  kInteger = 98,
-  kFloat = 99,
-  kAtom = 100,
-  kReference = 101,
-  kPort = 102,
-  kPid = 103,
-  kSmallTuple = 104,
-  kLargeTuple = 105,
-  kNil = 106,
-  kString = 107,
-  kList = 108,
-  kBinary = 109,
-  kSmallBig = 110,
-  kLargeBig = 111,
-  kNewFun = 112,
-  kExport = 113,
-  kNewReference = 114,
-  kSmallAtom = 115,
-  kMap = 116,
-  kAtomUtf8 = 118,
-  kSmallAtomUtf8 = 119,
-  kV4Port = 120,
-  kLocalAtom = kTagLocalAtom,
-};
 
 inline constexpr std::size_t kFloatText = 31;  // FLOAT_EXT: "%.20e", padded with zero bytes
 inline constexpr std::size_t kFunHeader = 30;  // tag, size:32, arity:8, uniq:128, index:32, free:32

@@ -3,7 +3,7 @@
 // What   Every tag that OTP 25-29 sends (SMALL_ATOM_UTF8, ATOM_UTF8, ATOM, SMALL_ATOM, NEW_PID, PID, NEW_PORT, V4_PORT,
 //        PORT, NEWER_REFERENCE, NEW_REFERENCE, REFERENCE, SMALL_INTEGER, INTEGER, SMALL_BIG, LARGE_BIG, NEW_FLOAT,
 //        FLOAT, SMALL_TUPLE, LARGE_TUPLE, NIL, STRING, LIST, BINARY, BIT_BINARY, MAP, NEW_FUN, EXPORT, and RECORD, the native records of OTP 29:
-//        67, fields:32, flags:8 (1: exported), module, name, each field's name, each field's value) and one of our own, kTagLocalAtom
+//        67, fields:32, flags:8 (1: exported), module, name, each field's name, each field's value) and one of our own, kLocalAtom
 //        (0xFB, id:32 big-endian): an atom by its id in the batch's string table (session.md).
 //        Compressed terms (80), atom cache references (82) and the LOCAL_EXT tag (121) are refused; so are Latin-1
 //        atoms (100, 115) with bytes over 127, which no node sends us (our flags have UTF8_ATOMS; in files made by
@@ -30,10 +30,9 @@ namespace scope::codec {
 using Bytes = std::span<const std::byte>;
 
 inline constexpr std::uint8_t kVersionMagic = 131;
-inline constexpr std::uint8_t kTagLocalAtom = 0xFB;
 inline constexpr std::size_t kMaxDepth = 512;
 
-// Resolves kTagLocalAtom ids. Owned by whoever holds the batch; outlives the views that use it.
+// Resolves kLocalAtom ids. Owned by whoever holds the batch; outlives the views that use it.
 class StringTable {
  public:
   virtual ~StringTable() = default;
@@ -44,7 +43,7 @@ class StringTable {
 struct ValidateLimits {
   std::size_t max_nodes =
       64u << 20;             // terms visited; each costs at least a byte, so bytes bound it as well
-  bool local_atoms = false;  // is kTagLocalAtom allowed here?
+  bool local_atoms = false;  // is kLocalAtom allowed here?
 };
 
 enum class TermKind : std::uint8_t {

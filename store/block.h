@@ -27,7 +27,7 @@
 //               before it in the frame; else its place + 2
 //   column      = width:1 plane*    of width bytes per value, one plane for each byte, the lowest first; width 0: all 0
 //   chunk       zstd, 32 KB of a stream each but the last
-//   flags       1: payloads may name atoms by number (term_view.h, kTagLocalAtom); the number is the partition's NameId
+//   flags       1: payloads may name atoms by number (etf_tags.h, kLocalAtom); the number is the partition's NameId
 // Versions 1 and 2 are read, too. Their headers end with other_bytes, their frames with other_at; ids have 4 bytes, and
 // `message` is the match hash itself; the payloads of messages are among the others. Version 1 has no flags, hence no
 // numbered atoms.

@@ -72,7 +72,7 @@ class TextBits {
     const auto* end = at + payload.size();
     while (end - at >= 5) {
       at = static_cast<const std::byte*>(
-          std::memchr(at, codec::kTagLocalAtom, static_cast<std::size_t>(end - at - 4)));
+          std::memchr(at, codec::etf::kLocalAtom, static_cast<std::size_t>(end - at - 4)));
       if (at == nullptr) return;
       std::uint32_t id = 0;
       for (int i = 1; i <= 4; ++i) id = id << 8 | std::to_integer<std::uint32_t>(at[i]);

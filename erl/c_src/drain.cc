@@ -62,26 +62,26 @@ bool see_terms(std::byte* p, const std::byte* end, const TextPatterns* texts, bo
   while (p < end) {
     const WireItem item = wire_item(p);
     switch (item.tag) {
-      case kWireLocalAtom:
+      case etf::kLocalAtom:
         see(be32(item.body));
         break;
       case kCutBinary:
-      case kWireBinary:
+      case etf::kBinary:
         if (texts && !secret) {
           secret = texts->secret(reinterpret_cast<const std::uint8_t*>(item.body),
                                  static_cast<std::size_t>(item.next - item.body),
                                  item.tag == kCutBinary, false);
         }
-        *p = std::byte{kWireBinary};
+        *p = std::byte{etf::kBinary};
         break;
-      case kWireList:
+      case etf::kList:
         if (texts && !secret && !arguments) secret = list_has_secret(*texts, p);
         arguments = false;
         break;
       case 0:
         return secret;  // never: nothing else is written
       default:
-        if (item.atom && std::to_integer<unsigned>(*item.atom) == kWireLocalAtom)
+        if (item.atom && std::to_integer<unsigned>(*item.atom) == etf::kLocalAtom)
           see(be32(item.atom + 1));
     }
     p += item.next - p;
@@ -125,7 +125,8 @@ bool family(ErlNifEnv* env, const std::byte* at, const RecordHead& head, ERL_NIF
       ++n;
     } else if (head.flags & kChildSide) {
       const std::byte* p = at + kHeader + 8 + (head.flags & kTruncated ? 4 : 0);
-      if (std::to_integer<unsigned>(p[0]) == 88 && std::to_integer<unsigned>(p[1]) == 0xFB) {
+      if (std::to_integer<unsigned>(p[0]) == etf::kNewPid &&
+          std::to_integer<unsigned>(p[1]) == etf::kLocalAtom) {
         const ERL_NIF_TERM parent = ids(env, be32(p + 6), be32(p + 10));
         list = enif_make_list_cell(env, enif_make_tuple3(env, a.spawned, pid, parent), list);
         ++n;

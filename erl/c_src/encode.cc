@@ -8,25 +8,6 @@ namespace scope::tracer {
 
 Names names;
 
-namespace {
-enum Tag : std::uint8_t {
-  kNewFloat = 70,
-  kNewPid = 88,
-  kNewerReference = 90,
-  kSmallInteger = 97,
-  kInteger = 98,
-  kSmallTuple = 104,
-  kLargeTuple = 105,
-  kNil = 106,
-  kList = 108,
-  kBinary = 109,
-  kSmallBig = 110,
-  kLargeBig = 111,
-  kMap = 116,
-  kV4Port = 120
-};
-}  // namespace
-
 void Encoder::dots() {
   left_ -= std::min(left_, kSlot);
   atom(names.dots);
@@ -39,12 +20,12 @@ void Encoder::hide(ERL_NIF_TERM term) {
   --nodes_;
   const MatchHash hash = match_hash(env_, term, *secrets_.key, *secrets_.texts);
   if ((in_key_ && !hash.known) || !take(2 + kSlot + 11)) return dots();
-  put8(kSmallTuple);
+  put8(etf::kSmallTuple);
   put8(2);
   atom(names.redacted);
   redacted_ = true;
   if (!hash.known) return atom(names.none);
-  put8(kSmallBig);
+  put8(etf::kSmallBig);
   const auto bytes = static_cast<std::uint8_t>((71 - __builtin_clzll(hash.value | 1)) / 8);
   put8(bytes);
   put8(0);
@@ -62,7 +43,7 @@ void Encoder::walk(ERL_NIF_TERM term, int depth) {
   if (is_small(term)) return integer(small_value(term));
   if (is_local_pid(term)) {
     if (!take(18)) return dots();
-    put8(kNewPid);
+    put8(etf::kNewPid);
     atom(names.node);
     put32(pid_id(term));
     put32(pid_serial(term));
@@ -70,12 +51,12 @@ void Encoder::walk(ERL_NIF_TERM term, int depth) {
   }
   if (is_nil(term)) {
     (void)take(1);
-    return put8(kNil);
+    return put8(etf::kNil);
   }
   if (is_cons(term)) return depth > 0 ? list(term, depth - 1) : dots();
   if (is_local_port(term)) {
     if (!take(18)) return dots();
-    put8(kV4Port);
+    put8(etf::kV4Port);
     atom(names.node);
     put64(port_id(term));
     return put32(names.creation);
@@ -100,7 +81,7 @@ void Encoder::boxed_term(ERL_NIF_TERM term, int depth) {
     case ERL_NIF_TERM_TYPE_FLOAT: {
       double value;
       if (!enif_get_double(env_, term, &value) || !take(9)) return dots();
-      put8(kNewFloat);
+      put8(etf::kNewFloat);
       return put64(__builtin_bit_cast(std::uint64_t, value));
     }
     case ERL_NIF_TERM_TYPE_REFERENCE:
@@ -118,12 +99,12 @@ void Encoder::boxed_term(ERL_NIF_TERM term, int depth) {
 void Encoder::integer(std::int64_t value) {
   if (value >= 0 && value < 256) {
     (void)take(2);
-    put8(kSmallInteger);
+    put8(etf::kSmallInteger);
     return put8(static_cast<std::uint8_t>(value));
   }
   if (value >= INT32_MIN && value <= INT32_MAX) {
     (void)take(5);
-    put8(kInteger);
+    put8(etf::kInteger);
     return put32(static_cast<std::uint32_t>(value));
   }
   std::uint64_t magnitude =
@@ -131,7 +112,7 @@ void Encoder::integer(std::int64_t value) {
   unsigned bytes = 0;
   for (std::uint64_t m = magnitude; m; m >>= 8) ++bytes;
   if (!take(3 + bytes)) return dots();
-  put8(kSmallBig);
+  put8(etf::kSmallBig);
   put8(static_cast<std::uint8_t>(bytes));
   put8(value < 0);
   for (; magnitude; magnitude >>= 8) put8(static_cast<std::uint8_t>(magnitude));
@@ -148,7 +129,7 @@ bool Encoder::big(ERL_NIF_TERM term) {
   while (bytes > 1 && load<std::uint8_t>(thing + 7 + bytes) == 0) --bytes;
   const bool small = bytes < 256;
   if (!take((small ? 3 : 6) + bytes)) return false;
-  put8(small ? kSmallBig : kLargeBig);
+  put8(small ? etf::kSmallBig : etf::kLargeBig);
   small ? put8(static_cast<std::uint8_t>(bytes)) : put32(static_cast<std::uint32_t>(bytes));
   put8(negative);
   __builtin_memcpy(at_, thing + 8, bytes);
@@ -161,7 +142,7 @@ void Encoder::reference(ERL_NIF_TERM term) {
   const Layout::Reference* r = reference_at(thing);
   if (!r) return by_vm(term);
   if (!take(3 + kSlot + 4 + 4 * r->count)) return dots();
-  put8(kNewerReference);
+  put8(etf::kNewerReference);
   put16(r->count);
   atom(names.node);
   put32(names.creation);
@@ -189,11 +170,11 @@ void Encoder::fun(ERL_NIF_TERM term) {
   const auto entry =
       reinterpret_cast<const std::byte*>(load<std::uint64_t>(thing + layout.fun_entry));
   if (!take(2 + 2 * kSlot + 2)) return dots();
-  put8(kSmallTuple);
+  put8(etf::kSmallTuple);
   put8(3);
   atom(names.fun);
   atom(atom_id(load<std::uint64_t>(entry + layout.entry_module)));
-  put8(kSmallInteger);
+  put8(etf::kSmallInteger);
   put8(load<std::uint8_t>(thing + layout.fun_arity));
   cut_ = true;
 }
@@ -215,7 +196,7 @@ void Encoder::binary(ERL_NIF_TERM term) {
   if (size < b.size) cut_ = true;
   (void)take(5 + size);
   walked_ += b.size - size;
-  put8(size < b.size ? kCutBinary : std::uint8_t{kBinary});
+  put8(size < b.size ? kCutBinary : std::uint8_t{etf::kBinary});
   put32(static_cast<std::uint32_t>(size));
   __builtin_memcpy(at_, b.data, size);
   at_ += size;
@@ -244,7 +225,7 @@ void Encoder::tuple(ERL_NIF_TERM term, int depth) {
   }
   walked_ += head;
   left_ -= head + slots * kSlot;
-  put8(slots < 256 ? kSmallTuple : kLargeTuple);
+  put8(slots < 256 ? etf::kSmallTuple : etf::kLargeTuple);
   put8(static_cast<std::uint8_t>(slots));  // never more than kItems + 1
   for (unsigned i = 0; i < keep; ++i) {
     arguments_ = i == 2 ? of_args : 0;
@@ -277,7 +258,7 @@ void Encoder::list(ERL_NIF_TERM term, int depth) {
   }
   walked_ += 5;
   left_ -= 5 + (keep + 1) * kSlot;
-  put8(kList);
+  put8(etf::kList);
   put32(keep);
   rest = term;
   for (unsigned i = 0; i < keep; ++i) {
@@ -296,7 +277,7 @@ void Encoder::map(ERL_NIF_TERM term, int depth) {
   std::uint8_t* const head = at_;
   walked_ += 5;
   left_ -= 5;
-  put8(kMap);
+  put8(etf::kMap);
   put32(0);
   std::uint32_t pairs = 0;
   ErlNifMapIterator it;

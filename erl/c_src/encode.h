@@ -14,10 +14,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ei_codec/wire/etf_tags.h"
 #include "erl/c_src/hash.h"
 #include "erl/c_src/redact.h"
 
 namespace scope::tracer {
+
+namespace etf = codec::etf;
 
 struct Names {  // atoms made at load
   std::uint32_t node = 0, dots = 0, fun = 0, redacted = 0, none = 0;
@@ -101,7 +104,7 @@ class Encoder {
     at_ += 8;
   }
   void atom(std::uint32_t id) {
-    put8(0xFB);
+    put8(etf::kLocalAtom);
     put32(id);
   }
   void dots();

@@ -8,9 +8,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "erl/c_src/siphash.h"
+#include "ei_codec/wire/siphash.h"
 
 namespace scope::tracer {
+
+using codec::SipHash;
 
 // The texts of the atoms that a thread hashed last. REQUIRES zeroed memory at first.
 class AtomTexts {

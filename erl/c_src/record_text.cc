@@ -31,25 +31,25 @@ struct Flat {
       const WireItem item = wire_item(p);
       const bool tail = i + 1 == head.children;
       switch (item.tag) {
-        case kWireSmallInteger:
+        case etf::kSmallInteger:
           if (tail || !put(bytes(item.body), 1)) return false;
           break;
-        case kWireInteger: {
+        case etf::kInteger: {
           const auto beyond = std::uint8_t{0xFF};
           if (tail || be32(item.body) > 0x10FFFF || !put(&beyond, 1)) return false;
           break;
         }
-        case kWireBinary:
+        case etf::kBinary:
           pieces = true;
           if (!put(bytes(item.body), static_cast<std::size_t>(item.next - item.body))) return false;
           break;
-        case kWireList:
+        case etf::kList:
           pieces = true;
           if (depth == 0 || !list(p, depth - 1)) return false;
           continue;
-        case kWireNil:
+        case etf::kNil:
           break;
-        case kWireLocalAtom:
+        case etf::kLocalAtom:
           if (!tail || be32(item.body) != names.dots) return false;
           cut = true;
           break;
@@ -64,7 +64,7 @@ struct Flat {
 };
 
 bool binary_has_secret(const TextPatterns& patterns, const WireItem& item) {
-  return (item.tag == kWireBinary || item.tag == kCutBinary) &&
+  return (item.tag == etf::kBinary || item.tag == kCutBinary) &&
          patterns.secret(bytes(item.body), static_cast<std::size_t>(item.next - item.body),
                          item.tag == kCutBinary, false);
 }
@@ -80,24 +80,24 @@ class Reader {
     const std::byte* const begin = p;
     p = item.next;
     switch (item.tag) {
-      case kWireLocalAtom:
+      case etf::kLocalAtom:
         return atom_of(be32(item.body));
-      case kWireSmallInteger:
+      case etf::kSmallInteger:
         return enif_make_uint(env_, std::to_integer<unsigned>(*item.body));
-      case kWireInteger:
+      case etf::kInteger:
         return enif_make_int(env_, static_cast<std::int32_t>(be32(item.body)));
-      case kWireNil:
+      case etf::kNil:
         return enif_make_list(env_, 0);
-      case kWireBinary: {
+      case etf::kBinary: {
         ERL_NIF_TERM made;
         const auto size = static_cast<std::size_t>(item.next - item.body);
         if (auto* to = enif_make_new_binary(env_, size, &made)) std::memcpy(to, item.body, size);
         return made;
       }
-      case kWireSmallTuple:
-      case kWireLargeTuple:
-      case kWireList:
-      case kWireMap: {
+      case etf::kSmallTuple:
+      case etf::kLargeTuple:
+      case etf::kList:
+      case etf::kMap: {
         ERL_NIF_TERM terms[kMost];
         if (depth == 0 || item.children > kMost) return 0;
         for (unsigned i = 0; i < item.children; ++i) {
@@ -113,13 +113,13 @@ class Reader {
 
  private:
   ERL_NIF_TERM container(const WireItem& item, const ERL_NIF_TERM* terms) {
-    if (item.tag == kWireList) {
+    if (item.tag == etf::kList) {
       ERL_NIF_TERM list = terms[item.children - 1];
       for (unsigned i = item.children - 1; i > 0; --i)
         list = enif_make_list_cell(env_, terms[i - 1], list);
       return list;
     }
-    if (item.tag != kWireMap) return enif_make_tuple_from_array(env_, terms, item.children);
+    if (item.tag != etf::kMap) return enif_make_tuple_from_array(env_, terms, item.children);
     ERL_NIF_TERM map = enif_make_new_map(env_);
     for (unsigned i = 0; i < item.children; i += 2) {
       if (!enif_make_map_put(env_, map, terms[i], terms[i + 1], &map)) return 0;
@@ -137,12 +137,12 @@ class Reader {
     };
     if (item.next - p > 2000 || item.children > 0) return 0;
     *to++ = 131;
-    if (item.atom && std::to_integer<unsigned>(*item.atom) == kWireLocalAtom) {
+    if (item.atom && std::to_integer<unsigned>(*item.atom) == etf::kLocalAtom) {
       copy(p, item.atom);
       const int size =
           atom_utf8(env_, atom_of(be32(item.atom + 1)), reinterpret_cast<char*>(to) + 3);
       if (size < 0) return 0;
-      *to = kWireAtom;
+      *to = etf::kAtomUtf8;
       to[1] = static_cast<unsigned char>(size >> 8);
       to[2] = static_cast<unsigned char>(size);
       to += 3 + size;
@@ -165,12 +165,12 @@ class Hider {
   const std::byte* copy(const std::byte* p, bool arguments) {
     const WireItem item = wire_item(p);
     if (binary_has_secret(patterns_, item) ||
-        (item.tag == kWireList && !arguments && list_has_secret(patterns_, p))) {
+        (item.tag == etf::kList && !arguments && list_has_secret(patterns_, p))) {
       return mark(p);
     }
     const auto size = static_cast<std::size_t>(item.next - p);
     std::memcpy(out_, p, size);
-    if (item.tag == kCutBinary) *out_ = std::byte{kWireBinary};
+    if (item.tag == kCutBinary) *out_ = std::byte{etf::kBinary};
     out_ += size;
     p = item.next;
     for (std::uint32_t i = 0; i < item.children; ++i) p = copy(p, false);
@@ -182,10 +182,10 @@ class Hider {
   const std::byte* mark(const std::byte* p) {
     const std::byte* const next = wire_skip(p);
     const auto& key = g.keyed.load(std::memory_order_acquire) ? g.key : g.own_key;
-    const bool whole = !(wire_item(p).tag == kWireList && ends_cut(p));
+    const bool whole = !(wire_item(p).tag == etf::kList && ends_cut(p));
     const ERL_NIF_TERM term = whole ? Reader(env_).term(p) : 0;
     const MatchHash hash = term ? match_hash(env_, term, key, texts_) : MatchHash{};
-    put8(kWireSmallTuple);
+    put8(etf::kSmallTuple);
     put8(2);
     atom(names.redacted);
     if (!hash.known) {
@@ -193,7 +193,7 @@ class Hider {
       return next;
     }
     const auto size = static_cast<std::uint8_t>((71 - __builtin_clzll(hash.value | 1)) / 8);
-    put8(kWireSmallBig);
+    put8(etf::kSmallBig);
     put8(size);
     put8(0);
     std::uint64_t rest = hash.value;
@@ -206,7 +206,7 @@ class Hider {
   }
   void put8(std::uint8_t v) { *out_++ = std::byte{v}; }
   void atom(std::uint32_t id) {
-    put8(kWireLocalAtom);
+    put8(etf::kLocalAtom);
     id = __builtin_bswap32(id);
     std::memcpy(out_, &id, 4);
     out_ += 4;
@@ -253,7 +253,7 @@ std::uint32_t hide_texts(ErlNifEnv* env, const TextPatterns& patterns, const std
   copy(terms);
   Hider hider(env, patterns, texts, to);
   for (bool arguments = has_arguments(head); p < end;) {
-    const bool list = std::to_integer<unsigned>(*p) == kWireList;
+    const bool list = std::to_integer<unsigned>(*p) == etf::kList;
     p = hider.copy(p, arguments && list);
     arguments = arguments && !list;
   }

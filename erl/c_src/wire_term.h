@@ -9,28 +9,6 @@
 
 namespace scope::tracer {
 
-enum WireTag : std::uint8_t {
-  kWireNewFloat = 70,
-  kWireNewPid = 88,
-  kWireNewPort = 89,
-  kWireNewerReference = 90,
-  kWireSmallInteger = 97,
-  kWireInteger = 98,
-  kWireSmallTuple = 104,
-  kWireLargeTuple = 105,
-  kWireNil = 106,
-  kWireList = 108,
-  kWireBinary = 109,
-  kWireSmallBig = 110,
-  kWireLargeBig = 111,
-  kWireExport = 113,
-  kWireMap = 116,
-  kWirePort = 120,
-  kWireAtom = 118,
-  kWireSmallAtom = 119,
-  kWireLocalAtom = 0xFB
-};
-
 inline std::uint32_t be32(const std::byte* p) { return __builtin_bswap32(load<std::uint32_t>(p)); }
 inline std::uint32_t be16(const std::byte* p) {
   return std::to_integer<std::uint32_t>(p[0]) << 8 | std::to_integer<std::uint32_t>(p[1]);
@@ -49,46 +27,46 @@ inline WireItem wire_item(const std::byte* p) {
     return WireItem{tag, children, p + 1, p + size};
   };
   switch (tag) {
-    case kWireLocalAtom:
-    case kWireInteger:
+    case etf::kLocalAtom:
+    case etf::kInteger:
       return at(5);
-    case kWireNewFloat:
+    case etf::kNewFloat:
       return at(9);
-    case kWireSmallInteger:
+    case etf::kSmallInteger:
       return at(2);
-    case kWireSmallTuple:
+    case etf::kSmallTuple:
       return at(2, std::to_integer<std::uint32_t>(p[1]));
-    case kWireLargeTuple:
+    case etf::kLargeTuple:
       return at(5, be32(p + 1));
-    case kWireList:
+    case etf::kList:
       return at(5, be32(p + 1) + 1);
-    case kWireMap:
+    case etf::kMap:
       return at(5, 2 * be32(p + 1));
-    case kWireNil:
+    case etf::kNil:
       return at(1);
-    case kWireExport:
+    case etf::kExport:
       return at(1, 3);
     case kCutBinary:
-    case kWireBinary:
+    case etf::kBinary:
       return {tag, 0, p + 5, p + 5 + be32(p + 1)};
-    case kWireSmallBig:
+    case etf::kSmallBig:
       return at(3 + std::to_integer<std::size_t>(p[1]));
-    case kWireLargeBig:
+    case etf::kLargeBig:
       return at(6 + be32(p + 1));
-    case kWireNewPid:
-    case kWirePort:
-    case kWireNewPort:
-    case kWireNewerReference: {
-      const bool reference = tag == kWireNewerReference;
+    case etf::kNewPid:
+    case etf::kV4Port:
+    case etf::kNewPort:
+    case etf::kNewerReference: {
+      const bool reference = tag == etf::kNewerReference;
       const std::byte* const atom = p + (reference ? 3 : 1);
-      const std::size_t rest = reference ? 4 + 4 * be16(p + 1) : tag == kWireNewPort ? 8 : 12;
+      const std::size_t rest = reference ? 4 + 4 * be16(p + 1) : tag == etf::kNewPort ? 8 : 12;
       return {tag, 0, p + 1, wire_item(atom).next + rest, atom};
     }
     case 100:
-    case kWireAtom:
+    case etf::kAtomUtf8:
       return at(3 + be16(p + 1));
     case 115:
-    case kWireSmallAtom:
+    case etf::kSmallAtomUtf8:
       return at(2 + std::to_integer<std::size_t>(p[1]));
     default:
       return {0, 0, p, p};

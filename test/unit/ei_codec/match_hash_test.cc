@@ -7,8 +7,8 @@
 #include <random>
 #include <sstream>
 
-#include "ei_codec/siphash.h"
 #include "ei_codec/term_builder.h"
+#include "ei_codec/wire/siphash.h"
 #include "test/unit/ei_codec/codec_fixture.h"
 
 namespace scope::codec {

@@ -193,7 +193,7 @@ void fill_numbered(Sample& s, const Numbered (&tables)[2], std::size_t count) {
     const Numbered& table = tables[i % 2];
     const auto local = [&](TermBuilder& b, std::uint32_t n) {
       const auto id = __builtin_bswap32(table.base() + n);
-      std::byte term[5] = {std::byte{codec::kTagLocalAtom}};
+      std::byte term[5] = {std::byte{codec::etf::kLocalAtom}};
       std::memcpy(term + 1, &id, 4);
       b.raw(term);
     };
@@ -237,7 +237,7 @@ void fill_messages(Sample& s, const Numbered (&tables)[2], std::size_t count) {
       b.nil();
     } else {
       const auto id = __builtin_bswap32(table.base() + n % 4);
-      std::byte term[5] = {std::byte{codec::kTagLocalAtom}};
+      std::byte term[5] = {std::byte{codec::etf::kLocalAtom}};
       std::memcpy(term + 1, &id, 4);
       b.raw(term);
     }
