@@ -22,7 +22,8 @@ constexpr std::int64_t kQuiet = 4;
 // Of a list: rows for each trace that it may hold, for a first window; how long is looked ahead of it.
 constexpr std::size_t kRowsPerTrace = 20;
 constexpr std::int64_t kFirstAheadNs = 250'000'000;
-constexpr std::int64_t kLongestWindowNs = 3'600'000'000'000;  // rows bound it, not time
+constexpr std::int64_t kLongestWindowNs =
+    std::numeric_limits<std::int64_t>::max() / 4;  // rows bound it
 
 struct Forest {
   Causality causality;
@@ -78,13 +79,16 @@ std::size_t rows_in(const Context& context, const ClockModel& clock, const ScanS
   return static_cast<std::size_t>(rows);
 }
 
-ClusterTime oldest_row(const Context& context, const ClockModel& clock, ClusterTime otherwise) {
+// The times of the oldest row and of the newest; the first is after the second if there are none.
+std::pair<ClusterTime, ClusterTime> recorded(const Context& context, const ClockModel& clock) {
+  auto low = ClusterTime{std::numeric_limits<std::int64_t>::max()}, high = ClusterTime{0};
   for (const auto& unit : context.view->units()) {
     for (const auto& range : unit.ranges) {
-      otherwise = std::min(otherwise, clock.cluster(range.incarnation, range.oldest).time);
+      low = std::min(low, clock.cluster(range.incarnation, range.oldest).time);
+      high = std::max(high, clock.cluster(range.incarnation, range.newest).time);
     }
   }
-  return otherwise;
+  return {low, high};
 }
 
 std::int64_t end_of(const Span& span) { return (span.stop ? *span.stop : span.start).time.ns; }
@@ -193,7 +197,8 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
   ASSIGN_OR_RETURN(walk, begin_walk(context, filter, Question::get_traces));
   const ClockModel clock(*context.view, walk.clock_version);
   const bool newest = filter.order == Order::newest_first;
-  ClusterTime low = walk.since.value_or(oldest_row(context, clock, context.now));
+  const auto [oldest, newest_row] = recorded(context, clock);
+  ClusterTime low = walk.since.value_or(std::min(oldest, context.now));
   ClusterTime high = walk.until.value_or(context.now);
   if (walk.after) (newest ? high : low) = walk.after->time;
   Wanted wanted{context, filter, errors, {}};
@@ -203,14 +208,14 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
   TraceList out;
   std::optional<Position> resume;
   const ClusterTime covered_low = low, covered_high = high;
-  low = std::max(low, oldest_row(context, clock, context.now));  // nothing is before it
+  low = std::max(low, oldest);  // nothing is outside
+  high = std::min(high, newest_row);
   const ClusterTime first = newest ? high : low;
   std::vector<Missing> unread;
   std::int64_t longest = 0;  // the next window
   while (low <= high) {
     // As long a window as its rows allow.
-    const std::int64_t most = std::min(kLongestWindowNs, high.ns - low.ns);
-    std::int64_t length = most;
+    std::int64_t length = high.ns - low.ns;
     ClusterTime from, until;
     const auto choose = [&](std::int64_t back, std::int64_t ahead) {
       from = newest ? ClusterTime{high.ns - length} : low;
@@ -231,12 +236,12 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
       longest = std::max<std::int64_t>(longest, 20'000'000);
     }
     length = std::min(length, longest);
-    longest = std::min(longest * 4, kLongestWindowNs);
+    longest = 4 * std::min(longest, kLongestWindowNs);
     std::unique_ptr<Forest> forest;
     for (std::int64_t ahead = kFirstAheadNs;; ahead = std::min(4 * ahead, kLookAheadNs)) {
       const auto spec = choose(kLookBackNs, ahead);
       forest = read(context, clock, spec);
-      const bool again = ahead < kLookAheadNs && *spec.until < context.now && !forest->rows_cut &&
+      const bool again = ahead < kLookAheadNs && *spec.until < newest_row && !forest->rows_cut &&
                          !forest->deadline_cut && !context.budget.spent() &&
                          under_way(forest->causality.spans(), from, until, *spec.until);
       out.completeness.corrupt_blocks += again ? 0 : forest->corrupt;
