@@ -79,14 +79,14 @@ leaf(P) when is_pid(P) ->
     <<Id:32, Serial:32, Creation:32>> = binary:part(Bin, byte_size(Bin), -12),
     [$p, text(node(P)), <<Creation:32/little, Id:32/little, Serial:32/little>>];
 leaf(R) when is_reference(R) ->
-    <<131, 90, Count:16, Bin/binary>> = encode(R),
-    <<Creation:32, Ids/binary>> = binary:part(Bin, byte_size(Bin), -4 - 4 * Count),
+    <<131, 90, Count:16, Bin/bits>> = encode(R),
+    <<Creation:32, Ids/bits>> = binary:part(Bin, byte_size(Bin), -4 - 4 * Count),
     [$r, text(node(R)), <<Creation:32/little, Count>>, [<<I:32/little>> || <<I:32>> <= Ids]];
 leaf(P) when is_port(P) ->
     {Id, Creation} = case encode(P) of
-                         <<131, 120, Bin/binary>> ->
+                         <<131, 120, Bin/bits>> ->
                              <<I:64, C:32>> = binary:part(Bin, byte_size(Bin), -12), {I, C};
-                         <<131, 89, Bin/binary>> ->
+                         <<131, 89, Bin/bits>> ->
                              <<I:32, C:32>> = binary:part(Bin, byte_size(Bin), -8), {I, C}
                      end,
     [$o, text(node(P)), <<Creation:32/little, Id:64/little>>];
@@ -116,7 +116,7 @@ sip(Bytes, <<K0L:32/little, K0H:32/little, K1L:32/little, K1H:32/little>>) ->
           K0H bxor 16#736f6d65, K0L bxor 16#70736575, K1H bxor 16#646f7261, K1L bxor 16#6e646f6d,
           K0H bxor 16#6c796765, K0L bxor 16#6e657261, K1H bxor 16#74656462, K1L bxor 16#79746573).
 
-words(<<L:32/little, H:32/little, Rest/binary>>, Size, H0, L0, H1, L1, H2, L2, H3, L3) ->
+words(<<L:32/little, H:32/little, Rest/bits>>, Size, H0, L0, H1, L1, H2, L2, H3, L3) ->
     words2(Rest, Size, H, L, rounds(2, H0, L0, H1, L1, H2, L2, H3 bxor H, L3 bxor L));
 words(Rest, Size, H0, L0, H1, L1, H2, L2, H3, L3) ->
     Pad = 7 - byte_size(Rest),

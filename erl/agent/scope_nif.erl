@@ -33,8 +33,8 @@ load(Library, Opts) ->
     end.
 
 %% What the library was made for, as its ELF header has it; "": that is for the linker to say.
-machine(<<127, "ELF", _:14/binary, 62:16/little, _/binary>>) -> "x86_64";
-machine(<<127, "ELF", _:14/binary, 183:16/little, _/binary>>) -> "aarch64";
+machine(<<127, "ELF", _:14/binary, 62:16/little, _/bits>>) -> "x86_64";
+machine(<<127, "ELF", _:14/binary, 183:16/little, _/bits>>) -> "aarch64";
 machine(_) -> "".
 
 load_it(Library, Opts) ->
@@ -114,7 +114,7 @@ samples() ->
     Ref = fun(A, B, D) -> binary_to_term(<<131, 90, 3:16, Name/binary, C:32, A:32, B:32, D:32>>) end,
     Aliases = [apply(erlang, alias, []) || _ <- [1, 2, 3]],
     _ = [apply(erlang, unalias, [A]) || A <- Aliases],
-    Far = binary_to_term(<<131, 88, 119, 3, "a@b", 7:32, 1:32, 5:32>>),
+    Long = binary:copy(<<"y">>, 200),
     Funs = [fun() -> ok end, fun(X) -> {X, C} end, fun(X, Y) -> {X, Y, C, Node, Name} end | scope_cut:sample_funs(C)],
     <<Big:800>> = << <<I>> || I <- lists:seq(1, 100) >>,
     #{atoms => [{A, atom_to_list(A)} || A <- [false, true, '', '_', scope_nif, erlang, init, 'odd atom', node()]],
@@ -127,8 +127,13 @@ samples() ->
                             is_pid(P), {I, S} <- [ids(P)]],
       ports => [{P, I} || I <- [0, 1, 16#1234567, 16#ABCDEF01 | [1 bsl B || B <- lists:seq(1, 59)]],
                           P <- [try_to(Port, [I])], is_port(P)],
-      others => [{T} || T <- [1.5, <<"x">>, <<1:3>>, #{}, #{a => 1}, {}, {a}, [a], "ab", make_ref(), hd(Aliases), 1 bsl 70,
-                              -(1 bsl 70), Far, hd(Funs), fun lists:map/2, binary:copy(<<"y">>, 200)]],
+      %% Each kind of term that the VM has more than one form of, in all of them: another form is left out, and marked.
+      others => [{T} || T <- [1.5, <<"x">>, <<1:3>>, Long, binary:part(Long, 3, 190), part_of_bits(Long), #{}, #{a => 1},
+                              maps:from_list([{I, I} || I <- lists:seq(1, 99)]), {}, {a}, [a], "ab", make_ref(), hd(Aliases),
+                              atomics:new(1, []), 1 bsl 70, -(1 bsl 70), hd(Funs), fun lists:map/2,
+                              binary_to_term(<<131, 88, 119, 3, "a@b", 7:32, 1:32, 5:32>>),
+                              binary_to_term(<<131, 120, 119, 3, "a@b", 7:64, 5:32>>),
+                              binary_to_term(<<131, 90, 3:16, 119, 3, "a@b", 5:32, 7:32, 1:32, 2:32>>)]],
       refs => [{R, ref_ids(R)} || R <- [make_ref(), make_ref(), Ref(16#2AAAA, 16#12345678, 16#9ABCDEF0),
                                        Ref(1, 2, 3), Ref(16#155, 16#F00DF00D, 77)]],
       aliases => [{A, ref_ids(A)} || A <- Aliases],
@@ -136,6 +141,8 @@ samples() ->
                || M <- [1 bsl 64, 1 bsl 70 + 12345, 16#FFFFFFFFFFFFFFFF, Big], {B, N} <- [{M, 0}, {-M, 1}]],
       funs => [{F, info(F, module), info(F, new_index), info(F, new_uniq), info(F, arity)} || F <- Funs],
       exports => [{F} || F <- [fun lists:map/2, fun erlang:node/0, fun ?MODULE:load/2, fun maps:fold/3]]}.
+
+part_of_bits(Bin) -> <<_:3, Part:1501/bits, _/bits>> = Bin, Part.
 
 try_to(Make, Args) -> try apply(Make, Args) catch error:badarg -> none end.
 

@@ -279,16 +279,16 @@ words(Text) -> words(Text, gap, <<" ">>).
 
 words(<<>>, gap, Acc) -> Acc;
 words(<<>>, _, Acc) -> <<Acc/binary, $ >>;
-words(<<C, Rest/binary>>, _, Acc) when C >= $a, C =< $z -> words(Rest, lower, <<Acc/binary, C>>);
-words(<<C, Rest/binary>>, Before, Acc) when C >= $A, C =< $Z ->
+words(<<C, Rest/bits>>, _, Acc) when C >= $a, C =< $z -> words(Rest, lower, <<Acc/binary, C>>);
+words(<<C, Rest/bits>>, Before, Acc) when C >= $A, C =< $Z ->
     Starts = Before =:= lower orelse (Before =:= upper andalso lower_follows(Rest)),
     case Starts of
         true -> words(Rest, upper, <<Acc/binary, $ , (C + 32)>>);
         false -> words(Rest, upper, <<Acc/binary, (C + 32)>>)
     end;
-words(<<C, Rest/binary>>, _, Acc) when C >= 128 -> words(Rest, other, <<Acc/binary, C>>);
-words(<<_, Rest/binary>>, gap, Acc) -> words(Rest, gap, Acc);
-words(<<_, Rest/binary>>, _, Acc) -> words(Rest, gap, <<Acc/binary, $ >>).
+words(<<C, Rest/bits>>, _, Acc) when C >= 128 -> words(Rest, other, <<Acc/binary, C>>);
+words(<<_, Rest/bits>>, gap, Acc) -> words(Rest, gap, Acc);
+words(<<_, Rest/bits>>, _, Acc) -> words(Rest, gap, <<Acc/binary, $ >>).
 
-lower_follows(<<C, _/binary>>) -> C >= $a andalso C =< $z;
+lower_follows(<<C, _/bits>>) -> C >= $a andalso C =< $z;
 lower_follows(<<>>) -> false.

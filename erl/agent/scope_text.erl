@@ -39,10 +39,10 @@ found(Text, Cut, Kind, Automaton) ->
 
 step(C, V, {Classes, Columns, Next}) ->
     At = 2 * ((V band ?STATE) * Columns + element(C + 1, Classes)),
-    <<_:At/binary, New:16/little, _/binary>> = Next,
+    <<_:At/binary, New:16/little, _/bits>> = Next,
     New.
 
-scan(<<C, Rest/binary>>, V, Known, Automaton) ->
+scan(<<C, Rest/bits>>, V, Known, Automaton) ->
     case step(C, V, Automaton) of
         New when New band ?SECRET =/= 0 -> secret;
         New -> scan(Rest, New, Known bor New, Automaton)
@@ -50,22 +50,22 @@ scan(<<C, Rest/binary>>, V, Known, Automaton) ->
 scan(<<>>, V, Known, _) -> {V, Known}.
 
 %% Is there a run of 13 to 19 digits, of networks of cards, whose check digit is right?
-card(<<C, Rest/binary>> = Text, Before) ->
+card(<<C, Rest/bits>> = Text, Before) ->
     (C >= $2 andalso C =< $6 andalso not word(Before) andalso digits(Text, 0, 0, 0)) orelse card(Rest, C);
 card(<<>>, _) -> false.
 
 %% Same: the sum with digits as far from here as the last one as they are; Other: with those doubled.
-digits(<<C, Rest/binary>>, N, Same, Other) when C >= $0, C =< $9, N < 19 ->
+digits(<<C, Rest/bits>>, N, Same, Other) when C >= $0, C =< $9, N < 19 ->
     D = C - $0,
     Twice = case D < 5 of true -> 2 * D; false -> 2 * D - 9 end,
     {S, O} = {Other + D, Same + Twice},
     (N >= 12 andalso S rem 10 =:= 0 andalso ends(Rest)) orelse digits(Rest, N + 1, S, O);
-digits(<<C, D, _/binary>> = Text, N, Same, Other) when (C =:= $  orelse C =:= $-), D >= $0, D =< $9 ->
-    <<_, Rest/binary>> = Text,
+digits(<<C, D, _/bits>> = Text, N, Same, Other) when (C =:= $  orelse C =:= $-), D >= $0, D =< $9 ->
+    <<_, Rest/bits>> = Text,
     digits(Rest, N, Same, Other);
 digits(_, _, _, _) -> false.
 
-ends(<<C, _/binary>>) -> not word(C);
+ends(<<C, _/bits>>) -> not word(C);
 ends(<<>>) -> true.
 
 word(C) -> C >= $0 andalso C =< $9 orelse C >= $a andalso C =< $z orelse C >= $A andalso C =< $Z.

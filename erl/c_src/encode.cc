@@ -65,7 +65,7 @@ void Encoder::walk(ERL_NIF_TERM term, int depth) {
 }
 
 void Encoder::boxed_term(ERL_NIF_TERM term, int depth) {
-  switch (enif_term_type(env_, term)) {
+  switch (boxed_kind(term)) {
     case ERL_NIF_TERM_TYPE_TUPLE:
       return depth > 0 ? tuple(term, depth - 1) : dots();
     case ERL_NIF_TERM_TYPE_MAP:

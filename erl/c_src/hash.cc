@@ -126,7 +126,7 @@ class Walk {
   }
 
   End boxed_term(SipHash& out, ERL_NIF_TERM t) {
-    switch (enif_term_type(env_, t)) {
+    switch (boxed_kind(t)) {
       case ERL_NIF_TERM_TYPE_TUPLE: {
         int arity;
         const ERL_NIF_TERM* e;

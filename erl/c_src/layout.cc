@@ -115,6 +115,17 @@ bool ports(ErlNifEnv* env, ERL_NIF_TERM samples) {
   });
 }
 
+// By a sample of it. False if another kind has the same bits.
+bool learn_kind(ErlNifEnv* env, ERL_NIF_TERM term) {
+  std::uint64_t header;
+  if (!safe_read(boxed(term), &header, sizeof header)) return false;
+  auto& kind = layout.kinds[header & 0x3F];
+  const auto told = static_cast<std::uint8_t>(enif_term_type(env, term));
+  if (kind != 0 && kind != told) return false;
+  kind = told;
+  return true;
+}
+
 const char* immediates(ErlNifEnv* env, ERL_NIF_TERM samples) {
   if (!is_nil(enif_make_list(env, 0))) return "nil";
   // {Atom, Latin1Name}: the number in the word names the atom and no other
@@ -138,7 +149,7 @@ const char* immediates(ErlNifEnv* env, ERL_NIF_TERM samples) {
         return !is_atom(e[0]) && !is_small(e[0]) && !is_local_pid(e[0]) && !is_local_port(e[0]) &&
                !is_nil(e[0]) &&
                is_cons(e[0]) == (enif_term_type(env, e[0]) == ERL_NIF_TERM_TYPE_LIST) &&
-               is_boxed(e[0]) != is_cons(e[0]);
+               is_boxed(e[0]) != is_cons(e[0]) && (is_cons(e[0]) || learn_kind(env, e[0]));
       })) {
     return "boxed terms";
   }

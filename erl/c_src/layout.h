@@ -30,6 +30,9 @@ struct Layout {
     }
   };
   Rotation pid_slot, port_slot;
+  // The kind of a boxed term (ErlNifTermType) by the low 6 bits of its header word; 0: not known. enif_term_type() ends the VM
+  // for what erl_nif has no name for: OTP 29's native records.
+  std::uint8_t kinds[64] = {};
   // Boxed terms by their header word; 0: not calibrated. Offsets are bytes from the header.
   struct Reference {
     std::uint64_t header = 0;
@@ -80,6 +83,11 @@ T load(const std::byte* at) {
   T value;
   std::memcpy(&value, at, sizeof value);
   return value;
+}
+
+// REQUIRES is_boxed(t)
+inline unsigned boxed_kind(ERL_NIF_TERM t) {
+  return layout.kinds[load<std::uint64_t>(boxed(t)) & 0x3F];
 }
 
 // As enif_get_list_cell, which costs a call for each element.

@@ -13,7 +13,7 @@ setup(Config, Opts) ->
     D = start_node(Config, daemon, #{hidden => true}),
     {T, D, daemon(T, D, Opts)}.
 
-%% With $SCOPE_TARGET_OTP=27 the targets run that OTP; the suite does not.
+%% $SCOPE_TARGET_OTP says of which release the targets are; the suite is of this machine's.
 target(Config, Opts) ->
     start_node(Config, target, case os:getenv("SCOPE_TARGET_OTP") of
                                    false -> Opts;

@@ -23,15 +23,15 @@ hashes(Records) ->
          _ -> <<Hash:64/little, _/binary>> = Rest, {Hash, Flags band 2 =/= 0}
      end || <<_:32, 4, _, Flags:16/little, _:16/binary, Rest/binary>> <- records(Records)].
 
-names(<<Id:32/little, N:16/little, Text:N/binary, Rest/binary>>, Acc) ->
+names(<<Id:32/little, N:16/little, Text:N/binary, Rest/bits>>, Acc) ->
     false = is_map_key(Id, Acc),
     names(Rest, Acc#{Id => Text});
 names(<<>>, Acc) -> Acc.
 
 records(<<>>) -> [];
-records(<<Size:32/little, _/binary>> = All) when Size >= 24 ->
+records(<<Size:32/little, _/bits>> = All) when Size >= 24 ->
     Pad = (8 - Size rem 8) rem 8,
-    <<Record:Size/binary, Zero:Pad/binary, Rest/binary>> = All,
+    <<Record:Size/binary, Zero:Pad/binary, Rest/bits>> = All,
     Zero = <<0:Pad/unit:8>>,
     [Record | records(Rest)].
 

@@ -1,8 +1,8 @@
-%% Clusters that are not as most are: other cookies, no epmd, a range of ports, IPv6; nodes of OTP 25, and of 27 by `otp27`.
+%% Clusters that are not as most are: other cookies, no epmd, a range of ports, IPv6; nodes of OTP 25, and of others by `other_otp`.
 -module(join_SUITE).
 -export([all/0, timeout/1]).
 -export([several_cookies/1, without_epmd/1, a_range_of_ports/1, ipv6/1, ipv6_by_epmd/1, one_name_twice/1,
-         otp27/1]).
+         other_otp/1]).
 -export([ipv6/2, ipv6_by_epmd/2]).
 -import(scope_test, [start_node/2, start_node/3, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [call/3, ask/3, await_live/3]).
@@ -10,8 +10,8 @@
 all() -> [several_cookies, without_epmd, a_range_of_ports, ipv6, ipv6_by_epmd, one_name_twice].
 timeout(_) -> 120000.
 
-%% The same with nodes of OTP 27 (test/support/otp27 with ...).
-otp27(Config) -> [Case(Config, #{otp => 27}) || Case <- [fun several_cookies/2, fun without_epmd/2, fun ipv6/2, fun ipv6_by_epmd/2]].
+%% The same with nodes of another release (test/support/otp ... with ...).
+other_otp(Config) -> [Case(Config, #{otp => scope_test:other_otp()}) || Case <- [fun several_cookies/2, fun without_epmd/2, fun ipv6/2, fun ipv6_by_epmd/2]].
 
 %% Nodes that do not know each other's cookie, and one daemon that knows both; each may connect to it, and is connected to.
 several_cookies(Config) -> several_cookies(Config, #{}).

@@ -1,7 +1,7 @@
 %% Large and many: answers of 64 MB while others ask, 1,000 callers at once, callers that never read, many nodes.
 -module(large_SUITE).
 -export([all/0, timeout/1]).
--export([others_overtake_a_large_reply/1, fragments_both_ways/1, otp27/1, broken_fragments/1, a_large_answer_stalls_nobody/1,
+-export([others_overtake_a_large_reply/1, fragments_both_ways/1, other_otp/1, broken_fragments/1, a_large_answer_stalls_nobody/1,
          a_thousand_callers/1, a_caller_that_never_reads/1, a_stopped_caller/1, many_nodes/1]).
 -export([asker/3, caller/3, large_caller/2, sender/2]).
 -import(scope_test, [start_node/2, start_node/3, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2, log/2]).
@@ -45,13 +45,13 @@ next_packet(S) ->
     {ok, <<Length:32>>} = recv_no_tick(S),
     {ok, Packet} = gen_tcp:recv(S, Length, 30000),
     case Packet of
-        <<131, 68, 0, Rest/binary>> ->
-            {Control, _} = binary_to_term(<<131, Rest/binary>>, [used]),
+        <<131, 68, 0, Rest/bits>> ->
+            {Control, _} = binary_to_term(<<131, Rest/bits>>, [used]),
             {whole, Control, byte_size(Rest)};
-        <<131, 69, _:64, Left:64, 0, Rest/binary>> ->
-            {Control, _} = binary_to_term(<<131, Rest/binary>>, [used]),
+        <<131, 69, _:64, Left:64, 0, Rest/bits>> ->
+            {Control, _} = binary_to_term(<<131, Rest/bits>>, [used]),
             {first, Control, Left};
-        <<131, 70, _:64, Left:64, _/binary>> -> {next, Left}
+        <<131, 70, _:64, Left:64, _/bits>> -> {next, Left}
     end.
 
 to({whole, {22, _, Pid}, _}) -> Pid.
@@ -85,7 +85,7 @@ until_whole(S, Left) ->
 
 %% BEAM nodes: several processes send and are sent large terms at once, each whole and in order.
 fragments_both_ways(Config) -> fragments_both_ways(Config, this).
-otp27(Config) -> fragments_both_ways(Config, 27).
+other_otp(Config) -> fragments_both_ways(Config, scope_test:other_otp()).
 
 fragments_both_ways(Config, Otp) ->
     {_, Scope} = peer(Config, []),
@@ -171,7 +171,7 @@ send_large(Scope, Pid, N, Filter) ->
 
 events(A, D, Filter) -> element(1, all_events(A, D, maps:without([order, limit], Filter), oldest)).
 
-numbers(Events) -> [N || #{message := {'$gen_call', _, {bulk, <<N:32, _/binary>>}}} <- Events].
+numbers(Events) -> [N || #{message := {'$gen_call', _, {bulk, <<N:32, _/bits>>}}} <- Events].
 
 %% A caller asks for all that its question may answer, about 63 MB; others on its node and on another ask for the status.
 a_large_answer_stalls_nobody(Config) ->

@@ -5,14 +5,14 @@
 -export([sys_state_and_status/1, sys_refuses_what_would_change/1, stop_is_refused_with_a_reason/1, supervisor_children/1,
          every_process_answers_sys/1, multi_call_over_a_mix/1, erpc_multicall_over_a_mix/1, send_request_and_receive_response/1,
          late_replies_never_come/1, node_monitors_both_kinds/1, net_kernel_is_asked/1, crash_of_ours_is_told/1,
-         crash_of_a_beam_is_told/1, global_and_pg_undisturbed/1, elixir_callers/1, otp27_callers/1]).
+         crash_of_a_beam_is_told/1, global_and_pg_undisturbed/1, elixir_callers/1, newer_callers/1]).
 -import(scope_test, [start_node/2, start_node/3, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_peer, [peer/2, control/2, actor/1, next/0, nothing/0]).
 
 all() -> [sys_state_and_status, sys_refuses_what_would_change, stop_is_refused_with_a_reason, supervisor_children,
           every_process_answers_sys, multi_call_over_a_mix, erpc_multicall_over_a_mix, send_request_and_receive_response,
           late_replies_never_come, node_monitors_both_kinds, net_kernel_is_asked, crash_of_ours_is_told, crash_of_a_beam_is_told,
-          global_and_pg_undisturbed, elixir_callers, otp27_callers].
+          global_and_pg_undisturbed, elixir_callers, newer_callers].
 timeout(_) -> 90000.
 
 %% A BEAM node, the real daemon, and the peer whose processes can be told what to do.
@@ -297,9 +297,9 @@ elixir_callers(Config = #{a := A, daemon := Daemon, scope := Scope}) ->
         nothing()
     end).
 
-%% The same from OTP 27; skipped where it is not.
-otp27_callers(Config = #{daemon := Daemon, scope := Scope}) ->
-    N = start_node(Config, new, #{otp => 27}),
+%% The same from a newer release; skipped where there is none.
+newer_callers(Config = #{daemon := Daemon, scope := Scope}) ->
+    N = start_node(Config, new, #{otp => scope_test:other_otp()}),
     rpc(N, fun() ->
         ok = sys_state(Daemon),
         ok = sys_refusals(Daemon),

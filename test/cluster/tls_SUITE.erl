@@ -1,16 +1,16 @@
-%% Clusters whose distribution is over TLS: who is let in and who is not, with the reason; nodes of OTP 25, and of 27 by `otp27`.
+%% Clusters whose distribution is over TLS: who is let in and who is not, with the reason; nodes of OTP 25, and of others by `other_otp`.
 -module(tls_SUITE).
 -export([all/0, timeout/1, init/1]).
 -export([both_directions/1, refusals/1, optfile/1, new_certificates/1, ipv6/1, command_line/1, much/1,
-         otp27/1]).
+         other_otp/1]).
 -import(scope_test, [start_node/3, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [ask/3, await_live/3, all_events/4]).
 
 all() -> [both_directions, refusals, optfile, new_certificates, ipv6, command_line, much].
 timeout(_) -> 120000.
 
-%% The same with nodes of OTP 27 (test/support/otp27 with ...).
-otp27(Config) -> [Case(Config, #{otp => 27}) || Case <- [fun both_directions/2, fun refusals/2, fun optfile/2, fun ipv6/2]].
+%% The same with nodes of another release (test/support/otp ... with ...).
+other_otp(Config) -> [Case(Config, #{otp => scope_test:other_otp()}) || Case <- [fun both_directions/2, fun refusals/2, fun optfile/2, fun ipv6/2]].
 
 %% --- certificates --------------------------------------------------------------------------------------------------------
 

@@ -306,7 +306,7 @@ agents_daemon_loop(Agent) ->
 
 %% --- helpers ---------------------------------------------------------------------------------------------------------
 
-%% With $SCOPE_TARGET_OTP=27 the nodes that are looked at run that OTP.
+%% $SCOPE_TARGET_OTP says of which release the nodes are that are looked at.
 target(Config, Name) -> target(Config, Name, #{}).
 target(Config, Name, Opts) ->
     scope_test:start_node(Config, Name, case os:getenv("SCOPE_TARGET_OTP") of

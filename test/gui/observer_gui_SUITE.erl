@@ -13,7 +13,7 @@ tabs() -> [system, load_charts, memory_allocators, applications, processes, port
 
 each_tab(Config) -> each_tab(Config, #{}, "observer").
 
-%% OTP 27's Observer, which is told the node as it starts (test/support/otp27 --gui with ...).
+%% OTP 27's Observer, which is told the node as it starts (test/support/otp 27 --gui with ...).
 otp27(Config) -> each_tab(Config, #{otp => 27}, "observer27").
 
 each_tab(Config, Opts, Folder) ->
@@ -80,7 +80,7 @@ choose(X, Title, Scope) ->
 %% off, too), on which nothing will come: its runtimes are 0.
 etop(Config) -> etop(Config, #{}).
 
-%% OTP 27's (test/support/otp27 --gui with ...).
+%% OTP 27's (test/support/otp 27 --gui with ...).
 etop27(Config) -> etop(Config, #{otp => 27}).
 
 etop(Config, Opts) ->

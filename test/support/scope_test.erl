@@ -11,7 +11,7 @@
 %% Config: #{suite, tmp, epmd_port, cookie, env}, plus whatever init adds.
 -module(scope_test).
 -export([main/0]).
--export([on_small_disk/3, start_node/2, start_node/3, rpc/2, rpc/4, rpc/5, cast/2, node_of/1, unique_name/1, unique_name/2]).
+-export([on_small_disk/3, start_node/2, start_node/3, other_otp/0, rpc/2, rpc/4, rpc/5, cast/2, node_of/1, unique_name/1, unique_name/2]).
 -export([start_program/3, start_program/4, await_line/3, await_exit/2, bin/1]).
 -export([kill/1, kill/2, alive/1, os_pid/1]).
 -export([start_epmd/1, kill_epmd/1, epmd_names/1, free_port/0, env/1]).
@@ -190,7 +190,8 @@ start_node(Config, Name) -> start_node(Config, Name, #{}).
 
 %% A BEAM node `Name_<unique>@localhost` (a Name with an @ is taken as it is). Controlled over its stdin and stdout, not
 %% over distribution. The suite's code is on its path. Opts: args (["+S", "4"]), env ([{K, V}]), cookie, longnames,
-%% hidden, nodist (no name at all), under (a command that runs what follows it, and its arguments), otp (27: that release, if test/support/otp27 has it; else the case is skipped).
+%% hidden, nodist (no name at all), under (a command that runs what follows it, and its arguments), otp (its release: this
+%% machine's, or the one that test/support/otp runs; else the case is skipped).
 -spec start_node(config(), atom(), map()) -> handle().
 start_node(Config, Name0, Opts) ->
     Name = case lists:member($@, atom_to_list(Name0)) of
@@ -214,10 +215,18 @@ start_node(Config, Name0, Opts) ->
     register_child(#{kind => node, base => atom_to_list(Name), peer => Peer, node => Node, os_pid => OsPid}).
 
 erl(this) -> [find("erl")];
-erl(27) ->
-    case os:getenv("SCOPE_OTP27") of
-        false -> throw({skip, "no OTP 27: run it by test/support/otp27 with"});
-        Script -> [Script, "erl"]
+erl(Release) ->
+    case other_otp() of
+        Release -> [os:getenv("SCOPE_OTHER_OTP_RUN"), integer_to_list(Release), "erl"];
+        _ -> throw({skip, lists:concat(["no OTP ", Release, " here: run it by test/support/otp ", Release, " with"])})
+    end.
+
+%% The release of OTP that is there beside this machine's (test/support/otp ... with).
+-spec other_otp() -> pos_integer().
+other_otp() ->
+    case os:getenv("SCOPE_OTHER_OTP") of
+        false -> throw({skip, "no other OTP: run it by test/support/otp 27 with"});
+        Release -> list_to_integer(Release)
     end.
 
 %% peer puts its own arguments (-user peer) behind ours. It is not linked to us: a case may kill its node.
