@@ -22,7 +22,8 @@ constexpr std::string_view kAgentModules[] = {
     "scope_behaviours", "scope_hold",     "scope_cut",    "scope_beat",  "scope_hash",
     "scope_patterns",   "scope_baseline", "scope_budget", "scope_probe", "scope_spent",
     "scope_nif",        "scope_drain",    "scope_ask",    "scope_flags", "scope_ladder",
-    "scope_watch",      "scope_session",  "scope_redact", "scope_text",  "scope_follow"};
+    "scope_watch",      "scope_session",  "scope_redact", "scope_text",  "scope_follow",
+    "scope_lease"};
 // Asking for what a function's calls take stops all schedulers for 5 us, so fewer at once.
 constexpr std::size_t kChunk = 4000, kStopping = 500, kExamples = 3;
 

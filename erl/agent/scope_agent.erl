@@ -93,7 +93,8 @@
 %%
 %% IF SOMETHING DIES   The session's death (panic button: exit(whereis(scope_agent), kill)) ends everything within 2 s.
 %% So do the guard's, the supervisor's, and a suspended one of them after 3 s. A killed tracer is started anew, with a
-%% gap. The daemon's loss stops shipping only; after grace_ms without a word everything is removed.
+%% gap. If all of them are killed or suspended at once, scope_lease ends everything, 5 s later at most; if it is killed, the
+%% supervisor does. The daemon's loss stops shipping only; after grace_ms without a word everything is removed.
 %% A daemon that stands still: after cut_ms without a word its node is disconnected. Once the link's buffers are full the VM
 %% suspends whoever sends to it, and does not end the link of a hidden node by itself: so they wait cut_ms at most, and a tick.
 -module(scope_agent).
@@ -124,7 +125,7 @@
 
 -spec modules() -> [module()].
 modules() ->
-    [scope_agent, scope_sup, scope_guard, scope_trace, scope_tracer, scope_behaviours, scope_hold, scope_cut,
+    [scope_agent, scope_sup, scope_guard, scope_lease, scope_trace, scope_tracer, scope_behaviours, scope_hold, scope_cut,
      scope_hash, scope_beat, scope_nif, scope_session, scope_drain, scope_patterns, scope_baseline, scope_budget, scope_probe,
      scope_spent, scope_ask, scope_flags, scope_ladder, scope_watch, scope_redact, scope_text, scope_follow].
 

@@ -183,7 +183,7 @@ event(_, _, _) -> none.
 
 %% Messages of ours are nobody's business.
 of_tracee(A, B, Event) ->
-    Own = [P || N <- [scope_agent, scope_sup, scope_guard, scope_tracer, ?MODULE], P <- [whereis(N)], is_pid(P)],
+    Own = [P || N <- [scope_agent, scope_sup, scope_guard, scope_tracer, scope_lease, ?MODULE], P <- [whereis(N)], is_pid(P)],
     case lists:member(A, Own) orelse lists:member(B, Own) of
         true -> none;
         false -> Event

@@ -128,7 +128,7 @@ request(status, S = #s{ctx = Ctx, tracer = Tracer}) ->
 request(verify, S = #s{tracer = Tracer}) ->
     Traced = length([P || P <- processes(), scope_trace:is_ours(P, Tracer)]),
     {{ok, #{patterns => scope_patterns:all(S#s.patterns), traced => Traced,
-            processes => [N || N <- [scope_agent, scope_sup, scope_guard, scope_tracer, scope_follow], whereis(N) =/= undefined]}}, S};
+            processes => [N || N <- [scope_agent, scope_sup, scope_guard, scope_tracer, scope_lease, scope_follow], whereis(N) =/= undefined]}}, S};
 request(_, S) -> {{error, unknown_request}, S}.
 
 -spec start(term(), map(), map(), list(), #s{}) -> {{ok, map()} | {error, term()}, #s{}}.

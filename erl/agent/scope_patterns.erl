@@ -66,13 +66,11 @@ set(Wanted, P = #p{set = Set}, Ctx = #{tracer := Tracer}) ->
             {error, {pattern_owned, MFA, scope_trace:owner_of_patterns(Tracer)}}
     end.
 
-%% The supervisor and the tracer know what to take away; `also` is what else is set, in clear_pattern/1's words.
+%% The supervisor, the tracer and the lease know what to take away; `also` is what else is set, in clear_pattern/1's words.
 -spec intend([pattern()], map()) -> ok.
-intend(Patterns, Ctx = #{sup := Sup, tracer := Tracer}) ->
+intend(Patterns, Ctx = #{sup := Sup, tracer := Tracer, lease := Lease}) ->
     All = Patterns ++ maps:get(also, Ctx, []),
-    Sup ! {patterns, All},
-    Tracer ! {patterns, All},
-    ok.
+    lists:foreach(fun(P) -> P ! {patterns, All} end, [Sup, Tracer, Lease]).
 
 set_module(M, Wanted, Set) ->
     Was = [P || P = {Mod, _, _} <- maps:keys(Set), Mod =:= M],

@@ -35,14 +35,16 @@ start(Daemon, Given) ->
     Ctx0 = #{beats => scope_beat:new(), sup => self(), opts => Opts, capture => Capture},
     {Guard, GuardMon} = spawn_monitor(scope_guard, init, []),
     {Session, SessionMon} = spawn_monitor(scope_agent, session, [Daemon, Opts]),
+    {Lease, LeaseMon} = spawn_monitor(scope_lease, init, []),
     {Tracer, TracerMon, Trace} = start_tracer(Capture, none),
     true = register(scope_guard, Guard),
     true = register(scope_agent, Session),
+    true = register(scope_lease, Lease),
     true = register(scope_tracer, Tracer),
-    Ctx = Ctx0#{guard => Guard, session => Session, tracer => Tracer, trace => scope_session:weak(Trace)},
-    tell(Ctx, [Guard, Tracer, Session]),
+    Ctx = Ctx0#{guard => Guard, session => Session, lease => Lease, tracer => Tracer, trace => scope_session:weak(Trace)},
+    tell(Ctx, [Guard, Tracer, Session, Lease]),
     _ = erlang:send_after(?TICK, self(), tick),
-    loop(#s{ctx = Ctx, session = Trace, mons = #{GuardMon => guard, SessionMon => session, TracerMon => tracer}}).
+    loop(#s{ctx = Ctx, session = Trace, mons = #{GuardMon => guard, LeaseMon => lease, SessionMon => session, TracerMon => tracer}}).
 
 %% A trace session is one tracer's: that of the Erlang tracer goes with it, the native one's stays.
 start_tracer(native, Old) ->
@@ -69,7 +71,7 @@ loop(S) ->
         _ -> loop(S)
     end.
 
-down(guard, _, S) -> finish(S);
+down(Who, _, S) when Who =:= guard; Who =:= lease -> finish(S);
 down(session, _, S) ->              % the guard sees to it; if it does not, we do
     loop(S#s{ending = now_ms() + 1000});
 down(tracer, _, S = #s{ending = infinity, restarts = Before}) ->
@@ -86,9 +88,9 @@ restart(S = #s{ctx = Ctx0, mons = Mons, session = Old}) ->
     _ = (catch register(scope_tracer, Tracer)),
     Ctx = Ctx0#{tracer => Tracer, trace => scope_session:weak(Trace)},
     scope_beat:beat(tracer, Ctx),
-    #{session := Session, guard := Guard} = Ctx,
+    #{session := Session, guard := Guard, lease := Lease} = Ctx,
     From = scope_beat:last_flush(Ctx),
-    tell(Ctx, [Tracer, Session, Guard]),
+    tell(Ctx, [Tracer, Session, Guard, Lease]),
     Guard ! {tracer_lost, From},
     S#s{ctx = Ctx, session = Trace, mons = Mons#{Mon => tracer}}.
 

@@ -316,7 +316,7 @@ pid_flags(Pid) ->
 %% make events out of shipping events.
 -spec left_out() -> #{pid() => own | vm | distribution}.
 left_out() ->
-    Own = [{P, own} || N <- [scope_agent, scope_sup, scope_guard, scope_tracer, scope_follow], P <- [whereis(N)], is_pid(P)],
+    Own = [{P, own} || N <- [scope_agent, scope_sup, scope_guard, scope_tracer, scope_lease, scope_follow], P <- [whereis(N)], is_pid(P)],
     Vm = [{P, vm} || P <- [whereis(init) | system_processes()], is_pid(P)],
     Kernel = whereis(net_kernel),
     Links = fun(P) -> case process_info(P, links) of {links, L} -> [X || X <- L, is_pid(X)]; _ -> [] end end,
@@ -365,7 +365,7 @@ finish(Tracer0, Patterns, Others) ->
 clean_up(Tracer, Patterns, Known, Modules) ->
     _ = scope_nif:stop(),
     relieve(Tracer),
-    Names = [whereis(N) || N <- [scope_agent, scope_guard, scope_sup, scope_tracer, scope_follow]],
+    Names = [whereis(N) || N <- [scope_agent, scope_guard, scope_sup, scope_tracer, scope_lease, scope_follow]],
     Pids = lists:usort([P || P <- Known ++ Names, is_pid(P)]),
     %% Whoever could set something again goes before the patterns do.
     Mons = [begin

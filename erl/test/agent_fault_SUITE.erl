@@ -6,9 +6,12 @@
 -import(scope_test, [start_node/3, rpc/2, rpc/4, wait_until/1, wait_until/2, assert_eq/2, log/2, node_of/1]).
 -import(agent_test, [setup/1, setup/2, d/3, daemon/3, args/1, calls/1, nothing_left/1, nothing_left/2]).
 
+-define(ALL, [scope_sup, scope_guard, scope_agent, scope_tracer]).
+-define(LEASE_MS, 8000).        % 5 s, and the taking away
+
 all() ->
     [panic_button, supervisor_killed, guard_killed, agent_and_supervisor_killed, agent_and_guard_killed,
-     guard_and_supervisor_killed, all_but_tracer_killed, killed_while_taking_away, agent_suspended, guard_suspended, supervisor_suspended,
+     guard_and_supervisor_killed, all_but_tracer_killed, lease_killed, all_killed, all_suspended, killed_while_taking_away, agent_suspended, guard_suspended, supervisor_suspended,
      tracer_killed, children_after_kill, tracer_suspended, hostile_load, hostile_big_terms, foreign_tracer, foreign_pattern, foreign_send_filter,
      pattern_taken_over, dbg_stop_clear, dbg_clears_twice, dbg_beside, old_trace_beside, module_reloaded, name_followed, unload_under_load].
 
@@ -22,6 +25,11 @@ agent_and_supervisor_killed(Config) -> killed(Config, [scope_agent, scope_sup], 
 agent_and_guard_killed(Config) -> killed(Config, [scope_guard, scope_agent], 5000).
 guard_and_supervisor_killed(Config) -> killed(Config, [scope_sup, scope_guard], 5000).
 all_but_tracer_killed(Config) -> killed(Config, [scope_sup, scope_guard, scope_agent], 5000).
+lease_killed(Config) -> killed(Config, [scope_lease], 5000).
+
+%% Nobody is left who hears of anybody's death: the lease alone ends it.
+all_killed(Config) -> suspended(Config, ?ALL, ?LEASE_MS, fun(P) -> exit(P, kill) end).
+all_suspended(Config) -> suspended(Config, ?ALL, ?LEASE_MS).
 
 %% The guard has begun to take everything down, killed the tracer, and is killed itself.
 killed_while_taking_away(Config) ->
@@ -44,23 +52,30 @@ killed(Config, Names, Within) ->
     nothing_left(T, Within),
     log("gone after ~b ms", [erlang:monotonic_time(millisecond) - Start]).
 
-agent_suspended(Config) -> suspended(Config, scope_agent).
-guard_suspended(Config) -> suspended(Config, scope_guard).
-supervisor_suspended(Config) -> suspended(Config, scope_sup).
+agent_suspended(Config) -> suspended(Config, [scope_agent], 8000).
+guard_suspended(Config) -> suspended(Config, [scope_guard], 8000).
+supervisor_suspended(Config) -> suspended(Config, [scope_sup], 8000).
 
-suspended(Config, Name) ->
+suspended(Config, Names, Within) -> suspended(Config, Names, Within, fun(_) -> ok end).
+suspended(Config, Names, Within, Then) ->
     T = busy(Config),
     %% from a process that lives on: its suspending ends with it
     rpc(T, fun() ->
                    Me = self(),
                    spawn(fun() ->
-                                 erlang:suspend_process(whereis(Name)),
+                                 Ps = [whereis(N) || N <- Names],
+                                 process_flag(priority, max),
+                                 [true = erlang:suspend_process(P) || P <- Ps],
+                                 lists:foreach(Then, Ps),
+                                 process_flag(priority, normal),
                                  Me ! done,
                                  receive never -> ok end
                          end),
                    receive done -> ok end
            end),
-    nothing_left(T, 8000).
+    Start = erlang:monotonic_time(millisecond),
+    nothing_left(T, Within),
+    log("gone after ~b ms", [erlang:monotonic_time(millisecond) - Start]).
 
 %% A target that is traced in every way, with load.
 busy(Config) ->

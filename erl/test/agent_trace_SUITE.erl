@@ -160,7 +160,7 @@ left_out(Config) ->
     {T, D, Pid} = setup(Config),
     {ok, #{left_out := Out}} = d(D, control, [Pid, {start, a, #{all => true, events => [messages]}}]),
     Named = fun(Name) -> proplists:get_value(rpc(T, erlang, whereis, [Name]), Out) end,
-    assert_eq([own, own, own, own], [Named(N) || N <- [scope_agent, scope_sup, scope_guard, scope_tracer]]),
+    assert_eq([own, own, own, own, own], [Named(N) || N <- [scope_agent, scope_sup, scope_guard, scope_tracer, scope_lease]]),
     assert_eq({vm, distribution}, {Named(init), Named(net_kernel)}),
     %% with every message on the node traced, shipping makes no events of its own
     timer:sleep(500),
