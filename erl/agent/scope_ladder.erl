@@ -149,14 +149,18 @@ breaker(Why, S = #s{ladder = Ladder}) ->
 %% Spenders: who spent most, and which part of all.
 -spec step_down(atom(), [{pid(), float()}], map(), #s{}) -> #s{}.
 step_down(_, _, _, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> scope_flags:reapply(refill(1.0, S));
-step_down(Why, Spenders, Figures, S = #s{follow = #follow{}}) ->      % the follow goes first
-    step_down(Why, Spenders, Figures, scope_follow:over(over_budget, S));
 step_down(any, Spenders, Figures, S0 = #s{ctx = Ctx, costs = Costs, spent = Spent}) ->
     S = S0#s{spent = scope_spent:look(Ctx, Costs, Spent)},
     Limits = limits_with([], S),
     {What, Share} = scope_budget:blame(seen(S), Limits, 1.0),
     %% What the rings hold is not counted yet, and may be all there is.
     step_down(case Share > 0.5 of true -> What; false -> scope_budget:narrowest(Limits, Costs) end, Spenders, Figures, S);
+step_down(Why, Spenders, Figures, S0 = #s{follow = #follow{}, ctx = Ctx, ladder = Ladder}) ->      % the follow goes first
+    S = S0#s{spent = scope_spent:look(Ctx, S0#s.costs, S0#s.spent)},
+    Left = scope_follow:over(over_budget, S),
+    Rung = scope_budget:rung(Ladder),
+    tell_step(stepped_down, maps:get(from, Figures, mono()), #{from => Rung, to => Rung, cause => Why, ended => follow}, S),
+    step_down(Why, Spenders, Figures, Left);
 step_down(Why, Spenders, Figures, S = #s{ladder = Ladder, filled = {Share, At}}) ->
     Demand = case Figures of
                  #{from := _, noticed := Dry} -> scope_budget:demand(Share, Dry - At);       % the bucket ran dry
@@ -188,11 +192,15 @@ step_to(New, Figures, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx}) ->
          end,
     Now = mono(),
     Took = case Figures of #{noticed := At} -> #{took_us => ((case Down orelse Off of true -> Relieved; false -> Now end) - At) div 1000}; _ -> #{} end,
-    Limits = case limits_with([], S1) of none -> #{}; L -> maps:with([cpu, events, bytes, memory], L) end,
-    scope_flags:gap({case Why of quiet -> stepped_up; _ -> stepped_down end, unknown, maps:get(from, Figures, Now), Now,
-         maps:merge(Took, #{from => From, to => To, cause => Why, rate => scope_budget:factor(New), left_out => map_size(scope_budget:left_out(New)), budget => Limits, spent => maps:without([kinds, at], scope_spent:status(S1#s.spent))})},
-        S3),
+    tell_step(case Why of quiet -> stepped_up; _ -> stepped_down end, maps:get(from, Figures, Now),
+              Took#{from => From, to => To, cause => Why, rate => scope_budget:factor(New), left_out => map_size(scope_budget:left_out(New))}, S1),
     S3#s{low = case To of off -> none; _ -> Now end}.
+
+%% With what may be spent and what was.
+tell_step(Reason, From, Figures, S) ->
+    Limits = case limits_with([], S) of none -> #{}; L -> maps:with([cpu, events, bytes, memory], L) end,
+    scope_flags:gap({Reason, unknown, From, mono(),
+                     Figures#{budget => Limits, spent => maps:without([kinds, at], scope_spent:status(S#s.spent))}}, S).
 
 %% What a lower rung or a sample has left out since it was last told.
 -spec tell_low(#s{}) -> #s{}.

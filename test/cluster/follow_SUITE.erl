@@ -3,19 +3,21 @@
 -module(follow_SUITE).
 -export([all/0, timeout/1]).
 -export([one_of_many/1, several_shots/1, where_the_inferred_tree_differs/1, a_function/1, bounded_and_redacted/1,
-         another_tool_holds_the_tracer/1, leaves_no_trace/1, too_many_events/1, the_agent_is_killed/1]).
+         another_tool_holds_the_tracer/1, leaves_no_trace/1, too_many_events/1, the_budget_ends_it/1,
+         the_agent_is_killed/1]).
 -export([followed_function/1]).
 -import(scope_test, [start_node/2, start_node/3, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [ask/3, call/3, await_live/3, all_events/4]).
 -import(scope_cli, [scope/2, scope/3, has/2]).
 
 all() -> [one_of_many, several_shots, where_the_inferred_tree_differs, a_function, bounded_and_redacted, another_tool_holds_the_tracer,
-          leaves_no_trace, too_many_events, the_agent_is_killed].
+          leaves_no_trace, too_many_events, the_budget_ends_it, the_agent_is_killed].
 timeout(_) -> 90000.
 
-cluster(Config) ->
+cluster(Config) -> cluster(Config, #{}).
+cluster(Config, Opts) ->
     Nodes = [A, B, C] = [start_node(Config, front, target()), start_node(Config, orders, target()), start_node(Config, stock)],
-    D = scope_daemon:start(scope_cli:cookie(Config), Nodes),
+    D = scope_daemon:start(scope_cli:cookie(Config), Nodes, Opts),
     await_live(A, D, Nodes),
     Log = server(B, log, #{}),
     Stock = server(C, stock, #{log => {log, node_of(B)}}),
@@ -243,6 +245,41 @@ too_many_events(Config) ->
     ok.
 
 sink() -> receive _ -> sink() end.
+
+%% Something else on the node spends the budget: the follow is what the first step down takes away, and the step says why.
+the_budget_ends_it(Config) ->
+    {Nodes = [A | _], D, [Front | _]} = cluster(Config, #{budget => ["--budget-percent", "0.2"]}),
+    Id = follow(A, D, [{follow, {front, node(Front)}}, {shots, 100}, {force, true}]),
+    requests(A, Front, [1]),
+    wait_until(fun() -> {length(seq(A, D, seq_send)), length(seq(A, D, seq_receive))} =:= {7, 7} end, 20000),
+    1 = rpc(A, erlang, system_info, [trace_control_word]),
+    _ = ask(A, D, {start, [{mfas, [{?MODULE, followed_function, 1}]}, {nodes, [node_of(A)]}, {force, true}]}),
+    Busy = rpc(A, fun() -> spawn(fun busy/0) end),
+    Steps = fun() -> lists:sort([{U, F} || #{reason := stepped_down, node := N, until := U, figures := F} <- seq(A, D, gap), N =:= node_of(A)]) end,
+    wait_until(fun() -> rpc(A, seq_trace, get_system_tracer, []) =:= false andalso Steps() =/= [] end, 20000),
+    [{_, #{ended := follow, cause := Cause, from := full, to := full, budget := #{cpu := 0.2}, spent := #{events := _, cpu := _}}} | _] = Steps(),
+    true = lists:member(Cause, [cpu, events]),
+    %% That it ended is a gap, and an answer over that time is not complete.
+    wait_until(fun() ->
+                       {Gaps, C} = all_events(A, D, #{node => node_of(A), type => gap}, oldest_first),
+                       [ok || #{reason := trace_stopped} <- Gaps] =/= [] andalso not maps:get(complete, C)
+               end, 10000),
+    %% The others follow on. Here nobody gets a token any more, and what has one loses it with the next message.
+    assert_eq([false, true, true], [is_pid(rpc(N, seq_trace, get_system_tracer, [])) || N <- Nodes]),
+    assert_eq(0, rpc(A, erlang, system_info, [trace_control_word])),
+    Before = length(seq(A, D, seq_send)),
+    requests(A, Front, [2, 3]),
+    assert_eq([], [{N, P} || N <- Nodes, P <- tokens(N)]),
+    assert_eq(Before, length(seq(A, D, seq_send))),
+    rpc(A, erlang, exit, [Busy, kill]),
+    _ = ask(A, D, {stop, Id}),
+    0 = scope_daemon:stop(D),
+    [{0, _} = scope(Config, ["verify-clean", atom_to_list(node_of(N))]) || N <- Nodes],
+    ok.
+
+busy() ->
+    _ = [followed_function(fun() -> ok end) || _ <- lists:seq(1, 200)],
+    receive after 1 -> busy() end.
 
 %% Without the guard nobody gives anything back but the VM itself, and whoever is left.
 the_agent_is_killed(Config) ->
