@@ -89,7 +89,7 @@ class Aggregation {
   }
   // Gaps are told whole, whatever is sampled.
   double stands_for(codec::EventType type, Incarnation incarnation, RawTime at) const {
-    return type == codec::EventType::gap ? 1 : rates_->weight(incarnation, at);
+    return type == codec::EventType::gap ? 1 : rates_->weight(type, incarnation, at);
   }
   // The rows of these units that `wanted` lets through, as the filter has them. False: the budget is spent.
   template <typename Each>

@@ -95,6 +95,10 @@ void say_unnamed(const store::View& view, const NodeScope& scope, const Asked& a
   for (const auto& module : asked.modules) function({module, {}, {}});
 }
 
+void add(const Sampled& sampled, Completeness& out) {
+  if (std::ranges::find(out.sampled, sampled) == out.sampled.end()) out.sampled.push_back(sampled);
+}
+
 }  // namespace
 
 Completeness certify(const Context& context, const ClockModel& clock,
@@ -118,15 +122,11 @@ Completeness certify(const Context& context, const ClockModel& clock,
     if (!gap) continue;
     const auto began = clock.cluster(event.row.process.incarnation, gap->from);
     if (until && began.time > *until && began.error_ns != kUnknownError) continue;
-    if (gap->reason == "sampled" && gap->figures) {
+    const bool receivers = gap->reason == "fan_out";
+    if ((gap->reason == "sampled" || receivers) && gap->figures) {
       const auto rate = gap->figures->map()->find("rate");
       const auto* of = info_of(*context.view, event.row.process.incarnation);
-      const Sampled sampled{of ? of->node : std::string(), rate ? rate->real().value_or(0) : 0};
-      if (std::ranges::none_of(out.sampled, [&](const Sampled& s) {
-            return s.node == sampled.node && s.rate == sampled.rate;
-          })) {
-        out.sampled.push_back(sampled);
-      }
+      add({of ? of->node : std::string(), rate ? rate->real().value_or(0) : 0, receivers}, out);
       continue;
     }
     if (out.gaps.size() == kMaxGapsListed) {
@@ -166,9 +166,7 @@ Completeness certify(const Context& context, const ClockModel& clock,
       if (concerned(scope.node) && !later) say_unnamed(*context.view, scope, asked, out);
     }
     for (const auto& s : context.coverage->sampled) {
-      const bool known = std::ranges::any_of(
-          out.sampled, [&](const Sampled& o) { return o.node == s.node && o.rate == s.rate; });
-      if (!known && concerned(s.node)) out.sampled.push_back(s);
+      if (concerned(s.node)) add(s, out);
     }
   }
   return out;

@@ -135,6 +135,8 @@ struct NodeScope {  // a node where something is traced
 struct Sampled {
   std::string node;
   double rate = 1.0;
+  bool receivers = false;  // of messages' receivers, not of processes
+  bool operator==(const Sampled&) const = default;
 };
 
 // What the daemon knows about the cluster and the store does not: published to the service whenever it changes.

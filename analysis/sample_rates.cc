@@ -13,7 +13,9 @@ SampleRates::SampleRates(const Context& context, const ClockModel& clock,
   if (context.coverage) {
     for (const auto& info : context.view->incarnations()) {
       for (const auto& s : context.coverage->sampled) {
-        if (s.node == info.node && s.rate > 0 && s.rate < 1) of_[info.number].present = s.rate;
+        if (s.node != info.node || s.rate <= 0 || s.rate >= 1) continue;
+        auto& of = of_[info.number];
+        (s.receivers ? of.present_fan_out : of.present) = s.rate;
       }
     }
   }
@@ -27,18 +29,20 @@ SampleRates::SampleRates(const Context& context, const ClockModel& clock,
   for (const auto& event : loaded.events) {
     const auto payload = codec::view(event.row.record.payload);
     const auto gap = payload ? codec::read_gap(*payload) : std::nullopt;
-    if (!gap || !gap->figures || (gap->reason != "sampled" && gap->reason != "fewer_tracees"))
-      continue;
+    if (!gap || !gap->figures) continue;
+    auto Of::* const told = gap->reason == "sampled"         ? &Of::sampled
+                            : gap->reason == "fewer_tracees" ? &Of::fewer
+                            : gap->reason == "fan_out"       ? &Of::fan_out
+                                                             : nullptr;
+    if (told == nullptr) continue;
     const auto value = gap->figures->map()->find("rate");
     const double rate = value ? value->real().value_or(0) : 0;
     if (rate <= 0 || rate >= 1) continue;
-    auto& of = of_[event.row.process.incarnation];
-    (gap->reason == "sampled" ? of.sampled : of.fewer)
-        .push_back({gap->from.ns, gap->until.ns, rate});
+    (of_[event.row.process.incarnation].*told).push_back({gap->from.ns, gap->until.ns, rate});
   }
   for (auto& [incarnation, of] : of_) {
-    std::ranges::sort(of.sampled, {}, &Told::until);
-    std::ranges::sort(of.fewer, {}, &Told::until);
+    for (auto* told : {&of.sampled, &of.fewer, &of.fan_out})
+      std::ranges::sort(*told, {}, &Told::until);
   }
 }
 
@@ -53,11 +57,14 @@ double SampleRates::rate_at(const std::vector<Told>& told, std::int64_t at, doub
   return rate == 0 ? 1 : rate;
 }
 
-double SampleRates::weight(Incarnation incarnation, RawTime at) const {
+double SampleRates::weight(codec::EventType type, Incarnation incarnation, RawTime at) const {
   const auto of = of_.find(incarnation);
   if (of == of_.end()) return 1;
+  const bool message =
+      type == codec::EventType::message_send || type == codec::EventType::message_fetch;
   return 1 / (rate_at(of->second.sampled, at.ns, of->second.present) *
-              rate_at(of->second.fewer, at.ns, 1));
+              rate_at(of->second.fewer, at.ns, 1) *
+              (message ? rate_at(of->second.fan_out, at.ns, of->second.present_fan_out) : 1));
 }
 
 bool SampleRates::uniform(Incarnation incarnation, RawTime from, RawTime until) const {
@@ -67,7 +74,8 @@ bool SampleRates::uniform(Incarnation incarnation, RawTime from, RawTime until) 
     return (t.from > from.ns && t.from <= until.ns) || (t.until >= from.ns && t.until < until.ns);
   };
   return std::ranges::none_of(of->second.sampled, inside) &&
-         std::ranges::none_of(of->second.fewer, inside);
+         std::ranges::none_of(of->second.fewer, inside) &&
+         std::ranges::none_of(of->second.fan_out, inside);
 }
 
 }  // namespace scope::analysis

@@ -1,5 +1,6 @@
-// At what rate rows were sampled when they were captured: by the gap rows `sampled` (a start's sample) and `fewer_tracees`
-// (what the budget's ladder left), each with the time that it tells of. Both at once multiply. Where a sample's row has
+// At what rate rows were sampled when they were captured: by the gap rows `sampled` (a start's sample), `fewer_tracees`
+// (what the budget's ladder left) and, of messages sent and fetched, `fan_out` (the share of their receivers), each with the
+// time that it tells of. Several at once multiply. Where a sample's row has
 // not come yet, the newest few seconds, the daemon's present word holds (Coverage).
 // Thread: pure.
 #pragma once
@@ -10,6 +11,7 @@
 
 #include "analysis/clock_model.h"
 #include "analysis/query.h"
+#include "ei_codec/trace_event.h"
 
 namespace scope::analysis {
 
@@ -19,8 +21,8 @@ class SampleRates {
   SampleRates(const Context& context, const ClockModel& clock,
               std::span<const Incarnation> incarnations, std::optional<ClusterTime> from);
 
-  // What one row of that raw time stands for: 1 or more.
-  double weight(Incarnation incarnation, RawTime at) const;
+  // What one row of that kind and raw time stands for: 1 or more.
+  double weight(codec::EventType type, Incarnation incarnation, RawTime at) const;
   // Is it the same from one time to the other?
   bool uniform(Incarnation incarnation, RawTime from, RawTime until) const;
 
@@ -30,8 +32,8 @@ class SampleRates {
     double rate;
   };
   struct Of {
-    std::vector<Told> sampled, fewer;  // ascending by `until`
-    double present = 1;
+    std::vector<Told> sampled, fewer, fan_out;  // ascending by `until`
+    double present = 1, present_fan_out = 1;
   };
   static double rate_at(const std::vector<Told>& told, std::int64_t at, double after);
 

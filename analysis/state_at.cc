@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <set>
 
@@ -289,7 +290,8 @@ Result<StateAt> state_at(const Context& context, const ProcessSpec& spec, const 
     if (so) out.why.push_back(d);
   };
   doubt(!out.completeness.gaps.empty() || out.completeness.gaps_not_listed > 0, Doubt::gap);
-  doubt(!out.completeness.sampled.empty(), Doubt::sampled);
+  doubt(std::ranges::any_of(out.completeness.sampled, std::not_fn(&Sampled::receivers)),
+        Doubt::sampled);
   doubt(out.completeness.corrupt_blocks > 0, Doubt::corrupt);
   doubt(found.cut || out.completeness.deadline_cut, Doubt::deadline);
   doubt(record.has(TraceRecord::kInferred), Doubt::checkpoint);

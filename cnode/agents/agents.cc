@@ -495,6 +495,7 @@ std::shared_ptr<const analysis::Coverage> Agents::coverage() const {
     std::vector<std::uint64_t> ids;
     analysis::NodeScope scope;
     scope.node = name;
+    std::optional<double> fan_out;  // as the agent has it: the largest of those that want messages
     for (const auto& [id, trace] : traces_) {
       if (!live || !wants(trace.spec, name) || trace.ended.contains(name)) continue;
       traced = true;
@@ -504,7 +505,12 @@ std::shared_ptr<const analysis::Coverage> Agents::coverage() const {
       if (trace.spec.sample && *trace.spec.sample < 1) {
         coverage->sampled.push_back({name, *trace.spec.sample});
       }
+      constexpr auto kMessages = 1u << static_cast<unsigned>(codec::EventType::message_send) |
+                                 1u << static_cast<unsigned>(codec::EventType::message_fetch);
+      if ((traced_types(trace.spec) & kMessages) != 0)
+        fan_out = std::max(fan_out.value_or(0), trace.spec.fan_out.value_or(1));
     }
+    if (fan_out && *fan_out < 1) coverage->sampled.push_back({name, *fan_out, true});
     for (unsigned t = 1; t <= codec::kMaxEventType; ++t) {
       if ((traceable_types() >> t & 1) == 0) continue;
       const auto known = kind_since_.find({name, t});

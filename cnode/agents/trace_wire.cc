@@ -118,10 +118,11 @@ void write_spec(TermBuilder& b, const TraceSpec& spec, std::string_view node, co
     caps += c->has_value();
 
   b.map(9u + (everyone ? 1 : 0) + (has_limit ? 1 : 0) + (caps > 0 ? 1 : 0) + (spec.sample ? 1 : 0) +
-        (spec.budget_percent ? 1 : 0) + (spec.follow.empty() ? 0 : 1));
+        (spec.fan_out ? 1 : 0) + (spec.budget_percent ? 1 : 0) + (spec.follow.empty() ? 0 : 1));
   b.atom("force").boolean(spec.force);
   b.atom("continuous").boolean(!has_limit);  // whether it may go on for ever is decided here
   if (spec.sample) b.atom("sample").real(*spec.sample);
+  if (spec.fan_out) b.atom("fan_out").real(*spec.fan_out);
   if (spec.budget_percent) b.atom("budget").map(1).atom("cpu").real(*spec.budget_percent);
   b.atom("events");
   atom_list(b, agent_events(spec));

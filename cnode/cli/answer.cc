@@ -70,6 +70,8 @@ std::string missing_line(const TermView& item) {
   if (kind == "sampled") {
     const auto rate = get(item, "rate");
     const auto share = rate && rate->real() ? *rate->real() * 100 : 0;
+    if (const auto by = get(item, "by"); by && by->is_atom("receivers"))
+      return fmt::format("{}: messages to about {:.3g} % of their receivers only", node, share);
     return fmt::format("{}: sampled, about {:.3g} % of what happened", node, share);
   }
   if (kind == "truncated") return fmt::format("{} terms were captured only in part", count);

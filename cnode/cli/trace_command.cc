@@ -93,6 +93,8 @@ class TraceCommand : public Question {
     app.add_flag("--all", all_, "every process");
     app.add_option("--sample", sample_,
                    "the share of the processes that is traced, over 0 and at most 1");
+    app.add_option("--fan-out", fan_out_,
+                   "messages only to this share of their receivers, at least 0.001");
     app.add_flag("--force", force_,
                  "even if it is predicted to cost more than the budget, or would never end");
     app.add_option("--budget", budget_,
@@ -156,6 +158,10 @@ class TraceCommand : public Question {
       return fail(Code::bad_value, "a share over 0 and at most 1", "--sample",
                   std::to_string(*sample_));
     }
+    if (fan_out_ && !(*fan_out_ >= 0.001 && *fan_out_ <= 1)) {
+      return fail(Code::bad_value, "a share of at least 0.001 and at most 1", "--fan-out",
+                  std::to_string(*fan_out_));
+    }
     if (!budget_.empty()) {
       double percent = 0;
       const auto [end, ec] =
@@ -204,6 +210,7 @@ class TraceCommand : public Question {
     if (all_) k.key("all").boolean(true);
     if (force_) k.key("force").boolean(true);
     if (sample_) k.key("sample").real(*sample_);
+    if (fan_out_) k.key("fan_out").real(*fan_out_);
     if (budget_percent_) k.key("budget").real(*budget_percent_);
     if (for_ == "infinity") k.key("for").atom("infinity");
     if (for_ms_) k.key("for").integer(*for_ms_);
@@ -218,7 +225,7 @@ class TraceCommand : public Question {
  private:
   std::string profile_, budget_, for_;
   std::vector<std::string> nodes_, modules_, mfas_, pids_, names_, follow_, events_;
-  std::optional<double> sample_, budget_percent_;
+  std::optional<double> sample_, fan_out_, budget_percent_;
   std::optional<std::int64_t> for_ms_;
   std::optional<std::uint32_t> cap_, shots_;
   std::optional<bool> args_;

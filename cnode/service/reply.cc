@@ -260,6 +260,7 @@ void write_completeness(TermBuilder& out, const analysis::Completeness& c) {
     item("sampled", [&](MapWriter& m) {
       m.key("node").atom(s.node);
       m.key("rate").real(s.rate);
+      if (s.receivers) m.key("by").atom("receivers");
     });
   }
   count("truncated", c.truncated);

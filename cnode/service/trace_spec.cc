@@ -216,6 +216,16 @@ constexpr OptionReader<TraceSpec> kTraceOptions[] = {
        }
        return {};
      }},
+    {"fan_out",
+     [](TraceSpec& out, const TermView& v, std::string_view f) -> Status {
+       ASSIGN_OR_RETURN(out.fan_out, read_number(v, f));
+       if (!(*out.fan_out >= kLeastFanOut && *out.fan_out <= 1)) {
+         return bad_value(
+             f, v,
+             "must be at least 0.001 and at most 1.0, the share of the receivers of messages");
+       }
+       return {};
+     }},
     {"budget",
      [](TraceSpec& out, const TermView& v, std::string_view f) -> Status {
        ASSIGN_OR_RETURN(out.budget_percent, read_number(v, f));
@@ -337,6 +347,7 @@ void encode(codec::TermBuilder& out, const TraceSpec& spec) {
     b.nil();
   }
   if (spec.sample) map.key("sample").real(*spec.sample);
+  if (spec.fan_out) map.key("fan_out").real(*spec.fan_out);
   if (spec.budget_percent) map.key("budget").real(*spec.budget_percent);
   if (spec.forever) map.key("for").atom("infinity");
   if (spec.for_ms) map.key("for").integer(*spec.for_ms);

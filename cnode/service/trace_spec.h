@@ -8,6 +8,7 @@
 //   pids => Pid | [Pid]        names => Name | {Name, Node} | [..]      all => boolean   every process
 //   events => [type | group]   event types of api.md, or the groups of event_group()
 //   sample => 0.0 < float =< 1.0        budget => percent of the node's schedulers, 0 < number =< 100
+//   fan_out => 0.001 =< float =< 1.0    of messages sent and fetched only those to so large a share of the receivers
 //   for => Ms | {N, Unit} | infinity    how long; then it stops by itself
 //   force => boolean           even if it is predicted to cost more than the budget, or would never end
 //   follow => Pid | Name | {Name, Node} | {M, F, A} | [..]     what gets a token of seq_trace (erl/agent/scope_follow.erl):
@@ -33,6 +34,8 @@
 
 namespace scope::node {
 
+inline constexpr double kLeastFanOut = 0.001;
+
 struct CaptureCaps {  // bytes; nullopt: the profile's
   std::optional<std::uint32_t> args, message, state, result;
 };
@@ -54,7 +57,7 @@ struct TraceSpec {
   std::vector<analysis::PidSpec> pids;
   std::vector<analysis::NameSpec> names;  // node empty: on every node
   std::uint32_t events = 0;               // bits 1 << EventType; 0: the profile's
-  std::optional<double> sample;
+  std::optional<double> sample, fan_out;
   std::optional<double> budget_percent;
   std::optional<std::int64_t> for_ms;  // nullopt: not said
   bool forever = false;                // for => infinity

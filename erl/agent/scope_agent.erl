@@ -82,6 +82,7 @@
 %%   budget => #{cpu => per cent of the schedulers, events => per s, bytes => per s} | none     for this start: the node's
 %%                       is the largest that any living start asks for
 %%   sample => 0 < Share =< 1     of the processes, by a hash of the pid: each is traced whole or not at all
+%%   fan_out => 0.001 =< Share =< 1     of messages sent and fetched only those to so large a share of their receivers
 %%   force => true       whatever it is predicted to cost     continuous => true   no end is set for it
 %%             Without a limit a deep start (arguments, results, everybody's messages) ends after 60 s.
 %%   follow => #{shots => 1..1000, pids => [Pid], names => [Atom], mfas => [MFA]}     all but shots optional: seq_trace's system

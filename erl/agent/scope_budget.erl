@@ -66,15 +66,15 @@ count([], C, A, R, S, F, P, T, St) ->
     maps:filter(fun(_, N) -> N > 0 end,
                 #{calls => C, args => A, returns => R, sends => S, fetches => F, procs => P, takes => T, state => St}).
 
-%% Counts may hold `discarded`, too.
+%% Counts may hold `discarded`, and `away`: messages that are none of the sample.
 -spec spent_ns(#{atom() => number()}, number(), costs()) -> number().
 spent_ns(_, _, unknown) -> 0;
 spent_ns(Counts, Bytes, Costs = #{per_byte := PerByte, small := Small}) ->
-    Events = lists:sum(maps:values(maps:remove(discarded, Counts))),
+    Events = lists:sum(maps:values(maps:without([discarded, away], Counts))),
     maps:fold(fun(Kind, N, Acc) ->
                       case Costs of
                           #{Kind := {Tracee, Ours}} -> Acc + N * (Tracee + Ours);
-                          #{turned_away := Ns} when Kind =:= discarded -> Acc + N * Ns;
+                          #{turned_away := Ns} when Kind =:= discarded; Kind =:= away -> Acc + N * Ns;
                           _ -> Acc
                       end
               end, max(0, Bytes - Events * Small) * PerByte, Counts).
@@ -133,7 +133,7 @@ spend(_, _, _, none) -> {ok, none};
 spend(Counts, Bytes, Now, B = #bucket{costs = Costs, rates = {R1, R2, R3}, levels = {L1, L2, L3}, at = At, dry = Dry}) ->
     Dt = max(0, Now - At),
     Fill = fun(Level, Rate, Less) -> min(Rate * ?BURST_NS, Level + Rate * Dt) - Less end,
-    New = {A, E, C} = {Fill(L1, R1, spent_ns(Counts, Bytes, Costs)), Fill(L2, R2, lists:sum(maps:values(Counts))),
+    New = {A, E, C} = {Fill(L1, R1, spent_ns(Counts, Bytes, Costs)), Fill(L2, R2, lists:sum(maps:values(maps:remove(away, Counts)))),
                        Fill(L3, R3, Bytes)},
     What = if A < 0 -> cpu; E < 0 -> events; C < 0 -> bytes; true -> none end,
     {case What =/= none andalso not Dry of true -> {dry, What}; false -> ok end,
@@ -143,10 +143,11 @@ times({A, B, C}, F) -> {A * F, B * F, C * F}.
 
 %% --- samples ---------------------------------------------------------------------------------------------------------
 
-%% By the process: the same one is in it each time, and in every larger sample, and is traced whole.
--spec in_sample(pid(), number()) -> boolean().
+%% By the process: the same one is in it each time, and in every larger sample, and is traced whole. Receivers of messages
+%% may be names and references, too.
+-spec in_sample(term(), number()) -> boolean().
 in_sample(_, Rate) when Rate >= 1 -> true;
-in_sample(Pid, Rate) ->       % as sampled_out() in erl/c_src/trace.cc; the hash alone is uneven in its low bits
+in_sample(Pid, Rate) ->       % as left_out() in erl/c_src/trace.cc; the hash alone is uneven in its low bits
     ((erlang:phash2(Pid) * 2654435761) band 16#FFFFFFFF) bsr 12 < Rate * (1 bsl 20).
 
 %% --- the ladder ------------------------------------------------------------------------------------------------------

@@ -65,6 +65,9 @@ handle({flush, From, Ref}, S0) ->
 handle({patterns, Patterns}, S) -> S#s{patterns = Patterns};
 %% What was wanted when it happened is taken out before it counts as not wanted.
 handle({procs, false}, S = #s{procs = true}) -> procs((until(mono(), mono() + 1000000000, S))#s{procs = false});
+handle({fan_out, Share}, S) ->
+    scope_nif:set_receivers(round(Share * 65536)),
+    S;
 handle({procs, Procs}, S) -> procs(S#s{procs = Procs});
 handle({configure, Map}, S) -> configure(Map, S);
 handle({follow, Id, Pids}, S = #s{children = Children}) ->

@@ -1,7 +1,7 @@
 %% What the starts that live mean for patterns and processes: which are wanted, and setting them. The guard's.
 -module(scope_flags).
 
--export([also/1, asked_for/1, baseline/2, desired/2, flags_less/4, flags_on/4, followed/2, gap/2, in_chunks/2, in_sample/3, new_flags/1, reapply/1, set_patterns/2, specs/1, tell_procs/1, trace_processes/3, wanted/2, wants_new/1]).
+-export([also/1, asked_for/1, baseline/2, desired/2, fan_out/1, flags_less/4, flags_on/4, followed/2, gap/2, in_chunks/2, in_sample/3, new_flags/1, reapply/1, set_patterns/2, specs/1, tell_procs/1, trace_processes/3, wanted/2, wants_new/1]).
 
 -include("scope_guard.hrl").
 
@@ -12,10 +12,17 @@ also(S = #s{ctx = Ctx, job = Job, counters = Counters}) ->
     Ctx#{also => case Job of {_, _, _, _, Sets} -> Sets; none -> [] end ++ maps:get(set, Counters, []) ++ scope_follow:also(S)}.
 
 -spec tell_procs(#s{}) -> ok.
-tell_procs(#s{starts = Starts, tracer = Tracer}) ->
+tell_procs(S = #s{starts = Starts, tracer = Tracer}) ->
+    Tracer ! {fan_out, fan_out(S)},
     Tracer ! {procs, lists:any(fun(#start{spec = #{events := E}}) -> lists:member(procs, E) end,
                                maps:values(Starts))},
     ok.
+
+%% The share of the receivers to whom messages are recorded: the largest that a start asks for which wants messages.
+-spec fan_out(#s{}) -> number().
+fan_out(#s{starts = Starts}) ->
+    Said = [F || #start{spec = #{events := E, fan_out := F}} <- maps:values(Starts), E -- [messages, sends, fetches] =/= E],
+    case Said of [] -> 1.0; _ -> lists:max(Said) end.
 
 -spec flags_less(pid(), [atom()], [atom()], pid()) -> ok.
 flags_less(Pid, Flags, Keep, Tracer) ->

@@ -142,7 +142,8 @@ start(Id, Asked, Spec0, Behaviours, S0) ->
         {error, _} = Error -> {Error, S0}
     end.
 
-begun(Id, Asked, Spec = #{limit := Limit}, Behaviours, S) ->
+begun(Id, Asked, Spec = #{limit := Limit}, Behaviours, S0) ->
+    S = scope_ladder:tell_low(S0),          % from here on another share of the messages may be recorded
     Start = #start{asked = Asked, spec = Spec, flags = scope_trace:flags(Spec), behaviours = Behaviours,
                    until = case Limit of #{ms := Ms} -> now_ms() + Ms; _ -> infinity end,
                    count = case Limit of #{count := N} -> scope_beat:captured(S#s.ctx) + N; _ -> infinity end},

@@ -218,6 +218,7 @@ tell_low(S = #s{low = Low, ladder = Ladder, starts = Starts}) ->
         end,
     Rates = lists:usort([R || #start{spec = #{sample := R}} <- maps:values(Starts), R < 1]),
     _ = [scope_flags:gap({sampled, unknown, Low, Now, #{rate => R}}, S) || R <- Rates],
+    _ = [scope_flags:gap({fan_out, unknown, Low, Now, #{rate => R}}, S) || R <- [scope_flags:fan_out(S)], R < 1],
     S#s{low = Now}.
 
 now_ms() -> erlang:monotonic_time(millisecond).

@@ -10,7 +10,7 @@
 -export([load/2, samples/0, random/0]).
 -export([enabled/3, trace/5]).
 -export([setup/1, drain/0, pending/0, spenders/0, counters/0, lease/1, stop/0, watch/1, drainer/1, active/0, calibrated/0,
-         set_sample/1, set_budget/1, set_procs/2, set_caps/1, set_key/1, set_roles/1,
+         set_sample/1, set_receivers/1, set_budget/1, set_procs/2, set_caps/1, set_key/1, set_roles/1,
          set_redaction/1]).
 -export_type([drained/0]).
 
@@ -201,6 +201,9 @@ calibrated() -> [].
 %% Processes are traced whose hash is below so many 65536ths.
 -spec set_sample(0..65536) -> ok.
 set_sample(_) -> ok.
+%% Messages are recorded if the hash of their receiver is below so many 65536ths.
+-spec set_receivers(0..65536) -> ok.
+set_receivers(_) -> ok.
 %% {Debt, Costs by kind, of what is turned away, of 256 bytes more than Small}, in ns of the budget's time (scope_budget:
 %% native/3). Once dry, events are turned away and tracees lose their flags, until this is called again.
 -spec set_budget(none | {integer(), [non_neg_integer()], non_neg_integer(), non_neg_integer(), non_neg_integer()}) -> ok.

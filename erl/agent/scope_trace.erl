@@ -51,6 +51,7 @@ check(follow, F = #{shots := N}, _) ->
 check(caps, M, _) when is_map(M) -> ok;
 check(budget, B, _) when is_map(B); B =:= none -> ok;
 check(sample, R, _) -> is_number(R) andalso R > 0 andalso R =< 1 orelse throw({sample, share_expected}), ok;
+check(fan_out, R, _) -> is_number(R) andalso R >= 0.001 andalso R =< 1 orelse throw({fan_out, {share, 0.001, 1}}), ok;
 check(meta, _, _) -> ok;
 check(Key, _, _) -> throw({Key, case lists:member(Key, [limit, caps, budget, follow]) of true -> map_expected; _ -> unknown_key end}).
 
@@ -70,7 +71,7 @@ defaults(Spec) -> filled(Spec).
 filled(Spec) ->
     All = maps:merge(#{modules => [], mfas => [], pids => [], names => [], all => false, new_processes => false,
                        children => false, args => false, behaviours => scope_behaviours:modules(), limit => #{},
-                       caps => #{}, force => false, continuous => false, sample => 1.0, budget => #{}}, Spec),
+                       caps => #{}, force => false, continuous => false, sample => 1.0, fan_out => 1.0, budget => #{}}, Spec),
     Calls = map_get(modules, All) =/= [] orelse map_get(mfas, All) =/= [],
     WithEvents = maps:merge(#{events => case Calls of
                                             true -> [calls];

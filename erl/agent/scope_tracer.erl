@@ -34,6 +34,7 @@
             procs = false :: boolean(),                        % process events are wanted, not only needed
             children = #{} :: #{pid() => [term()]},            % tracees whose children are followed => starts
             bucket = none :: scope_budget:bucket(),
+            fan_out = 1.0 :: number(), away = 0 :: non_neg_integer(),   % the share of receivers; messages turned away by it
             sample = all :: all | {float(), #{pid() => true}},  % the share of processes that is kept, and those kept anyway
             native :: boolean()}).                             % native time unit is the nanosecond
 
@@ -132,10 +133,21 @@ external(#s{calls = Calls, n = N, events = Events}) ->
     <<131, 108, N:32, Calls/binary, Rest/binary>>.
 
 kept(Trace, S) ->
-    case needed(Trace, S) of
-        {true, S1} -> keep(Trace, S1);
-        {false, S1} -> loop(S1, wait(S1))
+    case S#s.fan_out >= 1 orelse to_sample(Trace, S#s.fan_out) of
+        true ->
+            case needed(Trace, S) of
+                {true, S1} -> keep(Trace, S1);
+                {false, S1} -> loop(S1, wait(S1))
+            end;
+        false when S#s.away + 1 >= ?MAX_EVENTS -> flush(S#s{away = S#s.away + 1});
+        false -> loop(S#s{away = S#s.away + 1}, wait(S))
     end.
+
+%% By who gets it, as the sender names him.
+to_sample({trace_ts, _, send, _, To, _}, Share) -> scope_budget:in_sample(To, Share);
+to_sample({trace_ts, _, send_to_non_existing_process, _, To, _}, Share) -> scope_budget:in_sample(To, Share);
+to_sample({trace_ts, Pid, 'receive', _, _}, Share) -> scope_budget:in_sample(Pid, Share);
+to_sample(_, _) -> true.
 
 keep(Trace0, S = #s{n = N, native = Native}) ->
     Trace = case Native of true -> Trace0; false -> to_ns(Trace0) end,
@@ -178,6 +190,7 @@ other({mark, At}, S) -> loop(S#s{cut = At - ?SLACK_NS, marker = false}, wait(S))
 other({patterns, Patterns}, S) -> loop(S#s{patterns = Patterns}, wait(S));
 other({bucket, Bucket}, S) -> loop(S#s{bucket = Bucket}, wait(S));
 other({sample, Sample}, S) -> loop(S#s{sample = Sample}, wait(S));
+other({fan_out, Share}, S) -> loop(S#s{fan_out = Share}, wait(S));
 other({procs, Procs}, S) -> loop(S#s{procs = Procs}, wait(S));
 other({configure, Map}, S = #s{caps = Caps, key = Key}) ->
     Rules = case Map of
@@ -215,10 +228,11 @@ add(Event, S = #s{n = N}) ->
 
 flush(S) -> after_batch(ship(S)).
 
-ship(S = #s{n = 0, gaps = [], ctx = Ctx}) ->
+ship(S = #s{n = 0, gaps = [], away = Away, ctx = Ctx}) ->
     scope_beat:beat(tracer, Ctx),
     scope_beat:flushed(S#s.cut, Ctx),
-    mark(mono(), S);
+    Now = mono(),
+    mark(Now, case Away of 0 -> S; _ -> spend(#{away => Away}, 0, fun() -> [] end, Now, Now, S#s{away = 0}) end);
 ship(S0 = #s{events = Events, called = Called, n = N, gaps = Gaps, ctx = Ctx, session = Session}) ->
     scope_beat:beat(tracer, Ctx),
     Now = mono(),
@@ -230,9 +244,9 @@ ship(S0 = #s{events = Events, called = Called, n = N, gaps = Gaps, ctx = Ctx, se
                  Counted -> Counted#{calls => maps:get(calls, Counted, 0) + Called}
              end,
     scope_beat:counted(Counts, Bytes, Ctx),
-    S = spend(Counts, Bytes, fun() -> pids(binary_to_term(Bin)) end, First, Now, S0),
+    S = spend(Counts#{away => S0#s.away}, Bytes, fun() -> pids(binary_to_term(Bin)) end, First, Now, S0),
     scope_beat:captured(N, Ctx),
-    Empty = mark(Now, S#s{calls = <<>>, called = 0, events = [], n = 0, bytes = 0}),
+    Empty = mark(Now, S#s{calls = <<>>, called = 0, events = [], n = 0, bytes = 0, away = 0}),
     case scope_beat:under_way(Ctx) + Bytes > ?MAX_UNDER_WAY of
         true ->
             scope_beat:discarded(N, Ctx),

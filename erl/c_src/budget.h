@@ -65,6 +65,12 @@ inline bool pay_event(Ring& ring, Kind kind, bool payload, std::uint32_t size, s
   return pay(ring, cost_of(kind, payload, size), t);
 }
 
+// What came here and is not recorded.
+inline bool pay_for_nothing(Ring& ring, std::int64_t t) {
+  return bucket.limited.load(std::memory_order_relaxed) &&
+         pay(ring, bucket.rejected.load(std::memory_order_relaxed), t);
+}
+
 inline std::int64_t dry_since() { return bucket.dry.load(std::memory_order_relaxed); }
 
 }  // namespace scope::tracer

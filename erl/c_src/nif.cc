@@ -149,6 +149,7 @@ ERL_NIF_TERM setup(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   for (unsigned i = 0; i < g.rings; ++i)
     g.ring(i)->last = INT64_MIN + 1;  // no time yet: before all
   g.sample.store(65536);
+  g.receivers.store(65536);
   g.lease_until.store(now() + 3'000'000'000);
   g.ready.store(true);
   return a.ok;
@@ -192,11 +193,19 @@ ERL_NIF_TERM drainer(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   return a.ok;
 }
 
-ERL_NIF_TERM set_sample(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+ERL_NIF_TERM set_share(ErlNifEnv* env, ERL_NIF_TERM share, std::atomic<std::uint32_t>& of) {
   unsigned n;
-  if (!enif_get_uint(env, argv[0], &n) || n > 65536) return enif_make_badarg(env);
-  g.sample.store(n);
+  if (!enif_get_uint(env, share, &n) || n > 65536) return enif_make_badarg(env);
+  of.store(n);
   return a.ok;
+}
+
+ERL_NIF_TERM set_sample(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+  return set_share(env, argv[0], g.sample);
+}
+
+ERL_NIF_TERM set_receivers(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
+  return set_share(env, argv[0], g.receivers);
 }
 
 // set_procs(Wanted, Follow): are process events wanted, and does the agent ask whose child is whose
@@ -336,6 +345,7 @@ ErlNifFunc functions[] = {{"enabled", 3, enabled, 0},
                           {"watch", 1, watch, 0},
                           {"drainer", 1, drainer, 0},
                           {"set_sample", 1, set_sample, 0},
+                          {"set_receivers", 1, set_receivers, 0},
                           {"set_budget", 1, set_budget, 0},
                           {"set_procs", 2, set_procs, 0},
                           {"set_caps", 1, set_caps, 0},

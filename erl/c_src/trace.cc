@@ -21,11 +21,11 @@ Ring* claim() {
   return my_ring = g.ring(i);
 }
 
-bool sampled_out(ERL_NIF_TERM pid) {
-  const std::uint32_t threshold = g.sample.load(std::memory_order_relaxed);
+// Is it none of the sample? As scope_budget:in_sample/2 has it.
+bool left_out(ERL_NIF_TERM who, const std::atomic<std::uint32_t>& sample) {
+  const std::uint32_t threshold = sample.load(std::memory_order_relaxed);
   if (threshold >= 65536) return false;
-  // As scope_budget:in_sample/2 has it.
-  const auto hash = static_cast<std::uint32_t>(enif_hash(ERL_NIF_PHASH2, pid, 0)) & 0x7FFFFFF;
+  const auto hash = static_cast<std::uint32_t>(enif_hash(ERL_NIF_PHASH2, who, 0)) & 0x7FFFFFF;
   return (hash * 2654435761u) >> 12 >= threshold << 4;
 }
 
@@ -310,7 +310,7 @@ ERL_NIF_TERM enabled(ErlNifEnv*, int, const ERL_NIF_TERM argv[]) {
   }
   if (g.off.load(std::memory_order_relaxed) || g.expired.load(std::memory_order_relaxed))
     return a.discard;
-  if (!is_local_pid(argv[2]) || sampled_out(argv[2]) || over_budget()) return a.discard;
+  if (!is_local_pid(argv[2]) || left_out(argv[2], g.sample) || over_budget()) return a.discard;
   return a.trace;
 }
 
@@ -323,6 +323,11 @@ ERL_NIF_TERM trace(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   Ring* ring = my_ring ? my_ring : claim();
   if (!ring) {
     g.ringless.fetch_add(1, std::memory_order_relaxed);
+    return a.ok;
+  }
+  if ((e.kind == kSend || e.kind == kFetch) &&
+      left_out(e.kind == kSend ? e.peer : argv[2], g.receivers)) {
+    if (pay_for_nothing(*ring, now())) wake_drainer(env);
     return a.ok;
   }
   ring->in_flight.exchange(static_cast<std::uint64_t>(ring->last) | 1, std::memory_order_seq_cst);
@@ -339,10 +344,7 @@ ERL_NIF_TERM trace(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
       ring->drop_first.store(t, std::memory_order_relaxed);
     ring->drop_last.store(t, std::memory_order_relaxed);
     ring->dropped.store(get(ring->dropped) + 1, std::memory_order_release);
-    if (bucket.limited.load(std::memory_order_relaxed) &&
-        pay(*ring, bucket.rejected.load(std::memory_order_relaxed), t)) {
-      wake_drainer(env);
-    }
+    if (pay_for_nothing(*ring, t)) wake_drainer(env);
   } else {
     const std::uint32_t size =
         write(env, *ring, ring->data + (head & (g.ring_bytes - 1)), e, argv[2], t);

@@ -8,7 +8,7 @@
 
 all() ->
     [union_and_stop, union_of_patterns, limit_ms, limit_count, children, children_stop, children_of_a_sample, new_processes, all_processes,
-     left_out, messages, exceptions, cut_terms, users_own_mark, baseline, name_moves, order_is_kept, calls_among_messages, many_processes,
+     left_out, messages, fan_out, exceptions, cut_terms, users_own_mark, baseline, name_moves, order_is_kept, calls_among_messages, many_processes,
      throughput].
 
 timeout(_) -> 60000.
@@ -84,6 +84,47 @@ children(Config) ->
     assert_eq([1, 2, 3], lists:sort(args(Events))),
     %% process events were not asked for
     assert_eq([], [E || E <- Events, element(1, E) =:= trace_ts, element(3, E) =/= call]).
+
+%% Of what one process sends to many, only what goes to a sample of them is recorded: the same ones for each message, sent and
+%% fetched; calls are as they were. A start that wants all messages gets them, and it is told when which share was.
+fan_out(Config) ->
+    {T, D, Pid} = setup(Config),
+    {P, Rs} = rpc(T, fun() ->
+                             {spawn(fun sender/0), [spawn(fun() -> receiver(2) end) || _ <- lists:seq(1, 400)]}
+                     end),
+    Send = fun(M) -> rpc(T, fun() -> P ! {self(), Rs, M}, receive {P, sent} -> ok end end) end,
+    Seen = fun(M) ->
+                   ok = d(D, control, [Pid, flush]),
+                   Events = d(D, events, [Pid]),
+                   {lists:sort([To || {trace_ts, _, send, {_, X}, To, _} <- Events, X =:= M, lists:member(To, Rs)]),
+                    lists:sort([R || {trace_ts, R, 'receive', {_, X}, _} <- Events, X =:= M])}
+           end,
+    Sample = lists:sort(rpc(T, fun() -> [R || R <- Rs, scope_budget:in_sample(R, 0.25)] end)),
+    log("~b of 400", [length(Sample)]),
+    true = length(Sample) > 50 andalso length(Sample) < 150,
+    Spec = #{pids => [P | Rs], mfas => [{scope_victim, work, 1}], events => [messages, calls], args => true},
+    {error, {bad_spec, fan_out, _}} = d(D, control, [Pid, {start, a, Spec#{fan_out => 0}}]),
+    {ok, _} = d(D, control, [Pid, {start, a, Spec#{fan_out => 0.25}}]),
+    Send(1),
+    assert_eq({Sample, Sample}, Seen(1)),
+    {ok, _} = d(D, control, [Pid, {start, b, Spec}]),
+    {gap, {fan_out, unknown, From, Until, #{rate := 0.25}}} = d(D, wait, [Pid, fun({gap, {fan_out, _, _, _, _}}) -> true end]),
+    true = From < Until,
+    Send(2),
+    assert_eq({lists:sort(Rs), lists:sort(Rs)}, Seen(2)),
+    assert_eq([{P, 1}, {P, 2}], [{Who, X} || {trace_ts, Who, call, {scope_victim, work, 1}, {args, [X]}, _} <- d(D, events, [Pid])]).
+
+sender() ->
+    receive
+        {From, Rs, M} ->
+            scope_victim:work(M),
+            [R ! {msg, M} || R <- Rs],
+            From ! {self(), sent}
+    end,
+    sender().
+
+receiver(0) -> ok;
+receiver(N) -> receive {msg, _} -> receiver(N - 1) end.
 
 %% A child belongs to the starts of its parent.
 children_stop(Config) ->

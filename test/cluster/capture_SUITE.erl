@@ -1,12 +1,12 @@
 %% What tracing may cost, through the real daemon: refusals, predictions, figures in `status`, samples in completeness.
 -module(capture_SUITE).
 -export([all/0, timeout/1]).
--export([over_budget_says_so/1, status_shows_what_is_spent/1, a_step_down_is_known/1, sample_shows/1, refusals/1,
+-export([over_budget_says_so/1, status_shows_what_is_spent/1, a_step_down_is_known/1, sample_shows/1, fan_out_shows/1, refusals/1,
          profiles_are_explained/1]).
 -import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [call/3, ask/3, await_live/3, all_events/4]).
 
-all() -> [over_budget_says_so, status_shows_what_is_spent, a_step_down_is_known, sample_shows, refusals, profiles_are_explained].
+all() -> [over_budget_says_so, status_shows_what_is_spent, a_step_down_is_known, sample_shows, fan_out_shows, refusals, profiles_are_explained].
 timeout(_) -> 90000.
 
 setup(Config, Budget) -> setup(Config, Budget, []).
@@ -81,6 +81,38 @@ sample_shows(Config) ->
     assert_eq([0.5], Sampled()),
     _ = ask(A, D, {stop, Id}),
     wait_until(fun() -> Sampled() =:= [0.5] end, 5000).
+
+%% One process sends to a thousand: a tenth of that is recorded, the answers say so, and what is counted is about what was sent.
+fan_out_shows(Config) ->
+    {A, D} = setup(Config, ["--budget-percent", "100"]),
+    Node = node_of(A),
+    P = rpc(A, fun() -> spawn(fun broadcaster/0) end),
+    {error, {bad_value, #{field := fan_out}}} = call(A, D, {start, #{pids => [P], fan_out => 0}}),
+    #{id := Id} = ask(A, D, {start, #{pids => [P], events => [messages], fan_out => 0.1}}),
+    rpc(A, fun() -> P ! {self(), 1000, 20}, receive {P, done} -> ok end end),
+    Told = fun(Filter) ->
+                   #{completeness := C} = ask(A, D, {get_events, Filter#{limit => 1}}),
+                   [R || #{kind := sampled, node := N, rate := R, by := receivers} <- maps:get(missing, C, []), N =:= Node]
+           end,
+    assert_eq([0.1], Told(#{})),
+    _ = ask(A, D, {stop, Id}),
+    %% 20 to each that is in the sample, by the answers' own count: about 20,000.
+    Filter = #{type => message_send, pid => P},
+    Rows = fun() -> length([1 || #{message := {n, _}} <- element(1, all_events(A, D, Filter, oldest_first))]) end,
+    wait_until(fun() -> Told(#{}) =:= [0.1] andalso Rows() rem 20 =:= 0 andalso Rows() > 0 end, 10000),
+    #{groups := [#{measures := #{count := Count}}], scaled := true} = ask(A, D, {aggregate, Filter, [], [count]}),
+    true = Count > 12000 andalso Count < 28000,
+    true = abs(Count / 10 - Rows()) < 2,        % and what it said to us, perhaps
+    ok.
+
+broadcaster() ->
+    receive
+        {From, Receivers, Messages} ->
+            Rs = [spawn(fun() -> receive {n, Messages} -> ok end end) || _ <- lists:seq(1, Receivers)],
+            _ = [R ! {n, N} || N <- lists:seq(1, Messages), R <- Rs],
+            From ! {self(), done}
+    end,
+    broadcaster().
 
 refusals(Config) ->
     {A, D} = setup(Config, ["--budget-percent", "100"]),

@@ -443,5 +443,39 @@ TEST(Aggregate, RowsAreScaledByTheRateOfTheirTime) {
   EXPECT_NEAR(now->groups.at(0).measured.count, 2000 + 2300 * 4 + 1700 * 32 + 4000, 100);
 }
 
+// Where messages to a part of their receivers are recorded, messages stand for more, and nothing else does.
+TEST(Aggregate, MessagesAreScaledByTheShareOfTheirReceivers) {
+  World world([](auto& o) { o.block_rows = 64; });
+  auto& a = world.node("a@h", 1);
+  const auto p = a.own(1);
+  for (std::int64_t ms = 1; ms <= 4000; ++ms) {
+    const std::int64_t at = 10 * kSecond + ms * 1'000'000;
+    if (ms % 2 == 0) {
+      a.fetch(p, int_term(1), at);
+    } else {
+      a.state(p, int_term(1), at);
+    }
+    if (ms == 2000) a.gap("fan_out", -1, 10 * kSecond, 12 * kSecond, 0.25);
+    if (ms % 100 == 0) world.append(a);
+  }
+  auto context = world.context(19 * kSecond);
+  auto coverage = std::make_shared<Coverage>();
+  coverage->sampled.push_back({"a@h", 0.5, true});
+  context.coverage = coverage;
+  const auto counted = [&](codec::EventType type) {
+    AggregateSpec spec;
+    spec.filter.types = 1u << static_cast<unsigned>(type);
+    const auto got = aggregate(context, spec);
+    EXPECT_TRUE(got);
+    EXPECT_EQ(got->groups.at(0).measured.rows, 2000u);
+    // Both are known to be missing, whatever is asked for.
+    EXPECT_EQ(got->completeness.sampled,
+              (std::vector<Sampled>{{"a@h", 0.25, true}, {"a@h", 0.5, true}}));
+    return got->groups.at(0).measured.count;
+  };
+  EXPECT_NEAR(counted(codec::EventType::message_fetch), 1000 * 4 + 1000 * 2, 20);
+  EXPECT_EQ(counted(codec::EventType::state_change), 2000);
+}
+
 }  // namespace
 }  // namespace scope::analysis

@@ -82,7 +82,7 @@ TEST_F(Answers, CompletenessInWords) {
   EXPECT_TRUE(completeness(view(whole)).empty());
 
   TermBuilder b;
-  b.map(2).atom("complete").boolean(false).atom("missing").list(7);
+  b.map(2).atom("complete").boolean(false).atom("missing").list(8);
   b.map(6)
       .atom("kind")
       .atom("gap")
@@ -96,6 +96,8 @@ TEST_F(Answers, CompletenessInWords) {
   b.map(2).atom("kind").atom("more_gaps").atom("count").integer(3);
   b.map(3).atom("kind").atom("not_traced").atom("node").atom("b@h").atom("reason").atom("unknown");
   b.map(3).atom("kind").atom("sampled").atom("node").atom("a@h").atom("rate").real(0.125);
+  b.map(4).atom("kind").atom("sampled").atom("node").atom("a@h").atom("rate").real(0.25);
+  b.atom("by").atom("receivers");
   b.map(2).atom("kind").atom("truncated").atom("count").integer(2);
   b.map(1).atom("kind").atom("deadline");
   b.map(1).atom("kind").atom("of_a_later_version");
@@ -105,7 +107,9 @@ TEST_F(Answers, CompletenessInWords) {
                 "a@h: a gap from 2024-05-01T10:00:00.000000Z to 2024-05-01T10:00:00.000000Z, "
                 "nobody knows how many events (agent_killed)",
                 "3 more gaps, not listed", "b@h: not traced",
-                "a@h: sampled, about 12.5 % of what happened", "2 terms were captured only in part",
+                "a@h: sampled, about 12.5 % of what happened",
+                "a@h: messages to about 25 % of their receivers only",
+                "2 terms were captured only in part",
                 "the deadline ended the search; the cursor goes on from there",
                 "#{kind => of_a_later_version}"}));
 

@@ -21,12 +21,14 @@ TEST(TraceWire, AStartForOneNodeLeavesOutTheOthersPids) {
   TraceSpec spec;
   spec.pids = {{"a@h", 1, 10, 0}, {"b@h", 1, 11, 0}};
   spec.for_ms = 5000;
+  spec.fan_out = 0.25;
   auto start = text(
       encode_start(7, spec, "a@h", {"me", ClusterTime{6'000'000'000}}, ClusterTime{1'000'000'000}));
   EXPECT_NE(start.find("{start,7,"), std::string::npos) << start;
   EXPECT_NE(start.find("a@h.10"), std::string::npos) << start;
   EXPECT_EQ(start.substr(0, start.find("meta")).find("b@h.11"), std::string::npos) << start;
   EXPECT_NE(start.find("ms => 5000"), std::string::npos) << start;
+  EXPECT_NE(start.find("fan_out => 0.25"), std::string::npos) << start;
   EXPECT_EQ(start.find("all => true"), std::string::npos) << start;
 }
 

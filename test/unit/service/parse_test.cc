@@ -188,6 +188,7 @@ TEST(ParseTraceSpec, EverythingOfApiMd) {
           {"names", lst({atm("srv"), tup({atm("x"), atm("b@h")})})},
           {"events", lst({atm("calls"), atm("state_change")})},
           {"sample", real(0.25)},
+          {"fan_out", real(0.5)},
           {"budget", num(2)},
           {"for", tup({num(5), atm("minute")})},
           {"args", atm("true")},
@@ -215,6 +216,7 @@ TEST(ParseTraceSpec, EverythingOfApiMd) {
   ASSERT_TRUE(again) << "what status shows can be given to start again: "
                      << to_string(again.error());
   EXPECT_EQ(again->events, got->events);
+  EXPECT_EQ(again->fan_out, 0.5);
   EXPECT_EQ(again->pids.size(), 2u);
 }
 
@@ -224,6 +226,8 @@ TEST(ParseTraceSpec, FaultsAreNamed) {
       {"profile", atm("fast"), Code::bad_value},
       {"sample", num(0), Code::bad_value},
       {"sample", real(1.5), Code::bad_value},
+      {"fan_out", real(0.0001), Code::bad_value},
+      {"fan_out", num(2), Code::bad_value},
       {"budget", num(101), Code::bad_value},
       {"for", num(0), Code::bad_value},
       {"for", num(-1), Code::bad_value},

@@ -350,12 +350,14 @@ TEST_F(ServiceTest, CoverageOfTheDaemonIsPartOfCompleteness) {
   auto coverage = std::make_shared<analysis::Coverage>();
   coverage->not_traced.push_back({"b@h", "refused"});
   coverage->sampled.push_back({"a@h", 0.5});
+  coverage->sampled.push_back({"b@h", 0.25, true});
   service.set_coverage(coverage);
   ask(tup({atm("get_events"), mp({})}));
   EXPECT_EQ(value({"completeness", "complete"}), "false");
   EXPECT_EQ(value({"completeness", "missing"}),
             "[#{kind => not_traced,node => b@h,reason => refused,since => unknown},"
-            "#{kind => sampled,node => a@h,rate => 0.5}]");
+            "#{kind => sampled,node => a@h,rate => 0.5},"
+            "#{kind => sampled,node => b@h,rate => 0.25,by => receivers}]");
   ask(tup({atm("get_events"), kw({{"node", atm("a@h")}})}));
   EXPECT_EQ(value({"completeness", "missing"}), "[#{kind => sampled,node => a@h,rate => 0.5}]");
 }
