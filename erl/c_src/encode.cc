@@ -33,13 +33,44 @@ void Encoder::hide(ERL_NIF_TERM term) {
   for (unsigned i = 0; i < bytes; ++i, rest >>= 8) put8(static_cast<std::uint8_t>(rest));
 }
 
+// An atom or an integer that fits into the slot that is kept for it; false: nothing is done. Most of what is written, so
+// the members are read and written once: a store of bytes may be one to them, as far as the compiler knows.
+inline bool Encoder::immediate(ERL_NIF_TERM term) {
+  if (nodes_ <= 0) return false;
+  std::uint8_t* const at = at_;
+  std::size_t size = kSlot;
+  std::uint32_t word;
+  if (is_atom(term)) {
+    at[0] = etf::kLocalAtom;
+    word = atom_id(term);
+  } else if (is_small(term)) {
+    const std::int64_t value = small_value(term);
+    if (value < INT32_MIN || value > INT32_MAX) return false;
+    word = static_cast<std::uint32_t>(value);
+    at[0] = etf::kInteger;
+    if (word < 256) {
+      at[0] = etf::kSmallInteger;
+      at[1] = static_cast<std::uint8_t>(word);
+      size = 2;
+    }
+  } else {
+    return false;
+  }
+  if (size == kSlot) {
+    word = __builtin_bswap32(word);
+    __builtin_memcpy(at + 1, &word, 4);
+  }
+  at_ = at + size;
+  left_ += kSlot - size;
+  walked_ += size;
+  --nodes_;
+  return true;
+}
+
 void Encoder::walk(ERL_NIF_TERM term, int depth) {
+  if (immediate(term)) return;
   left_ += kSlot;  // its own
   if (--nodes_ < 0) return dots();
-  if (is_atom(term)) {
-    (void)take(kSlot);
-    return atom(atom_id(term));
-  }
   if (is_small(term)) return integer(small_value(term));
   if (is_local_pid(term)) {
     if (!take(18)) return dots();
@@ -96,17 +127,8 @@ void Encoder::boxed_term(ERL_NIF_TERM term, int depth) {
   }
 }
 
+// Of more than 32 bits.
 void Encoder::integer(std::int64_t value) {
-  if (value >= 0 && value < 256) {
-    (void)take(2);
-    put8(etf::kSmallInteger);
-    return put8(static_cast<std::uint8_t>(value));
-  }
-  if (value >= INT32_MIN && value <= INT32_MAX) {
-    (void)take(5);
-    put8(etf::kInteger);
-    return put32(static_cast<std::uint32_t>(value));
-  }
   std::uint64_t magnitude =
       value < 0 ? 0 - static_cast<std::uint64_t>(value) : static_cast<std::uint64_t>(value);
   unsigned bytes = 0;
@@ -263,7 +285,11 @@ void Encoder::list(ERL_NIF_TERM term, int depth) {
   rest = term;
   for (unsigned i = 0; i < keep; ++i) {
     (void)list_cell(env_, rest, head, rest);
-    hidden >> i & 1 ? hide(head) : walk(head, depth);
+    if (hidden >> i & 1) {
+      hide(head);
+    } else if (!immediate(head)) {
+      walk(head, depth);
+    }
   }
   if (all) return walk(rest, depth);
   left_ += kSlot;

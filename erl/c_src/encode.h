@@ -69,6 +69,7 @@ class Encoder {
   static constexpr std::size_t kMost = 256;
   static constexpr std::size_t kSlot = 5;  // reserved for each term to come: '...' always fits
 
+  bool immediate(ERL_NIF_TERM term);
   void walk(ERL_NIF_TERM term, int depth);
   void boxed_term(ERL_NIF_TERM term, int depth);
   void tuple(ERL_NIF_TERM term, int depth);
