@@ -1,4 +1,5 @@
 // Reads the native tracer's records: capture_record.h, Compact. Nothing of a record is used before all of it was checked.
+#include "ei_codec/record_forms.h"
 #include "ei_codec/record_parts.h"
 #include "ei_codec/term_walk.h"
 
@@ -42,6 +43,8 @@ class RecordReader {
 
   // `bytes` is the whole record. false: it does not fit the grammar.
   bool read(Bytes bytes, TraceRecord& out);
+  // Of the last record: nothing was hashed for it here.
+  bool hash_was_given() const { return !hashed_; }
 
  private:
   bool mfa(TraceRecord& out);
@@ -57,6 +60,7 @@ class RecordReader {
   const std::string_view* own_node_ = nullptr;  // the agent's node in strings_, once it was met
   const std::byte* at_ = nullptr;
   const std::byte* end_ = nullptr;
+  bool hashed_ = false;
 };
 
 bool RecordReader::mfa(TraceRecord& out) {
@@ -120,6 +124,7 @@ bool RecordReader::payload(const Shape& shape, TraceRecord& out) {
   if (shape.hash) {
     if (!out.has(TraceRecord::kHashed) && (out.flags & kCut) == 0) {
       PayloadMemo::Entry unknown;
+      hashed_ = true;
       hash_message(out, context_.hash_key, known ? *known : unknown);
     }
     describe_message(out);
@@ -130,6 +135,7 @@ bool RecordReader::payload(const Shape& shape, TraceRecord& out) {
 
 bool RecordReader::read(Bytes bytes, TraceRecord& out) {
   out = TraceRecord{};
+  hashed_ = false;
   at_ = bytes.data();
   end_ = at_ + bytes.size();
   const std::uint8_t kind = u8(at_ + 4);
@@ -173,11 +179,19 @@ bool RecordReader::read(Bytes bytes, TraceRecord& out) {
 void read_compact(Bytes records, const BatchStrings& strings, const DecodeContext& context,
                   Delivery& deliver) {
   RecordReader reader(records, strings, context);
+  RecordForms forms;
   TraceRecord record;
   while (!records.empty()) {
     const std::size_t size = records.size() < kHead ? 0 : le32(records.data());
     if (size < kHead || size > records.size()) return deliver.unreadable();
-    if (reader.read(records.first(size), record)) {
+    const Bytes bytes = records.first(size);
+    const std::uint8_t kind = u8(bytes.data() + 4);
+    const bool mfa = kind < std::size(kShapes) && kShapes[kind].mfa;
+    if (const TraceRecord* known = forms.find(bytes, mfa)) {
+      deliver(*known);
+    } else if (reader.read(bytes, record)) {
+      // A hash that is made here costs more than a check; PayloadMemo spares both.
+      if (reader.hash_was_given()) forms.add(bytes, mfa, record);
       deliver(record);
     } else {
       deliver.malformed();

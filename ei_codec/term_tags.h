@@ -50,6 +50,8 @@ inline std::uint64_t le64(const std::byte* p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
+// Of a float's bits: no infinity, and a number.
+inline bool finite(std::uint64_t bits) { return (bits >> 52 & 0x7FF) != 0x7FF; }
 inline const char* chars(const std::byte* p) { return reinterpret_cast<const char*>(p); }
 
 static_assert(std::endian::native == std::endian::little, "the codec's readers assume it");

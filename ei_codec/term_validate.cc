@@ -333,7 +333,7 @@ bool Validator<Strings>::leaf() {
       return room() < 6 ? fail(kCutOff) : skip(std::size_t{6} + be32(at_ + 1));
     case kNewFloat:
       if (room() < 9) return fail(kCutOff);
-      return (be64(at_ + 1) >> 52 & 0x7FF) != 0x7FF ? skip(9) : fail("a float");
+      return finite(be64(at_ + 1)) ? skip(9) : fail("a float");
     case kFloat:
       return old_float();
     case kBitBinary: {

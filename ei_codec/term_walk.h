@@ -246,7 +246,7 @@ bool TermWalk<Strings>::steps(const std::byte*& from, const std::byte* until, co
         break;
       }
       case kFloatStep:
-        if ((!kFast && left() < 9) || (be64(at + 1) >> 52 & 0x7FF) == 0x7FF) return false;
+        if ((!kFast && left() < 9) || !finite(be64(at + 1))) return false;
         at += 9;
         break;
       default:
