@@ -43,10 +43,6 @@ enum class Name : std::uint8_t {
 // What tells texts apart, with their sizes: all of one of up to 8 bytes.
 constexpr std::uint64_t sample_of(std::string_view text) {
   std::uint64_t out = 0;
-  if (!std::is_constant_evaluated() && text.size() >= 8) {
-    std::memcpy(&out, text.data(), 8);
-    return out;
-  }
   for (std::size_t i = std::min<std::size_t>(text.size(), 8); i-- > 0;) {
     out = out << 8 | static_cast<std::uint8_t>(text[i]);
   }
@@ -86,9 +82,17 @@ constexpr NameText kScopeNames[] = {
     {"seq_receive", Name::seq_receive},
 };
 
+// Bytes up to `readable` may be looked at.
 template <std::size_t N>
-Name name_of(const NameText (&names)[N], std::string_view text) {
-  const std::uint64_t sample = sample_of(text);
+Name name_of(const NameText (&names)[N], std::string_view text, const std::byte* readable) {
+  const auto* const at = reinterpret_cast<const std::byte*>(text.data());
+  std::uint64_t sample = 0;
+  if (readable - at < 8) {
+    sample = sample_of(text);
+  } else {
+    sample = le64(at);
+    if (text.size() < 8) sample &= (std::uint64_t{1} << 8 * text.size()) - 1;
+  }
   for (const NameText& entry : names) {
     if (entry.sample == sample && entry.text.size() == text.size() &&
         (text.size() <= 8 || entry.text == text)) {
@@ -121,11 +125,14 @@ class EventReader {
  private:
   const std::byte* elements(const std::byte* at);
   const std::byte* message_end(const std::byte* at, std::uint32_t receiver);
+  const std::byte* name_end(const std::byte* at, std::string_view& text) const;
+  const std::byte* mfa_end(const std::byte* at);
   bool event(TraceRecord& out);
   bool trace(TraceRecord& out);
   bool scope(TraceRecord& out);
   bool call(TraceRecord& out);
   bool pid(unsigned index, LocalPid& out) const;
+  bool mfa(Mfa& out) const;
   bool spawn_mfa(unsigned index, TraceRecord& out);
   bool time(TraceRecord& out) const;  // always the last element
   bool atom(unsigned index, std::string_view& text) const {
@@ -148,6 +155,8 @@ class EventReader {
   std::vector<std::uint8_t> own_pid_;    // how the pids of the agent's node begin
   PayloadMemo::Entry* known_ = nullptr;  // what is remembered of this event's message
   bool traced_ = false, own_ = false;    // a trace_ts; of a pid that begins with own_pid_
+  Name name_ = Name::unknown;            // the third element, if elements() knows it
+  std::optional<Mfa> mfa_;               // the fourth
   unsigned arity_ = 0;
   const std::byte* elements_[kMost] = {};
   std::optional<std::uint64_t> given_hash_;  // by the last payload that was cut or redacted
@@ -172,6 +181,12 @@ bool read_mfa(const std::byte* at, Mfa& out) {
   at = read_module_function(at, out);
   if (!at || u8(at) != kSmallInteger) return false;
   out.arity = u8(at + 1);
+  return true;
+}
+
+bool EventReader::mfa(Mfa& out) const {
+  if (!mfa_) return read_mfa(at(3), out);
+  out = *mfa_;
   return true;
 }
 
@@ -284,7 +299,7 @@ bool EventReader::seq(TraceRecord& out) {
 }
 
 bool EventReader::call(TraceRecord& out) {
-  if (!read_mfa(at(3), out.mfa)) return false;
+  if (!mfa(out.mfa)) return false;
   out.type = EventType::function_entry;
   if (arity() == 5) return true;
   std::string_view role;
@@ -306,7 +321,7 @@ bool EventReader::call(TraceRecord& out) {
 bool EventReader::trace(TraceRecord& out) {
   std::string_view text;
   if (!pid(1, out.pid) || !atom(2, text) || !time(out)) return false;
-  const Name name = name_of(kTraceNames, text);
+  const Name name = name_ != Name::unknown ? name_ : name_of(kTraceNames, text, end_);
   const bool six = arity() == 6;
   switch (name) {
     case Name::call:
@@ -315,7 +330,7 @@ bool EventReader::trace(TraceRecord& out) {
     case Name::exception_from:
       out.type =
           name == Name::return_from ? EventType::function_exit : EventType::function_exception;
-      return six && read_mfa(at(3), out.mfa) && payload(4, out);
+      return six && mfa(out.mfa) && payload(4, out);
     case Name::send:
     case Name::send_to_dead:
       out.type = EventType::message_send;
@@ -356,7 +371,7 @@ bool EventReader::trace(TraceRecord& out) {
 bool EventReader::scope(TraceRecord& out) {
   std::string_view text;
   if (!atom(1, text) || !time(out)) return false;
-  switch (const Name name = name_of(kScopeNames, text)) {
+  switch (const Name name = name_of(kScopeNames, text, end_)) {
     case Name::alive: {
       out.type = EventType::process_alive;
       out.flags |= TraceRecord::kInferred;
@@ -408,11 +423,39 @@ const std::byte* EventReader::message_end(const std::byte* at, std::uint32_t rec
   return end;
 }
 
+// The end of an atom with a short head, which most are; nullptr: another term, or broken.
+const std::byte* EventReader::name_end(const std::byte* at, std::string_view& text) const {
+  if (end_ - at < 2 || u8(at) != kSmallAtomUtf8) return nullptr;
+  const std::size_t size = u8(at + 1);
+  at += 2;
+  if (size <= 16 && end_ - at >= 16) {
+    if (!short_ascii(at, size)) return nullptr;
+  } else if (static_cast<std::size_t>(end_ - at) < size || !ascii(at, size)) {
+    return nullptr;
+  }
+  text = {chars(at), size};
+  return at + size;
+}
+
+// The end of {M, F, Arity}, checked and read; nullptr: it is something else.
+const std::byte* EventReader::mfa_end(const std::byte* at) {
+  if (end_ - at < 2 || u8(at) != kSmallTuple || u8(at + 1) != 3) return nullptr;
+  Mfa& mfa = mfa_.emplace();
+  at = name_end(at + 2, mfa.module);
+  if (at) at = name_end(at, mfa.function);
+  if (!at || end_ - at < 2 || u8(at) != kSmallInteger) {
+    mfa_.reset();
+    return nullptr;
+  }
+  mfa.arity = u8(at + 1);
+  return at + 2;
+}
+
 // Finds where the elements of an event begin, and its end. What nearly every event begins and ends with is told by its
 // bytes.
 const std::byte* EventReader::elements(const std::byte* at) {
   constexpr std::string_view kTraceTs = "\x77\x08trace_ts";  // SMALL_ATOM_UTF8_EXT
-  constexpr std::string_view kReceive = "\x77\x07receive", kTake = "\x68\x02\x77\x04take";
+  constexpr std::string_view kTake = "\x68\x02\x77\x04take";
   constexpr std::size_t kPidRest = 12;
   const auto begins = [&](const void* with, std::size_t size, std::size_t rest) {
     return static_cast<std::size_t>(end_ - at) >= size + rest && std::memcmp(at, with, size) == 0;
@@ -422,6 +465,8 @@ const std::byte* EventReader::elements(const std::byte* at) {
   traced_ = begins(kTraceTs.data(), kTraceTs.size(), 0);
   own_ = false;
   known_ = nullptr;
+  name_ = Name::unknown;
+  mfa_.reset();
   if (traced_) {
     elements_[i++] = at;
     at += kTraceTs.size();
@@ -430,11 +475,22 @@ const std::byte* EventReader::elements(const std::byte* at) {
       elements_[i++] = at;
       at += own_pid_.size() + kPidRest;
       receiver = be32(at - kPidRest);
-      if (begins(kReceive.data(), kReceive.size(), 0)) {
+      std::string_view text;
+      if (const auto* const after = name_end(at, text)) {
+        name_ = name_of(kTraceNames, text, end_);
         elements_[i++] = at;
-        elements_[i++] = at += kReceive.size();
-        at = message_end(at, receiver);
-        if (!at) return nullptr;
+        at = after;
+      }
+      const std::byte* after = nullptr;
+      if (name_ == Name::receive) {
+        after = message_end(at, receiver);
+        if (!after) return nullptr;
+      } else if (name_ == Name::call || name_ == Name::return_from) {
+        after = mfa_end(at);
+      }
+      if (after) {
+        elements_[i++] = at;
+        at = after;
       }
     }
   }
@@ -442,7 +498,7 @@ const std::byte* EventReader::elements(const std::byte* at) {
     elements_[i] = at;
     if (end_ - at >= 11 && u8(at) == kSmallBig && u8(at + 1) == 8) {
       at += 11;
-    } else if (i == 4 && own_ && begins(kTake.data(), kTake.size(), 0)) {
+    } else if (i == 4 && name_ == Name::call && begins(kTake.data(), kTake.size(), 0)) {
       at = message_end(at + kTake.size(), receiver);
     } else {
       at = checked(at);
