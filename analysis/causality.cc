@@ -1,10 +1,8 @@
 #include "analysis/causality.h"
 
 #include <fmt/format.h>
-#include <xxhash.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <utility>
 
 #include "analysis/resolve.h"
@@ -17,15 +15,14 @@ using codec::EventType;
 using codec::TermView;
 using codec::TraceRecord;
 
-constexpr std::size_t kMaxFetched = 16, kMaxFrames = 64, kMaxText = 200;
+constexpr std::size_t kMaxFetched = 16, kMaxFrames = 64;
 constexpr std::uint64_t kAdvanceEvery = 4096;
-constexpr std::int64_t kTwinNs = 50'000'000;  // between a message's own row and its token's
 
 std::string label(const TermView& term) {
-  if (const auto atom = term.atom()) return std::string(atom->substr(0, kMaxText));
+  if (const auto atom = term.atom()) return std::string(atom->substr(0, kMaxSpanText));
   if (const auto arity = term.arity(); arity && *arity > 0) {
     const auto tag = term.element(0).atom();
-    return fmt::format("{}/{}", tag ? tag->substr(0, kMaxText) : "_", *arity);
+    return fmt::format("{}/{}", tag ? tag->substr(0, kMaxSpanText) : "_", *arity);
   }
   switch (term.kind()) {
     case codec::TermKind::map:
@@ -43,13 +40,6 @@ std::string label(const TermView& term) {
   }
 }
 
-SpanKind kind_of(const Message& message, const TraceRecord& record) {
-  if (message.identity.kind == Identity::Kind::request) return SpanKind::handle;
-  if (message.identity.kind == Identity::Kind::timer) return SpanKind::timer;
-  if (!record.payload.empty() && record.term().is_tuple("$gen_cast", 2)) return SpanKind::cast;
-  return SpanKind::info;
-}
-
 std::string mfa_text(const codec::Mfa& mfa) {
   return fmt::format("{}:{}/{}", mfa.module, mfa.function, mfa.arity);
 }
@@ -61,7 +51,7 @@ std::string error_of(const TraceRecord& record) {
   if (reason.is_atom("normal") || reason.is_atom("shutdown") || reason.is_tuple("shutdown", 2)) {
     return {};
   }
-  return codec::print(reason, codec::Syntax::erlang, kMaxText);
+  return codec::print(reason, codec::Syntax::erlang, kMaxSpanText);
 }
 
 std::int64_t sum_of_errors(std::int64_t a, std::int64_t b) {
@@ -94,6 +84,13 @@ std::string_view name(EdgeCertainty certainty) {
 std::string_view name(RootKind kind) {
   constexpr std::string_view kNames[] = {"none", "process", "port", "timer", "untraced", "system"};
   return kNames[static_cast<std::size_t>(kind)];
+}
+
+SpanKind kind_of(const Message& message, const TraceRecord& record) {
+  if (message.identity.kind == Identity::Kind::request) return SpanKind::handle;
+  if (message.identity.kind == Identity::Kind::timer) return SpanKind::timer;
+  if (!record.payload.empty() && record.term().is_tuple("$gen_cast", 2)) return SpanKind::cast;
+  return SpanKind::info;
 }
 
 std::string message_label(const TraceRecord& record) {
@@ -228,7 +225,7 @@ bool Causality::answered(Process& process, const RowStream::Item& item, const Me
     const auto& record = item.row->record;
     span.error = record.payload.empty()
                      ? "down"
-                     : codec::print(record.term().element(4), codec::Syntax::erlang, kMaxText);
+                     : codec::print(record.term().element(4), codec::Syntax::erlang, kMaxSpanText);
   } else {
     replies_.push_back({call->second.span, message.id});
     span.events.push_back(message.id);
@@ -305,196 +302,6 @@ void Causality::took(Process& process, const RowStream::Item& item, const Messag
         .hash = message.hash, .id = message.id, .span = span};
   }
   if (s.kind == SpanKind::timer && before != kNoSpan) links_.push_back({before, span, "timer"});
-}
-
-// The newest row of that content that is not paired yet.
-Causality::Recent* Causality::twin(Recents& recents, const Message& message, bool token) {
-  Recent* best = nullptr;
-  std::int64_t best_ns = kTwinNs;
-  for (auto& r : recents) {
-    if (message.hash == 0 || r.hash != message.hash || r.token != token || r.paired ||
-        r.id.process != message.id.process) {
-      continue;
-    }
-    const auto apart = std::abs(r.id.time.ns - message.id.time.ns);
-    if (apart > best_ns) continue;
-    best = &r;
-    best_ns = apart;
-  }
-  return best;
-}
-
-void Causality::give_token(std::uint32_t span, std::uint64_t key, std::string label) {
-  spans_[span].token = std::move(label);
-  for (auto cause = causes_.rbegin(); cause != causes_.rend(); ++cause) {
-    if (cause->span != span) continue;
-    cause->token = key;
-    return;
-  }
-}
-
-// A row of the message itself, which tells who sent it where no token does.
-void Causality::arrives_as(std::uint32_t span, const EventId& arrival) {
-  began_[arrival] = span;
-  spans_[span].events.push_back(arrival);
-  for (auto cause = causes_.rbegin(); cause != causes_.rend(); ++cause) {
-    if (cause->span != span) continue;
-    cause->arrival = arrival;
-    return;
-  }
-}
-
-void Causality::seq(const RowStream::Item& item) {
-  const auto said = codec::read_seq(item.row->record);
-  if (!said) return;
-  const bool send = item.row->record.type == EventType::seq_send;
-  store::StoredRow row = *item.row;  // as the message's own would be
-  row.record.type = send ? EventType::message_send : EventType::message_take;
-  row.record.payload = said->message.bytes();
-  RowStream::Item alone = item;
-  alone.row = &row;
-  const auto message = receivers_.message(row, item.at);
-  auto sender = message.process;
-  if (!send) {
-    const auto& peer = row.record.peer;
-    const auto* own = info_of(view_, row.process.incarnation);
-    if (peer.kind != codec::Peer::Kind::pid || own == nullptr) return;
-    sender = receivers_.home(
-        codec::PidParts{peer.node.empty() ? std::string_view(own->node) : peer.node, peer.id,
-                        peer.serial, peer.creation == 0 ? own->creation : peer.creation});
-  }
-  const auto label = said->label.bytes();
-  const auto of_label = XXH3_64bits(label.data(), label.size());
-  const auto key_of = [&](const ProcessId& p, std::uint64_t serial) {
-    const std::array<std::uint64_t, 4> words{of_label, p.incarnation,
-                                             std::uint64_t{p.id} << 32 | p.serial, serial};
-    return XXH3_64bits(words.data(), sizeof words) | 1U;  // 0: none
-  };
-  auto& process = processes_[message.process];
-  const auto key = key_of(sender, said->current);
-  if (send) return seq_sent(process, alone, message, key, key_of(sender, said->previous));
-  seq_received(process, alone, message, key, key_of(message.process, said->current),
-               codec::print(said->label, codec::Syntax::erlang, kMaxText));
-}
-
-// `after`: of the message that the sender had taken with its token.
-void Causality::seq_sent(Process& process, const RowStream::Item& item, const Message& message,
-                         std::uint64_t key, std::uint64_t after) {
-  Recent* const own = twin(process.sends, message, false);
-  if (own == nullptr) act(process);
-  Sent sent{process.activity, item.row->process, item.at};
-  if (const auto taken = token_taken_.find(after);
-      !process.behaviour && taken != token_taken_.end()) {
-    sent.activity = taken->second;
-  }
-  auto id = message.id;
-  if (own != nullptr) {
-    own->paired = true;
-    id = own->id;
-    const auto call = began_.find(id);
-    if (call != began_.end() && spans_[call->second].kind == SpanKind::call) {
-      auto& span = spans_[call->second];
-      if (!process.behaviour && sent.activity != kNoSpan && process.frames.empty()) {
-        span.parent = sent.activity;
-        span.root = RootKind::none;
-      }
-      sent.activity = call->second;
-    }
-  } else {
-    if (sent.activity != kNoSpan) spans_[sent.activity].stop = item.at;
-    if (message.identity.kind == Identity::Kind::request) {
-      const auto caller = sent.activity;
-      sent.activity = begin(SpanKind::call, message.id, item.at);
-      auto& span = spans_[sent.activity];
-      span.parent = caller;
-      if (caller == kNoSpan) span.root = RootKind::process;
-      span.name = message_label(item.row->record);
-      calls_[message.identity.ref] = {message.process, sent.activity};
-    }
-    process.sends[process.next_send++ % process.sends.size()] = {
-        .hash = message.hash, .id = message.id, .token = true};
-  }
-  sends_.emplace(message.id, sent);
-  token_sends_[key] = {sent, id};
-}
-
-// `taken`: under which what this process sends next finds its cause.
-void Causality::seq_received(Process& process, const RowStream::Item& item, const Message& message,
-                             std::uint64_t key, std::uint64_t taken, std::string label) {
-  using Kind = Identity::Kind;
-  Recent arrival{.hash = message.hash, .id = message.id, .token = true, .key = key};
-  const auto remember = [&] {
-    process.arrivals[process.next_arrival++ % process.arrivals.size()] = std::move(arrival);
-  };
-  if (message.identity.kind == Kind::reply || message.identity.kind == Kind::spawned) {
-    // It goes on with what it was at when it asked.
-    auto activity = process.activity;
-    const auto call = calls_.find(message.identity.ref);
-    if (call != calls_.end() && call->second.caller == message.process)
-      activity = spans_[call->second.span].parent;
-    (void)answered(process, item, message);
-    token_taken_[taken] = activity;
-    return remember();
-  }
-  if (item.row->record.term().is_tuple("spawn_request", 8)) {
-    token_taken_[taken] = spawned_with_token(item, message, key, std::move(label));
-    return;
-  }
-  if (process.behaviour) {
-    Recent* const own = twin(process.arrivals, message, false);
-    if (own == nullptr) {  // its taking comes, or it was received within a callback
-      arrival.label = std::move(label);
-      return remember();
-    }
-    own->paired = true;
-    began_[message.id] = own->span;
-    spans_[own->span].events.push_back(message.id);
-    return give_token(own->span, key, std::move(label));
-  }
-  const auto span = begin(kind_of(message, item.row->record), message.id, item.at);
-  spans_[span].name = message_label(item.row->record);
-  spans_[span].context = store::first_traceparent(item.row->record.payload);
-  spans_[span].stop = item.at;
-  causes_.push_back({span, message.id, message.identity, false, 1});
-  give_token(span, key, std::move(label));
-  const auto fetch = std::ranges::find(process.fetched, message.hash, &Fetched::hash);
-  process.guess.reset();
-  if (!process.fetched.empty() && fetch != std::prev(process.fetched.end())) {
-    process.guess =
-        Differs{process.fetched.back().id,
-                process.fetched_count > 1 ? EdgeCertainty::ambiguous : EdgeCertainty::inferred};
-  }
-  if (message.hash != 0 && fetch != process.fetched.end()) {
-    arrives_as(span, fetch->id);
-    arrival.fetched = true;
-    process.fetched.erase(fetch);
-    --process.fetched_count;
-  }
-  process.activity = span;
-  process.by_token = true;
-  token_taken_[taken] = span;
-  arrival.span = span;
-  remember();
-}
-
-// The VM passes a token on to a child as if the spawning were a message.
-std::uint32_t Causality::spawned_with_token(const RowStream::Item& item, const Message& message,
-                                            std::uint64_t key, std::string label) {
-  if (const auto known = children_.find(message.process); known != children_.end())
-    return known->second;
-  const auto span = begin(SpanKind::spawn, message.id, item.at);
-  const auto mfa = item.row->record.term().element(4);
-  if (mfa.arity() == 3u && mfa.element(0).atom() && mfa.element(1).atom()) {
-    spans_[span].module = *mfa.element(0).atom();
-    spans_[span].name = fmt::format("{}:{}/{}", *mfa.element(0).atom(), *mfa.element(1).atom(),
-                                    mfa.element(2).integer().value_or(0));
-  }
-  causes_.push_back({span, message.id, {}, false, 1});
-  give_token(span, key, std::move(label));
-  children_.emplace(message.process, span);
-  auto& process = processes_[message.process];
-  if (process.activity == kNoSpan) process.activity = span;
-  return span;
 }
 
 void Causality::spawned(const RowStream::Item& item) {
@@ -586,8 +393,9 @@ void Causality::function(Process& process, const RowStream::Item& item) {
   s.module = record.mfa.module;
   s.events.push_back(item.row->id());
   if (record.type == EventType::function_exception) {
-    s.error = record.payload.empty() ? "exception"
-                                     : codec::print(record.term(), codec::Syntax::erlang, kMaxText);
+    s.error = record.payload.empty()
+                  ? "exception"
+                  : codec::print(record.term(), codec::Syntax::erlang, kMaxSpanText);
   }
   // What was begun in it, and in functions in it whose end was not recorded.
   for (auto f = at; f != process.frames.end(); ++f) {
@@ -618,24 +426,6 @@ void Causality::waited(Span& span, const Corrected& since, const EventId& cause)
     span.queue_ns = span.start.time.ns - since.time.ns;
     span.queue_error_ns = sum_of_errors(span.start.error_ns, since.error_ns);
   }
-}
-
-// The token's word after everything else.
-void Causality::by_token(const Cause& cause) {
-  const auto known = token_sends_.find(cause.token);
-  if (known == token_sends_.end()) return;
-  const auto& [sent, id] = known->second;
-  auto& span = spans_[cause.span];
-  const auto parent = alive(sent.activity);
-  if (span.parent != kNoSpan && span.parent != parent)
-    span.differs = Differs{spans_[span.parent].id, span.certainty};
-  waited(span, sent.at, id);
-  if (std::ranges::find(span.events, id) == span.events.end())
-    span.events.insert(span.events.begin(), id);
-  set_parent(cause.span, parent, EdgeCertainty::exact, 1);
-  if (parent != kNoSpan) return;
-  span.root = RootKind::process;
-  span.sender = sent.from;
 }
 
 // Why a message came: whoever sent it, whoever died, or nobody that was recorded.

@@ -247,5 +247,9 @@ class Causality : MatchSink {
 
 // The message without its protocol, as a short name: its atom, or its tag and arity.
 std::string message_label(const codec::TraceRecord& record);
+// What a process does that acts on the message.
+SpanKind kind_of(const Message& message, const codec::TraceRecord& record);
+
+inline constexpr std::size_t kMaxSpanText = 200;  // of names, errors and labels, in bytes
 
 }  // namespace scope::analysis
