@@ -192,8 +192,8 @@ match(Config) ->
 
 %% --- trace -----------------------------------------------------------------------------------------------------------
 
-%% Requests through servers on three nodes (scope_order), each with its number in every message: how many have the tree that
-%% their numbers tell.
+%% Requests through servers on three nodes (scope_order), and of the demo shop (scope_shop), each with its number in its messages:
+%% how many have the tree that their numbers tell.
 trace(Config) ->
     Each = case os:getenv("BENCH_QUICK") of false -> 250; _ -> 60 end,
     {A, D, Takes, Numbers} = scope_order:record(Config, 8, Each),
@@ -204,7 +204,12 @@ trace(Config) ->
               Some -> timer:sleep(3000), [N || N <- Some, not Same(N)]
           end,
     [io:format(standard_error, "request ~p: ~p~n", [N, catch scope_order:tree(A, D, Takes, N)]) || N <- lists:sublist(Odd, 5)],
-    print(#{tree_agreement => (length(Numbers) - length(Odd)) / length(Numbers)}, #{requests => length(Numbers), clients => 8}, #{}).
+    {ShopA, ShopD, Visits} = scope_shop:record(Config, 40, Each div 12),
+    Other = [X || X = {_, How} <- scope_shop:compare(ShopA, ShopD, Visits), How =/= same],
+    [io:format(standard_error, "the shop's request ~p~n", [X]) || X <- lists:sublist(Other, 5)],
+    print(#{tree_agreement => (length(Numbers) - length(Odd)) / length(Numbers),
+            tree_agreement_shop => (length(Visits) - length(Other)) / length(Visits)},
+          #{requests => length(Numbers), clients => 8, shop_requests => length(Visits)}, #{}).
 
 %% --- end to end ------------------------------------------------------------------------------------------------------
 

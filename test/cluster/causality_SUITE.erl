@@ -1,12 +1,12 @@
 %% Causal traces of requests that carry a number (scope_order.erl), through front -> orders -> stock on three real nodes, against
 %% what the servers did; and the order of what was handled for each.
 -module(causality_SUITE).
--export([all/0, timeout/1, a_request_is_one_tree/1]).
+-export([all/0, timeout/1, a_request_is_one_tree/1, the_demo_shop/1]).
 -import(scope_test, [wait_until/2, assert_eq/2]).
 -import(scope_daemon, [ask/3, call/3, all_events/4]).
 -import(scope_order, [expected/1, trace/4, tree/4]).
 
-all() -> [a_request_is_one_tree].
+all() -> [a_request_is_one_tree, the_demo_shop].
 timeout(_) -> 90000.
 
 %% Several clients at once, so that requests are mixed in every server's queue.
@@ -25,6 +25,15 @@ a_request_is_one_tree(Config) ->
     {error, {unknown_key, #{field := minduration}}} = call(A, D, {get_traces, #{minduration => 3}}),
     {error, {bad_value, #{field := id}}} = call(A, D, {get_trace, 17}),
     {error, {not_recorded, _}} = call(A, D, {get_trace, binary:copy(<<255>>, 24)}),
+    ok.
+
+%% Calls, casts, a gen_statem and tasks that are spawned for each request, timers: the causes that their code tells.
+the_demo_shop(Config) ->
+    {A, D, Numbers} = scope_shop:record(Config, 40, 5),
+    Odd = [X || X = {_, How} <- scope_shop:compare(A, D, Numbers), How =/= same],
+    scope_test:log("~p requests, ~p with another tree: ~p", [length(Numbers), length(Odd), Odd]),
+    true = length(Numbers) >= 150,
+    true = length(Odd) * 100 =< length(Numbers),
     ok.
 
 %% Of each request every two handlings of which one led to the other, over whatever steps: by messages, both ways round. Of one
