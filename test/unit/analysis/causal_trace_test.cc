@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "test/unit/analysis/world.h"
 
@@ -177,6 +178,24 @@ TEST_F(CausalTest, Filters) {
   Filter wrong;
   wrong.peer = test::spec(stock);
   EXPECT_EQ(get_traces(now(), wrong, {}).error().code, Code::bad_value);
+}
+
+TEST_F(CausalTest, CenturiesInWhichNothingWasRecordedTakeNoTime) {
+  order(100, 1);
+  append();
+  for (const auto way : {Order::newest_first, Order::oldest_first}) {
+    auto context = world.context(100'000 * kMs);
+    context.budget.deadline = std::chrono::steady_clock::now() + std::chrono::seconds(2);
+    Filter filter;
+    filter.order = way;
+    filter.since = ClusterTime{std::numeric_limits<std::int64_t>::min() / 2};
+    filter.until = ClusterTime{std::numeric_limits<std::int64_t>::max() / 2};
+    const auto page = get_traces(context, filter, {});
+    ASSERT_TRUE(page);
+    EXPECT_EQ(page->traces.size(), 1u);
+    EXPECT_TRUE(page->next.empty());
+    EXPECT_FALSE(page->completeness.deadline_cut);
+  }
 }
 
 TEST_F(CausalTest, APassedDeadlineIsAnErrorOrACursorThatMissesNothing) {
