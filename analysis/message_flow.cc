@@ -10,6 +10,7 @@
 #include "analysis/event_scan.h"
 #include "analysis/row_stream.h"
 #include "analysis/state_history.h"
+#include "analysis/token_match.h"
 
 namespace scope::analysis {
 namespace {
@@ -32,11 +33,39 @@ struct Found : MatchSink {
   void matched(const Message& send, const Message& arrival, Matched how,
                std::uint32_t candidates) override {
     by_send[send.id] = {arrival, how, candidates};
+    sender_of[arrival.id] = send.id;
   }
-  void taken(const Message& fetch, const Message& take) override { by_fetch[fetch.id] = take; }
+  void taken(const Message& fetch, const Message& take) override {
+    by_fetch[fetch.id] = take;
+    fetch_of[take.id] = fetch;
+  }
+
+  // A token says so. Who was thought to have sent it gets what this one was thought to have become.
+  void exactly(const EventId& send, Message arrival) {
+    if (const auto fetch = fetch_of.find(arrival.id); fetch != fetch_of.end()) {
+      arrival = fetch->second;
+    }
+    const auto known = by_send.find(send);
+    if (known != by_send.end() && known->second.how == Matched::exact) return;
+    const auto other = sender_of.find(arrival.id);
+    if (other != sender_of.end() && other->second != send) {
+      const auto others = by_send.find(other->second);
+      if (others->second.how == Matched::exact) return;
+      if (known == by_send.end()) {
+        by_send.erase(others);
+      } else {
+        others->second.message = known->second.message;
+        others->second.how = Matched::ambiguous;
+        sender_of[others->second.message.id] = others->first;
+      }
+    }
+    by_send[send] = {arrival, Matched::exact, 1};
+    sender_of[arrival.id] = send;
+  }
 
   std::map<EventId, Arrival> by_send;
-  std::map<EventId, Message> by_fetch;
+  std::map<EventId, EventId> sender_of;  // by arrival
+  std::map<EventId, Message> by_fetch, fetch_of;
 };
 
 }  // namespace
@@ -67,11 +96,14 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
     if (!out.a.holds(id)) sends.processes.push_back(id);
   }
   std::sort(sends.processes.begin(), sends.processes.end());
-  sends.types = bit(EventType::message_send);
+  constexpr std::uint32_t kTokens = bit(EventType::seq_send) | bit(EventType::seq_receive);
+  const bool tokens_there = std::ranges::any_of(
+      context.view->units(), [&](const store::Unit& u) { return (u.types & kTokens) != 0; });
+  sends.types = bit(EventType::message_send) | bit(EventType::seq_send);
   sends.since = walk.since;
   sends.until = walk.until;
   sends.order = filter.order;
-  sends.limit = filter.limit;
+  sends.limit = tokens_there ? 2 * filter.limit : filter.limit;  // a message may have two rows
   sends.after = walk.after;
   sends.upper = walk.upper;
   std::set<EventId> perhaps;  // to an alias of the peer's VM: counts only if the peer fetched it
@@ -84,6 +116,8 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
 
   // The same contents around them, whoever sent them.
   Found found;
+  TokenMatcher tokens;
+  Receivers receivers(context, clock);
   bool context_cut = false;
   std::uint64_t corrupt = page.corrupt_blocks;
   if (!page.hits.empty()) {
@@ -95,13 +129,13 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
     std::ranges::sort(around.match_hashes);
     const auto twice = std::ranges::unique(around.match_hashes);
     around.match_hashes.erase(twice.begin(), twice.end());
-    around.types = sends.types | bit(EventType::message_fetch) | bit(EventType::message_take);
+    around.types = sends.types | bit(EventType::message_fetch) | bit(EventType::message_take) |
+                   bit(EventType::seq_receive);
     around.since = ClusterTime{low.ns - kBeforeNs};
     around.until = ClusterTime{high.ns + kAfterNs};
     around.upper = walk.upper;
     around.payload = true;
     RowStream rows(context, clock, around);
-    Receivers receivers(context, clock);
     MessageMatcher matcher(found);
     std::size_t seen = 0;
     for (RowStream::Item item; !around.match_hashes.empty() && rows.next(item);) {
@@ -109,19 +143,31 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
         context_cut = true;
         break;
       }
-      matcher.add(receivers.message(*item.row, item.at));
+      if ((bit(item.row->record.type) & kTokens) != 0) {
+        if (const auto token = read_token(item, *context.view, receivers)) tokens.add(*token);
+        continue;
+      }
+      const auto message = receivers.message(*item.row, item.at);
+      matcher.add(message);
+      if (tokens_there) tokens.add(message);
     }
     matcher.finish();
+    for (const auto& edge : tokens.edges()) found.exactly(edge.send, edge.arrival);
     context_cut |= rows.cut();
     corrupt += rows.corrupt_blocks();
   }
 
   std::erase_if(page.hits, [&](const Hit& hit) {
+    if (tokens.beside().contains(hit.id)) return true;
     if (!perhaps.contains(hit.id)) return false;
     const auto m = found.by_send.find(hit.id);
     const auto& peer = out.a.holds(hit.id.process) ? out.b : out.a;
     return m == found.by_send.end() || !peer.holds(m->second.message.id.process);
   });
+  if (page.hits.size() > filter.limit) {
+    page.hits.resize(filter.limit);
+    page.resume = Position{page.hits.back().at.time, page.hits.back().id};
+  }
   auto loaded = load(context, page.hits, filter.max_bytes);
   std::optional<Position> resume = page.resume;
   if (loaded.size_cut) {
@@ -130,7 +176,11 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
   if (resume) out.next = next_cursor(walk, Question::get_message_flow, clock.version(), *resume);
   out.owners = std::move(loaded.owners);
 
-  for (const auto& event : loaded.events) {
+  for (auto& event : loaded.events) {
+    if (event.row.record.type == EventType::seq_send) {
+      const auto token = read_token({&event.row, event.at, 0, nullptr}, *context.view, receivers);
+      if (token) event.row = token->row;
+    }
     FlowMessage message;
     message.a_to_b = out.a.holds(event.row.process);
     message.send = event;

@@ -1,5 +1,7 @@
 // The messages between two processes, both ways: each send with its fetch and its taking (model.md: a message has three
-// times). Matched by message_match.h within a window around the page; all who sent the same to either are looked at. Thread: pure.
+// times). Matched within a window around the page: by tokens of seq_trace where there are (token_match.h), else by
+// message_match.h; all who sent the same to either are looked at. A sending that only its token tells is shown by that row.
+// Thread: pure.
 #pragma once
 
 #include <optional>

@@ -103,6 +103,59 @@ TEST_F(FlowTest, EqualContentFarApartIsUniqueAndCloseTogetherAmbiguous) {
   EXPECT_LT(got.messages[3].fetch->id, got.messages[4].fetch->id) << "in order";
 }
 
+// a sends first, c's message arrives first: by their order alone it would be the wrong one.
+TEST_F(FlowTest, ATokenSaysWhichOfEqualMessagesItWas) {
+  const auto seven = int_term(7);
+  const PidParts c = here.own(6);
+  for (const bool tokens : {false, true}) {
+    const double at = tokens ? 100'100 : 100;
+    here.send(a, b, seven, at_a(at)).send(c, b, seven, at_a(at + 0.1));
+    there.fetch(b, seven, at_b(at + 2)).fetch(b, seven, at_b(at + 2.2));
+    there.take(b, seven, at_b(at + 3)).take(b, seven, at_b(at + 4));
+    if (!tokens) continue;
+    here.token(true, a, b, 1, 0, 1, seven, at_a(at + 0.01));
+    here.token(true, c, b, 2, 0, 1, seven, at_a(at + 0.11));
+    there.token(false, b, c, 2, 0, 1, seven, at_b(at + 3.01));
+    there.token(false, b, a, 1, 0, 1, seven, at_b(at + 4.01));
+  }
+  append();
+  Filter filter;
+  filter.order = Order::oldest_first;
+  const auto got = flow(filter);
+  ASSERT_EQ(got.messages.size(), 2u) << "a message with two rows is one";
+  EXPECT_EQ(got.messages[0].matched, Matched::ambiguous);
+  EXPECT_EQ(got.messages[0].queue_ns, 3 * kMs);
+  EXPECT_EQ(got.messages[1].matched, Matched::exact);
+  EXPECT_EQ(got.messages[1].candidates, 1u);
+  EXPECT_EQ(got.messages[1].latency_ns, kMs * 22 / 10);
+  EXPECT_EQ(got.messages[1].queue_ns, 4 * kMs);
+  filter.limit = 1;
+  const auto first = flow(filter);
+  ASSERT_EQ(first.messages.size(), 1u);
+  filter.cursor = first.next;
+  const auto second = flow(filter);
+  ASSERT_EQ(second.messages.size(), 1u);
+  EXPECT_EQ(second.messages[0].send.row.id(), got.messages[1].send.row.id());
+  EXPECT_EQ(second.messages[0].matched, Matched::exact);
+}
+
+TEST_F(FlowTest, AMessageThatOnlyItsTokenTells) {
+  here.token(true, a, b, 1, 0, 1, int_term(7), at_a(100));
+  there.token(false, b, a, 1, 0, 1, int_term(7), at_b(105));
+  here.token(true, a, b, 1, 0, 2, int_term(7), at_a(101));  // not taken yet
+  append();
+  Filter filter;
+  filter.order = Order::oldest_first;
+  const auto got = flow(filter);
+  ASSERT_EQ(got.messages.size(), 2u);
+  EXPECT_EQ(got.messages[0].send.row.record.term().integer(), 7)
+      << "the message, not what the token says";
+  EXPECT_EQ(got.messages[0].matched, Matched::exact);
+  EXPECT_EQ(got.messages[0].queue_ns, 5 * kMs);
+  EXPECT_FALSE(got.messages[0].fetch);
+  EXPECT_EQ(got.messages[1].matched, Matched::unknown);
+}
+
 TEST_F(FlowTest, AFetchNearerToTheNextSendThanTheClocksCanTellIsAmbiguous) {
   here.send(a, b, int_term(7), at_a(100)).send(a, b, int_term(7), at_a(102));
   there.fetch(b, int_term(7), at_b(101.9)).fetch(b, int_term(7), at_b(104));

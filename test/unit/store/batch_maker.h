@@ -117,6 +117,17 @@ class BatchMaker {
     message(events_);
     return time(ts);
   }
+  // A token's word of a message with the serial `current`: sent by `pid` to `peer`, or (`send` false) taken from it.
+  BatchMaker& token(bool send, PidParts pid, PidParts peer, std::int64_t label,
+                    std::uint64_t previous, std::uint64_t current, const Term& message,
+                    std::int64_t ts) {
+    ++count_;
+    only_etf_ = true;
+    events_.tuple(6).atom("scope").atom(send ? "seq_send" : "seq_receive").pid(pid).pid(peer);
+    events_.tuple(3).integer(label).tuple(2).unsigned_integer(previous).unsigned_integer(current);
+    message(events_);
+    return time(ts);
+  }
   BatchMaker& spawn(PidParts parent, PidParts child, Mfa f, std::int64_t ts) {
     head("spawn", parent, 6);
     events_.pid(child);
