@@ -263,7 +263,7 @@ void Aggregation::from_rows() {
   scan_.types = durations ? wanted | kEntryType | kExitTypes : wanted;
   auto plan = make_plan(context_, clock_, scan_);
   skipped_by_text_ = plan.skipped_by_text;
-  const auto filter = row_filter(context_, clock_, scan_);
+  const auto filter = row_filter(scan_, plan);
   CallTimes calls(context_, scan_.mfas);
   QueueTimes queue(context_, clock_,
                    [this](std::uint32_t group, std::int64_t ns) { groups_.measure(group, ns); });

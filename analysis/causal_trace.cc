@@ -42,6 +42,7 @@ ScanSpec spec_of(ClusterTime since, ClusterTime until, std::optional<store::Lsn>
   spec.order = Order::oldest_first;
   spec.upper = upper;
   spec.payload = true;
+  spec.payloads = Causality::kPayloads;
   return spec;
 }
 

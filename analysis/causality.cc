@@ -72,6 +72,10 @@ const std::uint32_t Causality::kTypes =
     bit(EventType::function_entry) | bit(EventType::function_exit) |
     bit(EventType::function_exception) | bit(EventType::seq_send) | bit(EventType::seq_receive);
 
+const std::uint32_t Causality::kPayloads =
+    kTypes & ~(bit(EventType::state_change) | bit(EventType::process_spawn) |
+               bit(EventType::function_entry) | bit(EventType::function_exit));
+
 std::string_view name(SpanKind kind) {
   constexpr std::string_view kNames[] = {"call",  "handle", "cast",    "info",
                                          "spawn", "timer",  "function"};
@@ -103,7 +107,14 @@ std::string message_label(const TraceRecord& record) {
 }
 
 Causality::Causality(const Context& context, const ClockModel& clock)
-    : view_(*context.view), receivers_(context, clock), matcher_(*this) {}
+    : view_(*context.view),
+      tokens_(std::ranges::any_of(
+          view_.units(),
+          [](const store::Unit& unit) {
+            return (unit.types & (bit(EventType::seq_send) | bit(EventType::seq_receive))) != 0;
+          })),
+      receivers_(context, clock),
+      matcher_(*this) {}
 
 void Causality::matched(const Message& send, const Message& arrival, Matched how,
                         std::uint32_t candidates) {
@@ -209,8 +220,7 @@ void Causality::sent(Process& process, const RowStream::Item& item, const Messag
     calls_[message.identity.ref] = {message.process, sent.activity};
   }
   sends_.emplace(message.id, sent);
-  process.sends[process.next_send++ % process.sends.size()] = {.hash = message.hash,
-                                                               .id = message.id};
+  remember(process.sends, {.hash = message.hash, .id = message.id});
 }
 
 // A reply or the end of who was called: of a call that is known.
@@ -298,8 +308,7 @@ void Causality::took(Process& process, const RowStream::Item& item, const Messag
     s.events.push_back(known->id);
     give_token(span, known->key, std::move(known->label));
   } else {
-    process.arrivals[process.next_arrival++ % process.arrivals.size()] = {
-        .hash = message.hash, .id = message.id, .span = span};
+    remember(process.arrivals, {.hash = message.hash, .id = message.id, .span = span});
   }
   if (s.kind == SpanKind::timer && before != kNoSpan) links_.push_back({before, span, "timer"});
 }

@@ -99,7 +99,7 @@ class Causality : MatchSink {
   void add(const RowStream::Item& item);
   void finish();
 
-  static const std::uint32_t kTypes;
+  static const std::uint32_t kTypes, kPayloads;  // of which types it looks at the payload
 
   // After finish(). Merged spans have been taken out; parents come before or after their children.
   const std::vector<Span>& spans() const { return spans_; }
@@ -127,7 +127,10 @@ class Causality : MatchSink {
     std::uint64_t key = 0;  // of the message, by its token
     std::string label{};
   };
-  using Recents = std::array<Recent, 4>;  // a ring
+  struct Recents {  // the newest kMaxRecent; none are kept where no token was recorded
+    std::vector<Recent> rows;
+    unsigned next = 0;
+  };
   struct Call {
     ProcessId caller;
     std::uint32_t span;
@@ -150,7 +153,6 @@ class Causality : MatchSink {
         false;  // the activity is what a token's message began, and nothing was fetched since
     std::optional<Differs> guess;  // without the token: what it would be thought to act on
     Recents sends, arrivals;
-    unsigned next_send = 0, next_arrival = 0;
   };
   struct Sent {
     std::uint32_t activity = kNoSpan;  // or the call
@@ -195,6 +197,7 @@ class Causality : MatchSink {
                                    std::uint64_t key, std::string label);
   void arrives_as(std::uint32_t span, const EventId& arrival);
   static Recent* twin(Recents& recents, const Message& message, bool token);
+  void remember(Recents& recents, Recent recent) const;
   void give_token(std::uint32_t span, std::uint64_t key, std::string label);
   bool answered(Process& process, const RowStream::Item& item, const Message& message);
   void by_token(const Cause& cause);
@@ -216,6 +219,7 @@ class Causality : MatchSink {
   void compact();
 
   const store::View& view_;
+  const bool tokens_;  // was any recorded?
   Receivers receivers_;
   MessageMatcher matcher_;
   std::vector<Span> spans_;

@@ -6,13 +6,13 @@
 #include <utility>
 
 #include "analysis/causality.h"
-#include "analysis/seq_token.h"
+#include "analysis/token_match.h"
 #include "ei_codec/term_print.h"
 
 namespace scope::analysis {
 namespace {
 
-constexpr std::int64_t kTwinNs = 50'000'000;  // between a message's own row and its token's
+constexpr std::size_t kMaxRecent = 4;
 
 }  // namespace
 
@@ -61,8 +61,7 @@ void Causality::seq_sent(Process& process, const RowStream::Item& item, const Me
       span.name = message_label(item.row->record);
       calls_[message.identity.ref] = {message.process, sent.activity};
     }
-    process.sends[process.next_send++ % process.sends.size()] = {
-        .hash = message.hash, .id = message.id, .token = true};
+    remember(process.sends, {.hash = message.hash, .id = message.id, .token = true});
   }
   sends_.emplace(message.id, sent);
   token_sends_[key] = {sent, id};
@@ -73,9 +72,7 @@ void Causality::seq_received(Process& process, const RowStream::Item& item, cons
                              std::uint64_t key, std::uint64_t taken, std::string label) {
   using Kind = Identity::Kind;
   Recent arrival{.hash = message.hash, .id = message.id, .token = true, .key = key};
-  const auto remember = [&] {
-    process.arrivals[process.next_arrival++ % process.arrivals.size()] = std::move(arrival);
-  };
+  const auto remember = [&] { Causality::remember(process.arrivals, std::move(arrival)); };
   if (message.identity.kind == Kind::reply || message.identity.kind == Kind::spawned) {
     // It goes on with what it was at when it asked.
     auto activity = process.activity;
@@ -146,11 +143,21 @@ std::uint32_t Causality::spawned_with_token(const RowStream::Item& item, const M
   if (process.activity == kNoSpan) process.activity = span;
   return span;
 }
+void Causality::remember(Recents& recents, Recent recent) const {
+  if (!tokens_) return;
+  auto& [rows, next] = recents;
+  if (rows.size() < kMaxRecent) {
+    rows.push_back(std::move(recent));
+  } else {
+    rows[next++ % kMaxRecent] = std::move(recent);
+  }
+}
+
 // The newest row of that content that is not paired yet.
 Causality::Recent* Causality::twin(Recents& recents, const Message& message, bool token) {
   Recent* best = nullptr;
   std::int64_t best_ns = kTwinNs;
-  for (auto& r : recents) {
+  for (auto& r : recents.rows) {
     if (message.hash == 0 || r.hash != message.hash || r.token != token || r.paired ||
         r.id.process != message.id.process) {
       continue;

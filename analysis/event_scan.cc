@@ -110,19 +110,19 @@ bool before(Order order, const Hit& a, const Hit& b) {
 
 Plan make_plan(const Context& context, const ClockModel& clock, const ScanSpec& spec) {
   const Timed timed(spec.explain, "plan");
-  const auto times = raw_times(context, clock, spec);
+  Plan out;
+  out.times = raw_times(context, clock, spec);
   store::Selection selection;
   selection.rows.processes = spec.processes;
   selection.rows.incarnations = spec.incarnations;
   selection.rows.types = spec.types;
   selection.rows.mfas = spec.mfas;
   selection.rows.match_hashes = spec.match_hashes;
-  selection.times = times;
+  selection.times = out.times;
   if (!spec.text.empty()) selection.texts = {&spec.text, 1};
   selection.traces = spec.traces;
   selection.stop = [&] { return context.budget.spent(); };
   auto found = context.view->candidates(selection);
-  Plan out;
   for (const auto& step : found.steps) {
     if (step.index == "text" && step.after < step.before) out.skipped_by_text = true;
   }
@@ -187,26 +187,16 @@ Plan make_plan(const Context& context, const ClockModel& clock, const ScanSpec& 
   return out;
 }
 
-store::RowFilter row_filter(const Context& context, const ClockModel& clock, const ScanSpec& spec) {
+store::RowFilter row_filter(const ScanSpec& spec, const Plan& plan) {
   store::RowFilter filter;
   filter.processes = spec.processes;
   filter.incarnations = spec.incarnations;
   filter.types = spec.types;
   filter.match_hashes = spec.match_hashes;
   filter.payload = spec.payload;
+  filter.payloads = spec.payloads;
   filter.mfas = spec.mfas;
-  if (spec.on_unit) return filter;
-  // A unit takes raw times of one incarnation only.
-  const auto one = [&] {
-    if (spec.incarnations.size() == 1) return true;
-    return !spec.processes.empty() &&
-           spec.processes.front().incarnation == spec.processes.back().incarnation;
-  };
-  if (!one()) return filter;
-  const auto times = raw_times(context, clock, spec);
-  if (times.empty()) return filter;
-  filter.from = times.front().from;
-  filter.until = times.front().until;
+  if (!spec.on_unit) filter.times = plan.times;
   return filter;
 }
 
@@ -215,7 +205,7 @@ ScanResult scan(const Context& context, const ClockModel& clock, const ScanSpec&
   const auto plan = make_plan(context, clock, spec);
   const auto& units = plan.units;
   out.skipped_by_text = plan.skipped_by_text;
-  const auto filter = row_filter(context, clock, spec);
+  const auto filter = row_filter(spec, plan);
   const Timed timed(spec.explain, "read");
 
   // The best rows so far, the worst of them on top. One more than asked for tells whether there is more.

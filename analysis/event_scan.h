@@ -56,6 +56,7 @@ struct ScanSpec {
   std::optional<store::Lsn> upper;  // batches that came later are not looked at
   store::Lsn lower = 0;             // nor units that hold only batches up to this one
   bool payload = false;             // has `accept` to see it?
+  std::uint32_t payloads = ~0u;     // of which types
   Explain* explain = nullptr;
   // Looks at the row; may fill the hit's duration. Empty: every row.
   std::function<bool(const store::StoredRow&, Hit&)> accept;
@@ -80,12 +81,13 @@ struct Candidate {
 };
 struct Plan {
   std::vector<Candidate> units;  // by `spec.order`: the one with the newest (oldest) row first
+  std::vector<store::TimeRange> times;  // raw times that the rows can have; empty: all
   bool skipped_by_text = false;
 };
 Plan make_plan(const Context& context, const ClockModel& clock, const ScanSpec& spec);
 
-// What a unit is asked for. Views into `spec`.
-store::RowFilter row_filter(const Context& context, const ClockModel& clock, const ScanSpec& spec);
+// What a unit is asked for. Views into `spec` and `plan`.
+store::RowFilter row_filter(const ScanSpec& spec, const Plan& plan);
 
 ScanResult scan(const Context& context, const ClockModel& clock, const ScanSpec& spec);
 

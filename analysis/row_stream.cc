@@ -18,12 +18,12 @@ RowStream::RowStream(const Context& context, const ClockModel& clock, ScanSpec s
       clock_(clock),
       spec_(oldest_first(std::move(spec))),
       plan_(make_plan(context, clock, spec_)),
-      filter_(row_filter(context, clock, spec_)) {}
+      filter_(row_filter(spec_, plan_)) {}
 
 bool RowStream::later(const Open& a, const Open& b) const {
   const auto& x = a.order[a.next];
   const auto& y = b.order[b.next];
-  if (x.time != y.time) return x.time > y.time;
+  if (x.at.time != y.at.time) return x.at.time > y.at.time;
   return a.rows.rows[x.row].id() > b.rows.rows[y.row].id();
 }
 
@@ -34,7 +34,7 @@ void RowStream::open_units() {
     const auto& candidate = plan_.units[next_unit_];
     if (!open_.empty()) {
       const auto& top = *open_.front();
-      if (top.order[top.next].time < candidate.oldest) return;
+      if (top.order[top.next].at.time.ns < candidate.oldest) return;
     }
     if (next_unit_ > 0 && context_.budget.spent()) {
       cut_ = true;
@@ -51,13 +51,14 @@ void RowStream::open_units() {
     open->unit = candidate.unit;
     for (std::uint32_t i = 0; i < open->rows.rows.size(); ++i) {
       const auto& row = open->rows.rows[i];
-      const auto at = clock_.cluster(row.process.incarnation, row.record.time).time;
-      if ((spec_.since && at < *spec_.since) || (spec_.until && at > *spec_.until)) continue;
-      open->order.push_back({at.ns, i});
+      const auto at = clock_.cluster(row.process.incarnation, row.record.time);
+      if ((spec_.since && at.time < *spec_.since) || (spec_.until && at.time > *spec_.until))
+        continue;
+      open->order.push_back({at, i});
     }
     if (open->order.empty()) continue;
     // Rows of a unit are sorted by id, so equal times stand in that order.
-    std::ranges::sort(open->order, {}, [](const Place& p) { return std::tuple(p.time, p.row); });
+    std::ranges::sort(open->order, {}, [](const Place& p) { return std::tuple(p.at.time, p.row); });
     open_.push_back(std::move(open));
     std::ranges::push_heap(open_, order);
   }
@@ -77,9 +78,7 @@ bool RowStream::next(Item& out) {
   given_ = std::move(open_.back());
   open_.pop_back();
   const auto& place = given_->order[given_->next++];
-  const auto& row = given_->rows.rows[place.row];
-  out = {&row, clock_.cluster(row.process.incarnation, row.record.time), given_->unit,
-         given_->rows.owner};
+  out = {&given_->rows.rows[place.row], place.at, given_->unit, given_->rows.owner};
   return true;
 }
 

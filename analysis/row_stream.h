@@ -37,7 +37,7 @@ class RowStream {
 
  private:
   struct Place {  // one row of an open unit
-    std::int64_t time = 0;
+    Corrected at;
     std::uint32_t row = 0;
   };
   struct Open {

@@ -40,6 +40,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -88,6 +89,8 @@ class BlockEncoder {
 Result<Rows> read_block(Bytes block, const RowFilter& filter, NameSource& names,
                         std::shared_ptr<Arena> arena);
 
+// The raw times that the filter takes of an incarnation. nullopt: none.
+std::optional<TimeRange> wanted_times(const RowFilter& filter, Incarnation incarnation);
 // Is this process wanted by the filter? Are this record's function and match hash?
 bool wants_process(const RowFilter& filter, const ProcessId& process);
 bool wants_record(const RowFilter& filter, const codec::TraceRecord& record);

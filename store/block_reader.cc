@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <deque>
+#include <limits>
 #include <optional>
 
 #include "store/block_parts.h"
@@ -78,7 +79,7 @@ class Reader {
   Result<Rows> read(Bytes block);
 
  private:
-  Status scan(std::size_t incarnation, std::size_t process);
+  Status scan(std::size_t incarnation, std::size_t process, const TimeRange& times);
   Result<bool> emit(const ProcessId& process, std::size_t incarnation, std::size_t in_frame);
   Result<bool> wants_mfa(NameId id);
   Status read_peer(Peer& peer, std::size_t incarnation, std::size_t i);
@@ -103,9 +104,11 @@ Result<Rows> Reader::read(Bytes block) {
   for (std::size_t i = head_.incarnations.size(); i-- > 0;) {
     const auto entry = head_.incarnations[i];
     const std::size_t begin = entry.first_process, end = head_.process_end(i);
+    const auto times = wanted_times(filter_, entry.number);
+    if (!times || times->from.ns > entry.newest || times->until.ns < entry.oldest) continue;
     if (filter_.processes.empty()) {
       if (!wants_process(filter_, {entry.number, 0, 0})) continue;
-      for (auto p = end; p-- > begin;) RETURN_IF_ERROR(scan(i, p));
+      for (auto p = end; p-- > begin;) RETURN_IF_ERROR(scan(i, p, *times));
       continue;
     }
     for (std::size_t w = filter_.processes.size(); w-- > 0;) {
@@ -122,7 +125,7 @@ Result<Rows> Reader::read(Bytes block) {
         }
       }
       if (low < end && head_.ids[low] == wanted.id && head_.serials[low] == wanted.serial)
-        RETURN_IF_ERROR(scan(i, low));
+        RETURN_IF_ERROR(scan(i, low, *times));
     }
   }
   std::ranges::reverse(rows_);
@@ -131,7 +134,7 @@ Result<Rows> Reader::read(Bytes block) {
   return Rows{std::move(rows_), std::move(payloads_)};
 }
 
-Status Reader::scan(std::size_t incarnation, std::size_t process) {
+Status Reader::scan(std::size_t incarnation, std::size_t process, const TimeRange& times) {
   if ((head_.classes[process] & classes_) == 0) return {};
   const std::size_t begin = head_.first_rows[process], end = head_.row_end(process);
   if (begin >= end || end > head_.h.rows) return corrupt("directory");
@@ -144,8 +147,8 @@ Status Reader::scan(std::size_t incarnation, std::size_t process) {
     if (type > 31) return corrupt("frame");
     if ((filter_.types >> type & 1U) == 0) continue;
     RETURN_IF_ERROR(frame_.open_times());
-    if (filter_.until && frame_.times[i] > filter_.until->ns) continue;
-    if (filter_.from && frame_.times[i] < filter_.from->ns) break;  // older ones follow
+    if (frame_.times[i] > times.until.ns) continue;
+    if (frame_.times[i] < times.from.ns) break;  // older ones follow
     ASSIGN_OR_RETURN(const bool wanted, emit(id, incarnation, i));
     if (wanted && filter_.newest_only) break;
   }
@@ -228,20 +231,45 @@ Status Reader::read_peer(Peer& peer, std::size_t incarnation, std::size_t i) {
 Status Reader::fill_payloads() {
   const bool local_atoms = (head_.h.flags & kLocalAtoms) != 0;
   if (local_atoms) payloads_->strings.emplace(names_);
+  const auto* strings = local_atoms ? &*payloads_->strings : nullptr;
+  boost::unordered_flat_map<std::uint32_t, Bytes> messages;  // by place: sent, fetched and taken
   for (std::size_t i = 0; i < rows_.size(); ++i) {
     auto& r = rows_[i].record;
+    if ((filter_.payloads >> static_cast<unsigned>(r.type) & 1U) == 0) continue;
+    const bool message = places_[i].stream == kMessages && places_[i].size > 0;
+    if (message) {
+      if (const auto known = messages.find(places_[i].at); known != messages.end()) {
+        r.payload = known->second;
+        r.strings = strings;
+        continue;
+      }
+    }
     ASSIGN_OR_RETURN(r.payload, payloads_->get(head_, places_[i]));
     if (r.payload.empty()) continue;
     // Readers of a record trust its term. Finds every atom's text, too, because names are at hand only here.
-    const auto* strings = local_atoms ? &*payloads_->strings : nullptr;
     if (!codec::view(r.payload, {.local_atoms = local_atoms}, strings)) return corrupt("payload");
     r.strings = strings;
+    if (message) messages.emplace(places_[i].at, r.payload);
   }
   if (local_atoms) payloads_->strings->seal();
   return {};
 }
 
 }  // namespace
+
+std::optional<TimeRange> wanted_times(const RowFilter& filter, Incarnation incarnation) {
+  using Limits = std::numeric_limits<std::int64_t>;
+  TimeRange out{incarnation, {Limits::min()}, {Limits::max()}};
+  if (!filter.times.empty()) {
+    const auto at =
+        std::ranges::lower_bound(filter.times, incarnation, {}, &TimeRange::incarnation);
+    if (at == filter.times.end() || at->incarnation != incarnation) return std::nullopt;
+    out = *at;
+  }
+  if (filter.from) out.from = std::max(out.from, *filter.from);
+  if (filter.until) out.until = std::min(out.until, *filter.until);
+  return out;
+}
 
 bool wants_process(const RowFilter& filter, const ProcessId& process) {
   if (!filter.incarnations.empty() &&

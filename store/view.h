@@ -110,6 +110,11 @@ struct MfaPattern {
   }
 };
 
+struct TimeRange {  // raw times of one incarnation, both inclusive
+  Incarnation incarnation = kNoIncarnation;
+  RawTime from, until;
+};
+
 // All conditions hold together; spans outlive the call.
 struct RowFilter {
   std::span<const ProcessId> processes;         // ascending; empty: all
@@ -118,23 +123,20 @@ struct RowFilter {
   std::span<const MfaPattern> mfas;             // any of them; empty: all rows
   std::span<const std::uint64_t> match_hashes;  // ascending; any of them; empty: all rows
   std::optional<RawTime> from,
-      until;            // inclusive, on the row's raw time; only for a single-incarnation filter
+      until;  // inclusive, on the row's raw time; only for a single-incarnation filter
+  std::span<const TimeRange>
+      times;            // ascending, one per incarnation, others match no row; empty: all times
   bool payload = true;  // false: payload stays empty (fewer bytes to decompress)
-  bool newest_only = false;  // per process only its newest matching row
+  std::uint32_t payloads = ~0u;  // so does that of types that are not in here
+  bool newest_only = false;      // per process only its newest matching row
 };
 
 // ---- the indexes ----------------------------------------------------------------------------------------------------
 
-struct TimeRange {  // raw times of one incarnation, both inclusive
-  Incarnation incarnation = kNoIncarnation;
-  RawTime from, until;
-};
-
 // What rows are looked for. Which units can hold one: View::candidates.
 struct Selection {
-  RowFilter rows;  // payload and newest_only do not matter here
-  std::span<const TimeRange>
-      times;  // ascending, one per incarnation, others match no row; empty: all times
+  RowFilter rows;                    // payload and newest_only do not matter here
+  std::span<const TimeRange> times;  // as in RowFilter
   // Each occurs, as these bytes (ASCII letters in either case), inside one binary, atom or string of the row's payload.
   // Fewer than three letters or digits in a row skip nothing.
   std::span<const std::string_view> texts;

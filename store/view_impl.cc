@@ -111,12 +111,13 @@ Result<Rows> ViewImpl::read_tail(const Unit& unit, const RowFilter& filter) cons
   if (it == p_.tail.end() || (*it)->lsn != unit.first)
     return fail(Code::closed, "a unit of another view");
   const auto& batch = **it;
+  const auto times = wanted_times(filter, batch.incarnation());
+  if (!times) return Rows{{}, *it};
   std::vector<const StoredRow*> found;
   for (const auto& row : batch.rows) {
     const auto& r = row.record;
-    if ((filter.types & type_bit(r.type)) == 0 || (filter.until && r.time > *filter.until) ||
-        (filter.from && r.time < *filter.from) || !wants_process(filter, row.process) ||
-        !wants_record(filter, r))
+    if ((filter.types & type_bit(r.type)) == 0 || r.time > times->until || r.time < times->from ||
+        !wants_process(filter, row.process) || !wants_record(filter, r))
       continue;
     found.push_back(&row);
   }
@@ -127,7 +128,8 @@ Result<Rows> ViewImpl::read_tail(const Unit& unit, const RowFilter& filter) cons
     if (filter.newest_only && i + 1 < found.size() && found[i + 1]->process == found[i]->process)
       continue;
     out.rows.push_back(*found[i]);
-    if (!filter.payload) out.rows.back().record.payload = {};
+    auto& record = out.rows.back().record;
+    if (!filter.payload || (filter.payloads & type_bit(record.type)) == 0) record.payload = {};
   }
   return out;
 }

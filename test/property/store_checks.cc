@@ -111,6 +111,8 @@ void Run::check_rows(const store::View& view, std::mt19937& random) {
     f.incarnations = {&range.incarnation, 1};
     f.from = range.from;
     f.until = range.until;
+  } else if (random() % 3 == 0) {
+    f.times = {&range, 1};
   }
   same("rows by filter", joined(rows_of(view, f)), joined(model_.texts(f)));
   f = s.rows;

@@ -67,6 +67,12 @@ class StoreModel final : public codec::RecordSink {
     const auto& r = row.record;
     return (f.types >> static_cast<unsigned>(r.type) & 1U) != 0 &&
            (!f.until || r.time <= *f.until) && (!f.from || r.time >= *f.from) &&
+           (f.times.empty() || std::ranges::any_of(f.times,
+                                                   [&](const store::TimeRange& t) {
+                                                     return t.incarnation ==
+                                                                row.process.incarnation &&
+                                                            r.time >= t.from && r.time <= t.until;
+                                                   })) &&
            store::wants_process(f, row.process) && store::wants_record(f, r);
   }
 

@@ -142,12 +142,22 @@ TEST(Block, GivesBackWhatWentIn) {
       if (random() % 2) f.until = RawTime{static_cast<std::int64_t>(random() % 1000)};
       if (random() % 3 == 0) f.from = RawTime{static_cast<std::int64_t>(random() % 500)};
       f.newest_only = random() % 2;
+      const auto at = [&] { return RawTime{static_cast<std::int64_t>(random() % 1000)}; };
+      const store::TimeRange ranges[] = {{1, at(), at()}, {2, at(), at()}};
+      if (random() % 3 == 0) f.times = std::span(ranges).first(1 + random() % 2);
+      if (random() % 3 == 0) f.payloads = static_cast<std::uint32_t>(random());
+      const auto in_times = [&](const StoredRow& row) {
+        return f.times.empty() || std::ranges::any_of(f.times, [&](const auto& t) {
+                 return t.incarnation == row.process.incarnation && row.record.time >= t.from &&
+                        row.record.time <= t.until;
+               });
+      };
       std::map<ProcessId, StoredRow> newest;
       std::vector<StoredRow> want;
       for (const auto& row : s.rows) {
         const auto& r = row.record;
         if ((f.types >> static_cast<unsigned>(r.type) & 1U) == 0 ||
-            (f.until && r.time > *f.until) || (f.from && r.time < *f.from) ||
+            (f.until && r.time > *f.until) || (f.from && r.time < *f.from) || !in_times(row) ||
             (!f.processes.empty() && !std::ranges::binary_search(processes, row.process)))
           continue;
         want.push_back(row);
@@ -157,6 +167,10 @@ TEST(Block, GivesBackWhatWentIn) {
       if (f.newest_only) {
         want.clear();
         for (const auto& [process, row] : newest) want.push_back(row);
+      }
+      for (auto& row : want) {
+        if ((f.payloads >> static_cast<unsigned>(row.record.type) & 1U) == 0)
+          row.record.payload = {};
       }
       const auto some = store::read_block(block, f, s.names, std::make_shared<store::Arena>());
       ASSERT_TRUE(some);
