@@ -17,6 +17,12 @@ namespace {
 constexpr std::uint32_t kMessages = 1u << static_cast<unsigned>(codec::EventType::message_send) |
                                     1u << static_cast<unsigned>(codec::EventType::message_fetch);
 
+// Rows whose payload may hold a trace id.
+constexpr std::uint32_t kWithContext =
+    1u << static_cast<unsigned>(codec::EventType::message_fetch) |
+    1u << static_cast<unsigned>(codec::EventType::message_take) |
+    1u << static_cast<unsigned>(codec::EventType::seq_receive);
+
 // A trace has ended when nothing of it was recorded for one of so many parts of the time that was looked at.
 constexpr std::int64_t kQuiet = 4;
 // Of a list: rows for each trace that it may hold, for a first window; how long is looked ahead of it.
@@ -124,6 +130,35 @@ bool under_way(const std::vector<Span>& spans, ClusterTime from, ClusterTime unt
   return false;
 }
 
+struct Stretch {  // of cluster time
+  ClusterTime from, until;
+};
+
+// Where roots of the traces that the filter asks for can begin, in its order, apart from each other: all the time, or
+// what lies up to kLookAheadNs before (and, for the clocks, a little after) rows that the index of trace ids names.
+std::vector<Stretch> stretches(const Context& context, const ClockModel& clock,
+                               const Filter& filter, const Walk& walk, Stretch all) {
+  if (all.from > all.until) return {};
+  if (!filter.trace_id) return {all};
+  auto spec = spec_of(all.from, {all.until.ns + kLookAheadNs}, walk.upper);
+  spec.types = kWithContext;
+  spec.traces = {store::trace_key(*filter.trace_id)};
+  std::vector<Stretch> out;
+  for (const auto& unit :
+       make_plan(context, clock, spec).units) {  // the one with the oldest row first
+    const Stretch s{std::max(all.from, ClusterTime{unit.oldest - kLookAheadNs}),
+                    std::min(all.until, ClusterTime{unit.newest + kLookBackNs})};
+    if (s.from > s.until) continue;
+    if (out.empty() || out.back().until < s.from) {
+      out.push_back(s);
+    } else {
+      out.back().until = std::max(out.back().until, s.until);
+    }
+  }
+  if (filter.order == Order::newest_first) std::ranges::reverse(out);
+  return out;
+}
+
 struct Wanted {
   const Context& context;
   const Filter& filter;
@@ -211,12 +246,15 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
   const ClusterTime covered_low = low, covered_high = high;
   low = std::max(low, oldest);  // nothing is outside
   high = std::min(high, newest_row);
-  const ClusterTime first = newest ? high : low;
+  bool read_any = false;
   std::vector<Missing> unread;
   std::int64_t longest = 0;  // the next window
-  while (low <= high) {
+  const auto wanted_times = stretches(context, clock, filter, walk, {low, high});
+  for (auto stretch = wanted_times.begin(); stretch != wanted_times.end();) {
+    (newest ? high : low) = newest ? std::min(high, stretch->until) : std::max(low, stretch->from);
+    const ClusterTime last = newest ? stretch->from : stretch->until;
     // As long a window as its rows allow.
-    std::int64_t length = high.ns - low.ns;
+    std::int64_t length = newest ? high.ns - last.ns : last.ns - low.ns;
     ClusterTime from, until;
     const auto choose = [&](std::int64_t back, std::int64_t ahead) {
       from = newest ? ClusterTime{high.ns - length} : low;
@@ -253,7 +291,7 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
     }
     if (forest->deadline_cut) {
       // Half a window tells nothing: it is the next page's.
-      if (first == (newest ? high : low)) {
+      if (!read_any) {
         return fail(Code::deadline,
                     "the deadline passed within the first window: give since and until, or a "
                     "longer deadline");
@@ -262,6 +300,7 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
       resume = Position{newest ? high : low, {}};
       break;
     }
+    read_any = true;
     const auto& spans = forest->causality.spans();
     const auto roots = roots_of(spans);
     std::vector<std::vector<std::uint32_t>> members(spans.size());
@@ -273,7 +312,7 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
       const auto start = root.start.time;
       // A window's last end belongs to the next one, if there is one.
       if (start > until || start < from) continue;
-      if (newest ? start == from && from > low : start == until && until < high) continue;
+      if (newest ? start == from && from > last : start == until && until < last) continue;
       if (walk.after && walk.after->id && start == walk.after->time &&
           (newest ? root.id >= *walk.after->id : root.id <= *walk.after->id)) {
         continue;
@@ -313,13 +352,9 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
       out.traces.push_back(std::move(summary));
     }
     if (resume) break;
-    if (newest) {
-      if (from <= low) break;
-      high = from;
-    } else {
-      if (until >= high) break;
-      low = until;
-    }
+    (newest ? high : low) = newest ? from : until;
+    if (newest ? from <= last : until >= last) ++stretch;
+    if (stretch == wanted_times.end()) break;
     const bool spent = context.budget.spent();
     if (out.traces.size() == filter.limit || spent) {
       out.completeness.deadline_cut |= spent;

@@ -41,7 +41,9 @@ struct TraceList {
 };
 
 // Of the filter: pid (a span of it), nodes (a span there), modules and mfa (a span's), text (in a span's name, module or
-// error), min_duration, since, until, limit, order, cursor. errors: only traces with (without) an error.
+// error), trace_id (in a message that began a span; read is what the index of ids names, and kLookAheadNs before, so that
+// a trace that began longer before appears from there on), min_duration, since, until, limit, order, cursor. errors: only
+// traces with (without) an error.
 // Errors: those of resolve() and resolve_time(), bad_cursor, bad_value, deadline (not even the first window was read).
 Result<TraceList> get_traces(const Context& context, const Filter& filter,
                              std::optional<bool> errors);

@@ -176,6 +176,7 @@ void Causality::add(const RowStream::Item& item) {
   if (type == EventType::process_spawn) return spawned(item);
   if (type == EventType::seq_send || type == EventType::seq_receive) return seq(item);
   auto& process = processes_[receivers_.home(row.process)];
+  if (type != EventType::message_fetch) process.seen = true;
   switch (type) {
     case EventType::message_send:
     case EventType::message_fetch:
@@ -246,7 +247,9 @@ bool Causality::answered(Process& process, const RowStream::Item& item, const Me
 }
 
 void Causality::fetched(Process& process, const RowStream::Item& item, const Message& message) {
+  const bool seen = std::exchange(process.seen, true);
   if (answered(process, item, message)) return;
+  if (!seen && message.identity.kind == Identity::Kind::reply) return;
   Recent* const known = process.behaviour ? nullptr : twin(process.arrivals, message, true);
   if (known != nullptr && !known->fetched) {  // it was taken at once, as its token said already
     known->fetched = true;

@@ -5,7 +5,8 @@
 //            its spawning to its first taking, or what a plain process does after it fetched a message. What it sends,
 //            spawns or calls is caused by it.
 // Plain processes  nobody sees which message they took. One fetched since they last did something: `inferred`; several:
-//            `ambiguous`, with their number, and the newest is taken for it. Answers to their own calls are no new cause.
+//            `ambiguous`, with their number, and the newest is taken for it. Answers to their own calls are no new cause; nor
+//            is an answer that is the first that is seen of a process: its call was before the range.
 // Token      What seq_trace says outweighs all this: a message is the send with its label, sender and serial, `exact`. It is
 //            said beside the rows of sends, fetches and takings, and instead of them where a process is not traced. A plain
 //            process's sends belong to what it took the token with. (A timer leaves a token where it is: what a process
@@ -145,6 +146,7 @@ class Causality : MatchSink {
     std::uint32_t activity = kNoSpan;
     std::uint32_t before_plain = kNoSpan;  // the activity before the first one of `plain`
     bool behaviour = false;
+    bool seen = false;             // anything of it, before the present row
     std::vector<Fetched> fetched;  // since it last did something; at most kMaxFetched
     std::uint32_t fetched_count = 0;
     std::vector<std::uint32_t> plain;  // activities that fetches began

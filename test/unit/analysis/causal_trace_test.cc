@@ -45,6 +45,8 @@ Term down(PidParts pid) {
 
 class CausalTest : public testing::Test {
  protected:
+  explicit CausalTest(std::uint32_t block_rows = store::StoreOptions{}.block_rows)
+      : world([block_rows](store::StoreOptions& options) { options.block_rows = block_rows; }) {}
   World world;
   test::Node& one = world.node("a@h", 1, kHour, 100'000);
   test::Node& two = world.node("b@h", 2, -kHour, 100'000);
@@ -156,6 +158,19 @@ TEST_F(CausalTest, EachRequestOfABusyClientIsATraceAndPagesGiveEachOnce) {
     EXPECT_TRUE(order == Order::oldest_first ? std::ranges::is_sorted(starts)
                                              : std::ranges::is_sorted(starts, std::greater<>()));
   }
+}
+
+// The client asked before the range that is read begins: its answer is no cause of what it does next.
+TEST_F(CausalTest, AnAnswerWhoseCallWasNotSeenIsNoCause) {
+  order(0, 1);
+  order(1500, 2);
+  append();
+  Filter filter;
+  filter.since = ClusterTime{1005 * kMs};
+  const auto got = list(filter);
+  ASSERT_EQ(got.traces.size(), 1u);
+  EXPECT_EQ(got.traces[0].root.start.time.ns, 1500 * kMs);
+  EXPECT_EQ(got.traces[0].spans, 5u);
 }
 
 TEST_F(CausalTest, Filters) {
@@ -337,6 +352,89 @@ TEST_F(CausalTest, AServerThatWasBusyWhenTracingBeganIsNoPlainProcess) {
             (Lines{"*0 info 6 4 exact", "*1 cast 10 new unique"}));
   EXPECT_EQ(got.traces[1].root.name, "old");
   EXPECT_EQ(got.traces[1].root.root, RootKind::process) << "what it handled then was not seen";
+}
+
+// How many blocks a question reads.
+class CountingView : public store::View {
+ public:
+  explicit CountingView(std::shared_ptr<const store::View> of) : of_(std::move(of)) {}
+  mutable std::size_t reads = 0;
+
+  std::span<const store::Unit> units() const override { return of_->units(); }
+  store::Lsn upper() const override { return of_->upper(); }
+  std::span<const store::IncarnationInfo> incarnations() const override {
+    return of_->incarnations();
+  }
+  std::span<const store::ClockVersion> clocks() const override { return of_->clocks(); }
+  store::Candidates candidates(const store::Selection& s) const override {
+    return of_->candidates(s);
+  }
+  Result<store::Rows> read(const store::Unit& unit, const store::RowFilter& f) const override {
+    if (!unit.tail) ++reads;
+    return of_->read(unit, f);
+  }
+  using Keep = std::shared_ptr<const void>;
+  Result<std::vector<store::Life>> lives(ProcessId p, Keep& keep) const override {
+    return of_->lives(p, keep);
+  }
+  Result<std::vector<store::NameSpell>> name_spells(std::string_view node, std::string_view name,
+                                                    Keep& keep) const override {
+    return of_->name_spells(node, name, keep);
+  }
+  Result<std::vector<store::NameSpell>> names_of(ProcessId p, Keep& keep) const override {
+    return of_->names_of(p, keep);
+  }
+
+ private:
+  std::shared_ptr<const store::View> of_;
+};
+
+struct CausalSmallBlocks : CausalTest {
+  CausalSmallBlocks() : CausalTest(64) {}
+};
+
+TEST_F(CausalSmallBlocks, ATraceIdIsLookedForWhereItIs) {
+  const Term carries = [](codec::TermBuilder& out) {
+    out.tuple(2)
+        .atom("$gen_cast")
+        .binary("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+  };
+  for (std::uint32_t n = 0; n < 1000; ++n) {
+    const double at = 1000.0 * n;
+    order(at, n);
+    if (n == 40 || n == 200) {  // 1.5 s after its root
+      one.send(front, log, carries, a(at + 10.5));
+      two.fetch(log, carries, b(at + 1500)).take(log, carries, b(at + 1501));
+    }
+    append();
+  }
+  ASSERT_TRUE(world.store->flush(10'000));
+  for (const auto order : {Order::newest_first, Order::oldest_first}) {
+    auto context = now();
+    const auto counting = std::make_shared<CountingView>(context.view);
+    context.view = counting;
+    Filter filter;
+    filter.order = order;
+    filter.trace_id = *store::read_trace_id("0af7651916cd43dd8448eb211c80319c");
+    const auto got = get_traces(context, filter, {});
+    ASSERT_TRUE(got) << to_string(got.error());
+    std::vector<std::int64_t> starts;
+    for (const auto& t : got->traces) starts.push_back(t.root.start.time.ns / kMs);
+    const std::vector<std::int64_t> want = order == Order::newest_first
+                                               ? std::vector<std::int64_t>{200'000, 40'000}
+                                               : std::vector<std::int64_t>{40'000, 200'000};
+    EXPECT_EQ(starts, want);
+    EXPECT_TRUE(got->next.empty());
+    EXPECT_EQ(got->traces.at(0).spans, 6u);
+    EXPECT_LT(counting->reads, counting->units().size() / 4) << "blocks near the ids";
+    filter.trace_id = *store::read_trace_id("ffffffffffffffffffffffffffffff00");
+    counting->reads = 0;
+    const auto none = get_traces(context, filter, {});
+    ASSERT_TRUE(none);
+    EXPECT_TRUE(none->traces.empty() && none->next.empty());
+    EXPECT_LT(counting->reads, counting->units().size() / 8)
+        << "what is not indexed yet, and 5 s before";
+  }
 }
 
 TEST_F(CausalTest, AReplyByAnotherHandlingIsALink) {
