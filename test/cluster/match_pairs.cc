@@ -1,16 +1,24 @@
 // What the matcher makes of a whole store, for whoever knows better (match_SUITE, `scripts/bench match`).
 //
-//   match_pairs DB      nobody else has the store open
+//   match_pairs DB [TRUTH]      nobody else has the store open
 //
 // Prints `SEND ARRIVAL HOW CANDIDATES` for each pair, events by their ids in hexadecimal, and `NAME NUMBER` for each of:
 // rows and seconds (of the best of three passes, decoding included), the matcher's counters, and of the clocks, over the
 // sure pairs of two nodes: `crossing`, `causality_violations` (corrected arrival before its send), `clock_bound_violations`
 // (by more than both ends' errors: a bound was wrong) and `clock_bound_median_us` (of both ends' errors).
+//
+// TRUTH: lines `NODE MACHINE RAW`, what a node's raw clock said when the machine's said MACHINE, by time; the first line's node
+// is the reference. Then `offset_error_us_max_NAME` with how far a node's corrected time was from the truth, against the
+// reference's at most 0.2 s away, and `offset_bound_violations`: by more than both errors.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "analysis/message_match.h"
@@ -76,7 +84,40 @@ std::string hex(const EventId& id) {
   return out;
 }
 
-int main(const char* path) {
+// By node, the most; the number beyond the errors that were said.
+void judge_offsets(const store::View& view, const char* path) {
+  const ClockModel clock(view);
+  std::ifstream in(path);
+  std::string node, reference;
+  std::int64_t machine = 0, raw = 0, behind = 0, behind_error = 0, behind_at = 0;
+  std::map<std::string, std::int64_t> most;
+  std::size_t violations = 0, samples = 0;
+  while (in >> node >> machine >> raw) {
+    if (reference.empty()) reference = node;
+    const auto info = std::ranges::find_if(
+        view.incarnations(), [&](const auto& i) { return i.node == node && i.agent_id != 0; });
+    if (info == view.incarnations().end()) continue;
+    const auto at = clock.cluster(info->number, RawTime{raw});
+    if (at.error_ns == kUnknownError) continue;
+    if (node == reference) {
+      behind = at.time.ns - machine;
+      behind_error = at.error_ns;
+      behind_at = machine;
+    } else if (behind_at != 0 && machine - behind_at < 200'000'000) {
+      const auto wrong = std::abs(at.time.ns - machine - behind);
+      auto& worst = most[node.substr(0, node.find_first_of("_@"))];
+      worst = std::max(worst, wrong);
+      violations += wrong > at.error_ns + behind_error;
+      ++samples;
+    }
+  }
+  for (const auto& [name, worst] : most) {
+    fmt::print("offset_error_us_max_{} {:.3f}\n", name, static_cast<double>(worst) / 1000);
+  }
+  fmt::print("offset_samples {}\noffset_bound_violations {}\n", samples, violations);
+}
+
+int main(const char* path, const char* truth) {
   store::StoreOptions options;
   options.path = path;
   auto store = store::TraceStore::open(options, nullptr);
@@ -119,6 +160,7 @@ int main(const char* path) {
     fmt::print("clock_bound_median_us {:.3f}\n",
                static_cast<double>(errors[errors.size() / 2]) / 1000);
   }
+  if (truth != nullptr) judge_offsets(*context.view, truth);
   (*store)->close();
   return 0;
 }
@@ -127,9 +169,9 @@ int main(const char* path) {
 }  // namespace scope::analysis
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    fmt::print(stderr, "usage: match_pairs DB\n");
+  if (argc != 2 && argc != 3) {
+    fmt::print(stderr, "usage: match_pairs DB [TRUTH]\n");
     return 64;
   }
-  return scope::analysis::main(argv[1]);
+  return scope::analysis::main(argv[1], argc == 3 ? argv[2] : nullptr);
 }
