@@ -186,6 +186,36 @@ bool apply_to_spells(std::vector<NameSpell>& spells, const StoredRow& row) {
 
 namespace {
 
+// Which keys are known to be absent: one look tells of all up to the next key that is there. Most processes that end never
+// held a name, and most that begin are new. Lives as long as one transaction that writes these keys; told of each.
+class Absence {
+ public:
+  // Is there a key that begins with `prefix`?
+  Result<bool> has(const lmdb::Txn& txn, lmdb::Dbi dbi, const Key& prefix) {
+    if (known_ && !less(prefix, from_) &&
+        (!next_ || (less(prefix, *next_) && !starts_with(*next_, prefix))))
+      return false;
+    ASSIGN_OR_RETURN(auto cursor, lmdb::Cursor::open(txn, dbi));
+    ASSIGN_OR_RETURN(const bool found, cursor.seek(prefix));
+    known_ = true;
+    from_ = prefix;
+    next_.reset();
+    if (found) next_.emplace(cursor.key().begin(), cursor.key().end());
+    return found && starts_with(*next_, prefix);
+  }
+  // What lies behind it up to the next one is still absent.
+  void put(const Key& key) {
+    if (known_ && !less(key, from_) && (!next_ || less(key, *next_))) from_ = Key(key).u8(0);
+  }
+
+ private:
+  static bool less(Bytes a, Bytes b) { return as_text(a) < as_text(b); }
+
+  bool known_ = false;
+  Key from_;                                    // none from here on ...
+  std::optional<std::vector<std::byte>> next_;  // ... up to this one; nullopt: to the end
+};
+
 class LifeWriter {
  public:
   LifeWriter(lmdb::Txn& txn, const Databases& db, const Incarnations& incarnations,
@@ -210,6 +240,7 @@ class LifeWriter {
   const Incarnations& incarnations_;
   NameTable& names_;
   ByteWriter out_;
+  Absence lives_, owners_;  // of the keys 'p' and 'o'
 };
 
 Status LifeWriter::store(std::span<const TailBatch* const> batches) {
@@ -249,12 +280,14 @@ Status LifeWriter::store_life(std::span<const Fact> facts) {
               f.row->record.type != EventType::process_unregister;
   }
   if (!wanted) return {};
-  ASSIGN_OR_RETURN(const auto known, txn_.get(db_.lives, key));
+  ASSIGN_OR_RETURN(const bool known, lives_.has(txn_, db_.lives, key));
   if (known) {
-    ASSIGN_OR_RETURN(life, decode_life(*known, life.process, names_));
+    ASSIGN_OR_RETURN(const auto row, txn_.get(db_.lives, key));
+    ASSIGN_OR_RETURN(life, decode_life(*row, life.process, names_));
   }
   for (const auto& f : facts) apply_to_life(life, *f.row);
   encode_life(life, names_, out_);
+  lives_.put(key);
   return txn_.put(db_.lives, key, out_.bytes());
 }
 
@@ -284,6 +317,9 @@ Status LifeWriter::store_name(const StoredRow& row) {
   const auto h = home(row.process);
   std::vector<NameSpell> spells;
   if (row.record.type == EventType::process_exit) {
+    ASSIGN_OR_RETURN(const bool held,
+                     owners_.has(txn_, db_.lives, process_prefix('o', h, row.process)));
+    if (!held) return {};
     ASSIGN_OR_RETURN(spells, read_spells_of(txn_, db_, h, row.process, names_));
   } else {
     const auto name = row_name(row.record);
@@ -294,7 +330,9 @@ Status LifeWriter::store_name(const StoredRow& row) {
   if (!apply_to_spells(spells, row)) return {};
   for (std::size_t i = 0; i < spells.size(); ++i) {
     if (i < before.size() && before[i].until == spells[i].until) continue;
-    RETURN_IF_ERROR(put_spell(txn_, db_, h, names_.atom(spells[i].name), spells[i]));
+    const auto atom = names_.atom(spells[i].name);
+    owners_.put(owner_spell_key(h, spells[i].process, atom, spells[i].from));
+    RETURN_IF_ERROR(put_spell(txn_, db_, h, atom, spells[i]));
   }
   return {};
 }

@@ -96,6 +96,48 @@ TEST_F(LivesTest, AreTheSameInTailBlocksAndBoth) {
   }
 }
 
+// What a seal looks up and writes, many processes and names at a time, against the same rows in the tail.
+TEST_F(LivesTest, OfManyProcessesAreTheSameInBlocksAsInTheTail) {
+  constexpr std::uint32_t kProcesses = 40;
+  for (unsigned seed = 1; seed <= 6; ++seed) {
+    std::vector<std::string> answers[2];
+    for (const bool sealed : {false, true}) {
+      store_.reset();
+      std::filesystem::remove_all(options_.path);
+      options_.block_rows = 1000;
+      open();
+      seq_ = 0;
+      n_ = incarnation(m_);
+      std::mt19937 random(seed);
+      std::int64_t time = 0;
+      for (int batch = 0; batch < 4; ++batch) {
+        for (int i = 0; i < 30; ++i) {
+          const auto p = m_.own(2 + static_cast<std::uint32_t>(random()) % kProcesses);
+          const auto name = fmt::format("n{}", random() % 12);
+          time += 10;
+          switch (random() % 4) {
+            case 0:
+              m_.spawn(m_.own(1), p, {"worker", "run", 0}, time);
+              break;
+            case 1:
+              m_.registered(p, name, time, random() % 4 != 0);
+              break;
+            default:
+              m_.exit(p, atom_term("normal"), time);
+          }
+        }
+        append(m_.batch(n_, ++seq_));
+        flush();
+        if (sealed) seal();
+      }
+      for (std::uint32_t id = 2; id < 2 + kProcesses; ++id)
+        answers[sealed].push_back(lives(id) + names(id));
+      for (int i = 0; i < 12; ++i) answers[sealed].push_back(holders(fmt::format("n{}", i)));
+    }
+    ASSERT_EQ(answers[0], answers[1]) << "seed " << seed;
+  }
+}
+
 TEST_F(LivesTest, OutliveTheirPartition) {
   options_.block_rows = 100;
   options_.partition_bytes = 300'000;
