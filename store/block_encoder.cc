@@ -17,17 +17,23 @@ using namespace block_format;
 using codec::Peer;
 using codec::TraceRecord;
 
-void put_column(ByteWriter& out, std::span<const std::uint64_t> values) {
-  std::uint64_t all = 0;
+template <typename T>
+void put_column(ByteWriter& out, const std::vector<T>& values) {
+  constexpr std::size_t kStep = 32;  // a fixed count, so that the compiler makes vectors of it
+  T all = 0;
   for (const auto v : values) all |= v;
-  unsigned width = 0;
-  for (; all != 0; all >>= 8) ++width;
+  const auto width = static_cast<unsigned>(std::bit_width(all) + 7) / 8;
   out.u8(width);
   const auto at = out.size();
   out.vector().resize(at + width * values.size());
   auto* to = out.data() + at;
-  for (unsigned plane = 0; plane < width; ++plane)
-    for (const auto v : values) *to++ = static_cast<std::byte>(v >> (8 * plane));
+  for (unsigned plane = 0; plane < width; ++plane) {
+    const auto* from = values.data();
+    std::size_t left = values.size();
+    for (; left >= kStep; left -= kStep, from += kStep, to += kStep)
+      for (std::size_t i = 0; i < kStep; ++i) to[i] = static_cast<std::byte>(from[i] >> 8 * plane);
+    for (; left > 0; --left) *to++ = static_cast<std::byte>(*from++ >> 8 * plane);
+  }
 }
 
 template <typename T>
@@ -55,13 +61,19 @@ struct BlockEncoder::Work {
   };
   std::vector<Process> processes;
   std::vector<std::uint32_t> process_of;  // by arrival
-  std::vector<const StoredRow*> sorted;
+  // With what orders it: rows are far apart in memory, and are visited once more to be encoded.
+  struct Sorted {
+    const StoredRow* row;
+    RawTime time;
+    std::uint32_t ordinal;
+  };
+  std::vector<Sorted> sorted;
   std::vector<NodeEntry> nodes;
   boost::unordered_flat_map<std::pair<const char*, std::uint32_t>, std::uint32_t> node_numbers;
   std::vector<IncarnationEntry> incarnations;
-  std::vector<std::uint64_t> kinds[kKindColumns], rest[kRestColumns];
+  std::vector<std::uint32_t> kinds[kKindColumns], rest[kRestColumns];
   ByteWriter times, aliases;
-  std::uint64_t alias_count = 0;
+  std::uint32_t alias_count = 0;
   ByteWriter raw, body;
   std::vector<std::byte> streams[kStreams], packed;
   // A message as it was met first, and where in its stream it is.
@@ -81,6 +93,7 @@ struct BlockEncoder::Work {
   bool local_atoms = false;
 
   void sort_rows(std::span<const StoredRow* const> rows);
+  void prefetch(std::size_t at) const;
   std::uint32_t node_index(std::string_view node, std::uint32_t creation, BlockNames& names);
   void list_incarnations(BlockNames& names);
   std::size_t add_payload(const TraceRecord& record, Stream to, BlockNames& names);
@@ -115,16 +128,19 @@ void BlockEncoder::Work::sort_rows(std::span<const StoredRow* const> rows) {
     at += processes[i].rows;
   }
   sorted.resize(rows.size());
-  for (std::size_t i = 0; i < rows.size(); ++i) sorted[next[process_of[i]]++] = rows[i];
-  const auto before = [](const StoredRow* a, const StoredRow* b) {
-    return std::tie(a->record.time, a->record.ordinal) <
-           std::tie(b->record.time, b->record.ordinal);
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    sorted[next[process_of[i]]++] = {rows[i], rows[i]->record.time, rows[i]->record.ordinal};
+  const auto before = [](const Sorted& a, const Sorted& b) {
+    return std::tie(a.time, a.ordinal) < std::tie(b.time, b.ordinal);
   };
   for (const auto& p : processes) {
     const auto begin = sorted.begin() + p.first_row, end = begin + p.rows;
     if (!std::is_sorted(begin, end, before)) std::sort(begin, end, before);
   }
-  std::ranges::sort(processes, {}, &Process::id);
+  std::vector<Process> ascending;
+  ascending.reserve(processes.size());
+  for (const auto i : order) ascending.push_back(processes[i]);
+  processes.swap(ascending);
 }
 
 std::uint32_t BlockEncoder::Work::node_index(std::string_view node, std::uint32_t creation,
@@ -148,14 +164,14 @@ void BlockEncoder::Work::list_incarnations(BlockNames& names) {
     const auto& p = processes[i];
     if (incarnations.empty() || incarnations.back().number != p.id.incarnation) {
       const auto& info = names.incarnation(p.id.incarnation);
-      const auto time = sorted[p.first_row]->record.time.ns;
+      const auto time = sorted[p.first_row].time.ns;
       incarnations.push_back(
           {p.id.incarnation, i, 0, node_index(info.node, info.creation, names), time, time});
     }
     auto& entry = incarnations.back();
     entry.rows += p.rows;
-    entry.oldest = std::min(entry.oldest, sorted[p.first_row]->record.time.ns);
-    entry.newest = std::max(entry.newest, sorted[p.first_row + p.rows - 1]->record.time.ns);
+    entry.oldest = std::min(entry.oldest, sorted[p.first_row].time.ns);
+    entry.newest = std::max(entry.newest, sorted[p.first_row + p.rows - 1].time.ns);
   }
 }
 
@@ -200,14 +216,15 @@ bool BlockEncoder::Work::add_message(const TraceRecord& record, BlockNames& name
   auto& column = rest[kMessage].emplace_back();
   if (fresh) {
     messages.push_back({&record, add_payload(record, kMessages, names)});
-    column = std::uint64_t{kNextMessage} * 2;
+    column = std::uint32_t{kNextMessage} * 2;
     return false;
   }
-  column = (repeated ? std::uint64_t{kSameMessage} : place + std::uint64_t{kPlaceFrom}) * 2;
+  column = (repeated ? std::uint32_t{kSameMessage} : place + kPlaceFrom) * 2;
   const auto& known = messages[place];
   if (record.payload.size() == known.first->payload.size()) {
     if (record.strings == known.first->strings &&
-        std::ranges::equal(record.payload, known.first->payload))
+        as_text(record.payload) ==
+            as_text(known.first->payload))  // one memcmp, unlike ranges::equal
       return true;
     // Another batch's numbers for the same atoms: compared as the partition has them.
     const auto own = streams[kMessages].size();
@@ -251,6 +268,20 @@ void BlockEncoder::Work::add_peer(std::size_t i, const StoredRow& row, std::uint
   }
 }
 
+// Rows and payloads lie where they arrived, so each is one more wait for memory unless it is asked for ahead.
+void BlockEncoder::Work::prefetch(std::size_t at) const {
+  constexpr std::size_t kRowsAhead = 8, kPayloadsAhead = 4, kLine = 64, kMostLines = 4;
+  const auto lines = [](const void* from, std::size_t size) {
+    for (std::size_t i = 0; i < size && i < kMostLines * kLine; i += kLine)
+      __builtin_prefetch(static_cast<const std::byte*>(from) + i);
+  };
+  if (at + kRowsAhead < sorted.size()) lines(sorted[at + kRowsAhead].row, sizeof(StoredRow));
+  if (at + kPayloadsAhead < sorted.size()) {
+    const Bytes payload = sorted[at + kPayloadsAhead].row->record.payload;
+    lines(payload.data(), payload.size());
+  }
+}
+
 // Everything of a row at once, while it is in the cache.
 FrameEntry BlockEncoder::Work::encode_frame(std::size_t begin, std::size_t end, BlockNames& names,
                                             BlockIndexBuilder& index) {
@@ -270,9 +301,10 @@ FrameEntry BlockEncoder::Work::encode_frame(std::size_t begin, std::size_t end, 
   std::int64_t base = 0;
   std::size_t incarnation = 0;
   for (std::size_t i = 0; i < n; ++i) {
-    const auto& row = *sorted[begin + i];
+    prefetch(begin + i);
+    const auto& row = *sorted[begin + i].row;
     const auto& r = row.record;
-    const bool continues = i > 0 && sorted[begin + i - 1]->process == row.process;
+    const bool continues = i > 0 && sorted[begin + i - 1].row->process == row.process;
     if (!continues) {
       while (incarnations[incarnation].number != row.process.incarnation) ++incarnation;
       base = incarnations[incarnation].oldest;
@@ -280,7 +312,7 @@ FrameEntry BlockEncoder::Work::encode_frame(std::size_t begin, std::size_t end, 
     times.varint(static_cast<std::uint64_t>(r.time.ns) - static_cast<std::uint64_t>(base));
     base = r.time.ns;
 
-    kinds[kType][i] = static_cast<std::uint64_t>(r.type);
+    kinds[kType][i] = static_cast<std::uint32_t>(r.type);
     kinds[kFlags][i] = r.flags;
     const auto mfa = names.mfa(r.mfa);
     kinds[kMfa][i] = mfa;
@@ -289,11 +321,11 @@ FrameEntry BlockEncoder::Work::encode_frame(std::size_t begin, std::size_t end, 
     const bool repeats = r.has(TraceRecord::kHashed) && add_message(r, names);
     const bool in_message = r.has(TraceRecord::kHashed) && rest[kMessage].back() % 2 == 0;
     if (!in_message) {
-      rest[kPayload][i] = r.payload.size();
+      rest[kPayload][i] = static_cast<std::uint32_t>(r.payload.size());
       add_payload(r, r.type == codec::EventType::state_change ? kStates : kOthers, names);
     }
     rest[kOriginal][i] = r.original_bytes;
-    rest[kPeerKind][i] = static_cast<std::uint64_t>(r.peer.kind);
+    rest[kPeerKind][i] = static_cast<std::uint32_t>(r.peer.kind);
     if (r.peer.kind != Peer::Kind::none) add_peer(i, row, incarnations[incarnation].node, names);
     index.add(row, mfa, repeats);
   }
@@ -312,6 +344,7 @@ FrameEntry BlockEncoder::Work::encode_frame(std::size_t begin, std::size_t end, 
 Piece BlockEncoder::Work::add_message_table() {
   if (messages.empty()) return {static_cast<std::uint32_t>(body.size()), 0, 0, hash_of({})};
   std::vector<std::uint64_t> columns[kMessageColumns];
+  for (auto& c : columns) c.reserve(messages.size());
   for (const auto& m : messages) {
     columns[kHash].push_back(m.first->match_hash);
     columns[kBytes].push_back(m.first->payload.size());

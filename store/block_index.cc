@@ -30,7 +30,7 @@ constexpr std::uint8_t code_of(std::uint8_t byte) {
 class TextBits {
  public:
   // A byte each while they are gathered: a store, where a bit would be a load, an or and a store for every byte.
-  TextBits() : seen_(kTrigrams + 63) {}
+  TextBits() : seen_((kTrigrams + 63) / 64 * 64) {}
 
   // A payload of the stream of its kind. Rows come by process and time, so much of it was in the one before (a message
   // that is fetched and then taken, a state and the next one): what both begin and end with is there already.
@@ -83,7 +83,12 @@ class TextBits {
   }
   std::vector<std::uint64_t> take() const {
     std::vector<std::uint64_t> bits((kTrigrams + 63) / 64);
-    for (std::size_t i = 0; i < kTrigrams; ++i) bits[i / 64] |= std::uint64_t{seen_[i]} << i % 64;
+    for (std::size_t i = 0; i < bits.size() * 8; ++i) {
+      std::uint64_t eight =
+          0;  // bytes of 0 or 1, whose bits the product moves into its highest byte
+      std::memcpy(&eight, seen_.data() + 8 * i, sizeof eight);
+      bits[i / 8] |= (eight * 0x0102040810204080ULL >> 56) << 8 * (i % 8);
+    }
     return bits;
   }
 
