@@ -115,6 +115,20 @@ std::string_view row_name(const TraceRecord& r) {
   return term.atom().value_or(std::string_view{});
 }
 
+void by_time(std::vector<const StoredRow*>& rows) {
+  struct Arrived {
+    const StoredRow* row;
+    std::size_t place;
+  };
+  std::vector<Arrived> arrived;
+  arrived.reserve(rows.size());
+  for (const auto* row : rows) arrived.push_back({row, arrived.size()});
+  std::ranges::sort(arrived, {}, [](const Arrived& a) {
+    return std::tuple(a.row->process.incarnation, a.row->record.time, a.place);
+  });
+  std::ranges::transform(arrived, rows.begin(), &Arrived::row);
+}
+
 void apply_to_life(Life& life, const StoredRow& row) {
   const auto& r = row.record;
   const auto earliest = [&](std::optional<RawTime>& t) { t = t ? std::min(*t, r.time) : r.time; };
@@ -245,27 +259,23 @@ class LifeWriter {
 
 Status LifeWriter::store(std::span<const TailBatch* const> batches) {
   std::vector<Fact> facts;
+  std::vector<const StoredRow*> about_names;
   for (const auto* batch : batches) {
-    for (const auto i : batch->lifecycle)
-      facts.push_back({life_subject(batch->rows[i]), &batch->rows[i]});
+    for (const auto i : batch->lifecycle) {
+      const auto& row = batch->rows[i];
+      facts.push_back({life_subject(row), &row});
+      if (row.record.type != EventType::process_spawn) about_names.push_back(&row);
+    }
   }
   std::ranges::sort(facts, [](const Fact& a, const Fact& b) {
     return std::tuple(a.subject, a.row->record.time, a.row->id()) <
            std::tuple(b.subject, b.row->record.time, b.row->id());
   });
-  std::vector<const StoredRow*> about_names;
-  for (std::size_t i = 0; i < facts.size();) {
-    auto j = i;
+  for (std::size_t i = 0, j = 0; i < facts.size(); i = j) {
     while (j < facts.size() && facts[j].subject == facts[i].subject) ++j;
     RETURN_IF_ERROR(store_life(std::span(facts).subspan(i, j - i)));
-    for (; i < j; ++i) {
-      if (facts[i].row->record.type != EventType::process_spawn)
-        about_names.push_back(facts[i].row);
-    }
   }
-  std::ranges::sort(about_names, {}, [](const StoredRow* row) {
-    return std::tuple(row->process.incarnation, row->record.time, row->id());
-  });
+  by_time(about_names);
   for (const auto* row : about_names) RETURN_IF_ERROR(store_name(*row));
   return {};
 }

@@ -23,6 +23,10 @@ ProcessId life_subject(const StoredRow& row);
 // The name that a register, unregister or alive row speaks of; empty: none. It points into the row's payload.
 std::string_view row_name(const codec::TraceRecord& record);
 
+// Rows in the order of arrival are put in that of their incarnations and times; of equal times the first to arrive stays
+// first, so that it does not matter where a seal came between.
+void by_time(std::vector<const StoredRow*>& rows);
+
 // REQUIRES life_subject(row) == life.process.
 void apply_to_life(Life& life, const StoredRow& row);
 // `spells`: all that are known of the row's name or process, oldest first. Answers whether something changed.

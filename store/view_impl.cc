@@ -157,9 +157,7 @@ std::vector<const StoredRow*> ViewImpl::tail_lifecycle(Wanted wanted) const {
       if (wanted(batch->rows[i])) out.push_back(&batch->rows[i]);
     }
   }
-  std::ranges::sort(out, {}, [](const StoredRow* row) {
-    return std::tuple(row->process.incarnation, row->record.time, row->id());
-  });
+  by_time(out);
   return out;
 }
 

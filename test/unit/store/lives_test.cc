@@ -96,6 +96,30 @@ TEST_F(LivesTest, AreTheSameInTailBlocksAndBoth) {
   }
 }
 
+// In one nanosecond a name goes from 6 to 5: as it arrived, whether a seal comes between or not.
+TEST_F(LivesTest, ATieIsInTheOrderOfArrivalWhereverTheSealsAre) {
+  for (const bool between : {false, true}) {
+    store_.reset();
+    std::filesystem::remove_all(options_.path);
+    options_.block_rows = 50;
+    open();
+    seq_ = 0;
+    n_ = incarnation(m_);
+    m_.registered(m_.own(6), "w", 50);
+    append(m_.batch(n_, ++seq_));
+    flush();
+    if (between) seal();
+    m_.registered(m_.own(6), "w", 50, false).registered(m_.own(5), "w", 50);
+    append(m_.batch(n_, ++seq_));
+    flush();
+    for (const bool sealed : {false, true}) {
+      if (sealed) seal();
+      EXPECT_EQ(holders("w"), "w=5 50..;w=6 50..50;") << between << sealed;
+      EXPECT_EQ(names(6), "w=6 50..50;") << between << sealed;
+    }
+  }
+}
+
 // What a seal looks up and writes, many processes and names at a time, against the same rows in the tail.
 TEST_F(LivesTest, OfManyProcessesAreTheSameInBlocksAsInTheTail) {
   constexpr std::uint32_t kProcesses = 40;
