@@ -145,7 +145,7 @@ void RecordForms::add(Bytes bytes, bool mfa, const TraceRecord& record) {
     std::memcpy(to, &with, sizeof with);
     std::memcpy(to + 16, &want, sizeof want);
   }
-  forms_.push_back(std::move(form));
+  forms_.push_back(form);
   *std::ranges::find(set.places, 0) = static_cast<std::uint16_t>(forms_.size());
 }
 

@@ -92,7 +92,7 @@ class RecordForms {
     }
     if (form.alias_at != 0) {
       for (std::uint32_t i = 0; i < out.peer.alias.count; ++i)
-        out.peer.alias.ids[i] = be32(at + form.alias_at + 4 * i);
+        out.peer.alias.ids[i] = be32(at + form.alias_at + std::size_t{4} * i);
     }
     if (form.payload_at != 0) out.payload = bytes.subspan(form.payload_at);
     return &out;
