@@ -104,8 +104,8 @@ TEST_F(Answers, CompletenessInWords) {
   b.nil();
   EXPECT_EQ(completeness(view(b)),
             (std::vector<std::string>{
-                "a@h: a gap from 2024-05-01T10:00:00.000000Z to 2024-05-01T10:00:00.000000Z, "
-                "nobody knows how many events (agent_killed)",
+                std::string("a@h: a gap from 2024-05-01T10:00:00.000000Z to ") +
+                    "2024-05-01T10:00:00.000000Z, nobody knows how many events (agent_killed)",
                 "3 more gaps, not listed", "b@h: not traced",
                 "a@h: sampled, about 12.5 % of what happened",
                 "a@h: messages to about 25 % of their receivers only",

@@ -319,7 +319,7 @@ class AfterAlike : public BrokenCompact {
     std::mt19937 random(5);
     std::set<std::uint64_t> seen;  // heads: size, kind, arity, flags
     while (!records.empty()) {
-      const std::size_t padded = (etf::le32(records.data()) + 7) / 8 * 8;
+      const auto padded = std::size_t{etf::le32(records.data()) + 7} / 8 * 8;
       const Bytes record = records.first(std::min(padded, records.size()));
       records = records.subspan(record.size());
       if (!seen.insert(etf::le64(record.data())).second) continue;
