@@ -110,7 +110,7 @@ class EventReader {
   EventReader(const DecodeContext& context, const std::byte* end)
       : context_(context), end_(end), walk_(end, nullptr, false) {
     own_pid_ = {kNewPid, kSmallAtomUtf8, static_cast<std::uint8_t>(context.node.size())};
-    own_pid_.insert(own_pid_.end(), context.node.begin(), context.node.end());
+    for (const char c : context.node) own_pid_.push_back(static_cast<std::uint8_t>(c));
   }
 
   // The end of the event at `at`; nullptr: what is there is no term. The record is whole only if it `fits`.
