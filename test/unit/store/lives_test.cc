@@ -47,6 +47,14 @@ class LivesTest : public StoreTest {
     const auto found = store_->snapshot()->names_of({n_, id, 0}, owner);
     return found ? to_text(*found) : to_string(found.error());
   }
+  void begin_anew(std::uint32_t block_rows) {
+    store_.reset();
+    std::filesystem::remove_all(options_.path);
+    options_.block_rows = block_rows;
+    open();
+    seq_ = 0;
+    n_ = incarnation(m_);
+  }
   void seal() {
     for (std::uint32_t i = 0; i < options_.block_rows; ++i) m_.call(m_.own(1), kHandleCall, 1);
     append(m_.batch(n_, ++seq_));
@@ -61,12 +69,7 @@ class LivesTest : public StoreTest {
 
 TEST_F(LivesTest, AreTheSameInTailBlocksAndBoth) {
   for (const int sealed_until : {0, 1, 2, 3}) {
-    store_.reset();
-    std::filesystem::remove_all(options_.path);
-    options_.block_rows = 50;
-    open();
-    seq_ = 0;
-    n_ = incarnation(m_);
+    begin_anew(50);
     const auto step = [&](int number) {
       append(m_.batch(n_, ++seq_));
       flush();
@@ -99,12 +102,7 @@ TEST_F(LivesTest, AreTheSameInTailBlocksAndBoth) {
 // In one nanosecond a name goes from 6 to 5: as it arrived, whether a seal comes between or not.
 TEST_F(LivesTest, ATieIsInTheOrderOfArrivalWhereverTheSealsAre) {
   for (const bool between : {false, true}) {
-    store_.reset();
-    std::filesystem::remove_all(options_.path);
-    options_.block_rows = 50;
-    open();
-    seq_ = 0;
-    n_ = incarnation(m_);
+    begin_anew(50);
     m_.registered(m_.own(6), "w", 50);
     append(m_.batch(n_, ++seq_));
     flush();
@@ -126,12 +124,7 @@ TEST_F(LivesTest, OfManyProcessesAreTheSameInBlocksAsInTheTail) {
   for (unsigned seed = 1; seed <= 6; ++seed) {
     std::vector<std::string> answers[2];
     for (const bool sealed : {false, true}) {
-      store_.reset();
-      std::filesystem::remove_all(options_.path);
-      options_.block_rows = 1000;
-      open();
-      seq_ = 0;
-      n_ = incarnation(m_);
+      begin_anew(1000);
       std::mt19937 random(seed);
       std::int64_t time = 0;
       for (int batch = 0; batch < 4; ++batch) {
