@@ -28,7 +28,7 @@ init() ->
     scope_session:use(maps:get(trace, Ctx)),
     _ = erlang:send_after(?TICK, self(), tick),
     Limits = scope_budget:limits(maps:get(budget, maps:get(opts, Ctx), #{}), none),
-    S = #s{ctx = Ctx, tracer = Tracer, checked = now_ms(), checked_raw = mono(), idle = mono(), limits = Limits,
+    S = #s{ctx = Ctx, tracer = Tracer, checked = now_ms(), checked_raw = mono(), idle = mono(), low = mono(), limits = Limits,
            ladder = scope_budget:new(Limits), spent = scope_spent:new(Ctx)},
     %% Quietly, if it comes to that: the supervisor takes everything down, and the node's log is not ours.
     try loop(scope_ask:job(measure, configure(maps:get(opts, Ctx), S)))
@@ -172,11 +172,9 @@ stop(Id, S0 = #s{follow = #follow{id = Id}}) -> scope_follow:close(stopped(Id, S
 stop(Id, S) -> stopped(Id, S).
 
 stopped(Id, S0 = #s{starts = Starts, tracer = Tracer}) ->
-    Now = mono(),
-    S = scope_ladder:tell_low(S0),
+    Begun = mono(),
     {Start = #start{spec = Spec, flags = Flags}, Rest} = maps:take(Id, Starts),
-    S1 = S#s{starts = Rest, idle = Now},
-    scope_flags:gap({trace_stopped, unknown, Now, Now}, S),
+    S1 = S0#s{starts = Rest, idle = Begun},
     _ = scope_flags:wants_new(Start) andalso scope_flags:new_flags(S1),
     Pids = case Spec of
                #{all := true} -> processes();
@@ -186,7 +184,9 @@ stopped(Id, S0 = #s{starts = Starts, tracer = Tracer}) ->
     _ = scope_flags:in_chunks(fun(P) -> scope_flags:flags_less(P, Flags, scope_flags:wanted(P, S1), Tracer) end, Pids ++ scope_flags:followed(Id, S1)),
     {ok, _, S2} = scope_flags:set_patterns(scope_flags:desired(Rest, S1), S1),
     scope_flags:tell_procs(S2),
-    scope_ladder:changed(S2).
+    #s{low = Low} = scope_ladder:tell_low(S0),      % what was captured while the flags went, too
+    scope_flags:gap({trace_stopped, unknown, Begun, mono()}, S2),
+    scope_ladder:changed(S2#s{low = Low}).
 
 -spec stop_all(term(), #s{}) -> #s{}.
 stop_all(Reason, S = #s{starts = Starts, ctx = #{session := Session}, tracer = Tracer}) ->

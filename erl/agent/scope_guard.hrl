@@ -15,7 +15,7 @@
             limits :: scope_budget:limits(), costs = unknown :: scope_budget:costs(),
             ladder :: scope_budget:ladder(), spent :: scope_spent:spent(),
             filled = {1.0, 0} :: {float(), integer()},          % the bucket: how far, raw time when
-            low = none :: none | integer(),         % raw time up to which it is told what a lower rung leaves out
+            low :: integer(),                       % raw time up to which it is told what a rung or a sample leaves out
             counters = #{} :: map(),                % what the rung `counters` counts: {MFA, Rate}
             job = none :: none | {reference(), pid(), reference(), tuple() | measure, list()},
             jobs = [] :: list(),

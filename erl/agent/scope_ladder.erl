@@ -47,9 +47,9 @@ kinds(#{events := Events}) ->
 %% Something else is traced now: a bucket that is full.
 -spec changed(#s{}) -> #s{}.
 changed(S = #s{starts = Starts}) when map_size(Starts) =:= 0 ->
-    refill(1.0, recount(S#s{ladder = scope_budget:new(S#s.limits), low = none}));
-changed(S = #s{ladder = Ladder, low = Low}) ->
-    refill(1.0, recount(S#s{ladder = scope_budget:reset(Ladder), low = case Low of none -> mono(); _ -> Low end})).
+    refill(1.0, recount(S#s{ladder = scope_budget:new(S#s.limits)}));
+changed(S = #s{ladder = Ladder}) ->
+    refill(1.0, recount(S#s{ladder = scope_budget:reset(Ladder)})).
 
 -spec refill(float(), #s{}) -> #s{}.
 %% The native tracer's bucket is the tracees' own, in the library.
@@ -102,7 +102,7 @@ second(S = #s{spent = Spent, ladder = Ladder, low = Low}) ->
     #{memory := Memory} = scope_spent:status(Spent),
     Limits = #{memory := Most} = limits_with([], S),
     {_, Share} = scope_budget:blame(seen(S), Limits, 1.0),
-    Told0 = case Low =/= none andalso mono() - Low >= ?LOW_MS * 1000000 of true -> tell_low(S); false -> S end,
+    Told0 = case mono() - Low >= ?LOW_MS * 1000000 of true -> tell_low(S); false -> S end,
     Alive = scope_budget:still_left_out(fun is_process_alive/1, Ladder),
     Told = Told0#s{ladder = Alive},
     if
@@ -194,7 +194,7 @@ step_to(New, Figures, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx}) ->
     Took = case Figures of #{noticed := At} -> #{took_us => ((case Down orelse Off of true -> Relieved; false -> Now end) - At) div 1000}; _ -> #{} end,
     tell_step(case Why of quiet -> stepped_up; _ -> stepped_down end, maps:get(from, Figures, Now),
               Took#{from => From, to => To, cause => Why, rate => scope_budget:factor(New), left_out => map_size(scope_budget:left_out(New))}, S1),
-    S3#s{low = case To of off -> none; _ -> Now end}.
+    S3.
 
 %% With what may be spent and what was.
 tell_step(Reason, From, Figures, S) ->
@@ -204,7 +204,6 @@ tell_step(Reason, From, Figures, S) ->
 
 %% What a lower rung or a sample has left out since it was last told.
 -spec tell_low(#s{}) -> #s{}.
-tell_low(S = #s{low = none}) -> S;
 tell_low(S = #s{low = Low, ladder = Ladder, starts = Starts}) ->
     Now = mono(),
     _ = case scope_budget:rung(Ladder) of

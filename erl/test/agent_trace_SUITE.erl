@@ -8,7 +8,7 @@
 
 all() ->
     [union_and_stop, union_of_patterns, limit_ms, limit_count, children, children_stop, children_of_a_sample, new_processes, all_processes,
-     left_out, messages, fan_out, exceptions, cut_terms, users_own_mark, baseline, name_moves, order_is_kept, calls_among_messages, many_processes,
+     left_out, messages, fan_out, sample_is_told, exceptions, cut_terms, users_own_mark, baseline, name_moves, order_is_kept, calls_among_messages, many_processes,
      throughput].
 
 timeout(_) -> 60000.
@@ -113,6 +113,30 @@ fan_out(Config) ->
     Send(2),
     assert_eq({lists:sort(Rs), lists:sort(Rs)}, Seen(2)),
     assert_eq([{P, 1}, {P, 2}], [{Who, X} || {trace_ts, Who, call, {scope_victim, work, 1}, {args, [X]}, _} <- d(D, events, [Pid])]).
+
+%% Whatever was captured of a sample lies in a time of which that is told, from the first flag to the last.
+sample_is_told(Config) ->
+    {T, D, Pid} = setup(Config),
+    Ps = rpc(T, fun() -> [spawn(fun() -> calling(1) end) || _ <- lists:seq(1, 40)] end),
+    Spec = #{pids => Ps, mfas => [{scope_victim, work, 1}], events => [calls], args => true, sample => 0.5},
+    lists:foreach(fun(N) ->
+                          {ok, _} = d(D, control, [Pid, {start, N, Spec}]),
+                          ok = d(D, control, [Pid, flush]),
+                          ok = d(D, control, [Pid, {stop, N}])
+                  end, lists:seq(1, 25)),
+    ok = d(D, control, [Pid, flush]),
+    Gaps = fun() -> [{From, Until} || {sampled, unknown, From, Until, #{rate := 0.5}} <- d(D, gaps, [Pid])] end,
+    ok = wait_until(fun() -> length(Gaps()) =:= 25 end),
+    Told = Gaps(),
+    Times = [At || {trace_ts, _, call, _, _, At} <- d(D, events, [Pid])],
+    log("~b calls, ~b gaps", [length(Times), length(Told)]),
+    true = length(Times) > 100,
+    assert_eq([], [At || At <- Times, not lists:any(fun({From, Until}) -> From =< At andalso At =< Until end, Told)]).
+
+calling(N) ->
+    _ = scope_victim:work(N),
+    case N rem 20 of 0 -> receive after 1 -> ok end; _ -> ok end,
+    calling(N + 1).
 
 sender() ->
     receive
