@@ -6,8 +6,9 @@
 %%          this node (scope_probe:costs/2).
 %% Spent    = events of each kind x their costs + bytes x the cost of a byte + what was discarded x its tracee's cost
 %%            + reductions of our other processes x the measured time of a reduction.
-%% Bucket   A fifth of a second's worth of each limit. It fills with time, events empty it; who finds it dry says so, once.
-%%          So in any time t at most limit x (t + 0.2 s) is spent, plus what comes until the guard has stepped down.
+%% Bucket   A tenth of a second's worth of each limit, of the cpu's three quarters: the rest is what our other processes
+%%          take while they step down. It fills with time, events empty it; who finds it dry says so, once.
+%%          So in any time t events take at most limit x (t + 0.1 s), plus what comes until the guard has stepped down.
 %% Ladder   full -> no_args -> fewer -> counters -> off. On `fewer` those that spent most are left out, 32 at most, until the
 %%          budget should pay for the others by how quickly the bucket ran dry; if it does not, the others are a sample
 %%          that follows the rate. Fitted anew up to three times in a row.
@@ -26,7 +27,8 @@
 
 -define(DEFAULTS, #{cpu => 1.0, memory => 32 bsl 20, events => 50000, bytes => 32 bsl 20, up_ms => 5000, available => 5}).
 -define(TRIES, 3).
--define(BURST_NS, 200000000).   % kBurst in erl/c_src/budget.h
+-define(BURST_NS, 100000000).   % kBurst in erl/c_src/budget.h
+-define(EVENTS, 0.75).          % of the cpu's limit
 -define(AIM, 0.7).              % of the budget, where the share of processes is chosen
 -define(LEAST, 1 / 1024).
 -define(REFITS, 3).
@@ -93,7 +95,7 @@ percent(Ns, OfNs) -> 100 * Ns / (max(1, OfNs) * erlang:system_info(schedulers_on
 -spec bucket(limits(), costs(), float()) -> bucket().
 bucket(none, _, _) -> none;
 bucket(#{cpu := Cpu, events := Events, bytes := Bytes}, Costs, Share) ->
-    Rates = {Cpu / 100 * erlang:system_info(schedulers_online), Events / 1.0e9, Bytes / 1.0e9},
+    Rates = {?EVENTS * Cpu / 100 * erlang:system_info(schedulers_online), Events / 1.0e9, Bytes / 1.0e9},
     #bucket{costs = Costs, rates = Rates, levels = times(Rates, Share * ?BURST_NS), at = erlang:monotonic_time(nanosecond)}.
 
 %% The same for the native tracer (scope_nif:set_budget/1): what each thing costs as time, in ns: so long does the budget
@@ -102,7 +104,7 @@ bucket(#{cpu := Cpu, events := Events, bytes := Bytes}, Costs, Share) ->
           none | {integer(), [non_neg_integer()], non_neg_integer(), non_neg_integer(), non_neg_integer()}.
 native(none, _, _) -> none;
 native(#{cpu := Cpu, events := Events, bytes := Bytes}, Costs, Share) ->
-    PerNs = 100 / (Cpu * erlang:system_info(schedulers_online)),
+    PerNs = 100 / (?EVENTS * Cpu * erlang:system_info(schedulers_online)),
     Time = fun(Ns) -> min(1 bsl 31, round(max(Ns * PerNs, 1.0e9 / Events))) end,
     {Kinds, Away, Byte, Small} =
         case Costs of

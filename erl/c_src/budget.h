@@ -1,7 +1,7 @@
 // The first line of the budget: a bucket for all rings together, in the tracee's path. See budget.cc.
 //
 // Everything costs time: as much as the budget needs to pay for it. `paid` is when all that was taken will have been
-// paid for; it may be a fifth of a second ahead of now at the most. A ring takes 10 ms' worth at once, so that rings rarely meet.
+// paid for; it may be a tenth of a second ahead of now at the most. A ring takes 10 ms' worth at once, so that rings rarely meet.
 // What finds the bucket dry says when (`dry`), once, and wakes the drainer; from then on events are turned away and
 // every tracee loses its flags when it runs next, until set_budget says otherwise.
 //
@@ -15,7 +15,7 @@
 
 namespace scope::tracer {
 
-inline constexpr std::int64_t kBurst = 200'000'000, kShare = 10'000'000;
+inline constexpr std::int64_t kBurst = 100'000'000, kShare = 10'000'000;
 
 struct Bucket {
   std::atomic<bool> limited;
@@ -24,7 +24,7 @@ struct Bucket {
 };
 extern Bucket bucket;
 
-// The drainer's, of what it took out since the bucket was filled, and of the last fifth of a second at most.
+// The drainer's, of what it took out since the bucket was filled, and of the last tenth of a second at most.
 struct Spenders {
   static constexpr std::size_t kSlots = 1024;
   struct Slot {
