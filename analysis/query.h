@@ -139,12 +139,20 @@ struct Sampled {
   bool operator==(const Sampled&) const = default;
 };
 
+// Of the events of these types the traces that run now record about so much, the largest share that one of them asks for.
+struct Share {
+  std::string node;
+  std::uint32_t types = 0;  // bits
+  double rate = 1.0;
+};
+
 // What the daemon knows about the cluster and the store does not: published to the service whenever it changes.
 struct Coverage {
   std::vector<NotTraced> not_traced;
   std::vector<KindNotTraced> kinds;
   std::vector<NodeScope> scopes;
   std::vector<Sampled> sampled;
+  std::vector<Share> shares;
 };
 
 inline constexpr std::size_t kMaxGapsListed = 200;

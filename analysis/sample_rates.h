@@ -1,12 +1,14 @@
 // At what rate rows were sampled when they were captured: by the gap rows `sampled` (a start's sample), `fewer_tracees`
 // (what the budget's ladder left) and, of messages sent and fetched, `fan_out` (the share of their receivers), each with the
-// time that it tells of. Several at once multiply. Where a sample's row has
-// not come yet, the newest few seconds, the daemon's present word holds (Coverage).
+// time that it tells of. Several at once multiply. Where starts with different samples run at once, `flags` says what
+// counts for the events of each trace flag, the largest of those that set it: no row counts for more than it may. Where a
+// sample's row has not come yet, the newest few seconds, the daemon's present word holds (Coverage).
 // Thread: pure.
 #pragma once
 
 #include <map>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "analysis/clock_model.h"
@@ -14,6 +16,9 @@
 #include "ei_codec/trace_event.h"
 
 namespace scope::analysis {
+
+// The event types that a process's trace flag (call, send, 'receive', procs) makes, as bits; 0: none that we know.
+std::uint32_t types_of_flag(std::string_view flag);
 
 class SampleRates {
  public:
@@ -30,12 +35,15 @@ class SampleRates {
   struct Told {
     std::int64_t from, until;
     double rate;
+    std::uint32_t types;
   };
   struct Of {
     std::vector<Told> sampled, fewer, fan_out;  // ascending by `until`
-    double present = 1, present_fan_out = 1;
+    std::vector<Share> present;
+    double present_fan_out = 1;
   };
-  static double rate_at(const std::vector<Told>& told, std::int64_t at, double after);
+  static double rate_at(const std::vector<Told>& told, std::uint32_t type, std::int64_t at,
+                        double after);
 
   std::map<Incarnation, Of> of_;
 };

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
 
+#include "analysis/sample_rates.h"
 #include "cnode/agents/signal.h"
 #include "cnode/agents/trace_wire.h"
 #include "cnode/dist/spawn.h"
@@ -495,7 +496,9 @@ std::shared_ptr<const analysis::Coverage> Agents::coverage() const {
     std::vector<std::uint64_t> ids;
     analysis::NodeScope scope;
     scope.node = name;
-    std::optional<double> fan_out;  // as the agent has it: the largest of those that want messages
+    std::map<std::uint32_t, double>
+        shares;                     // as the agent has it: for what a trace flag makes, the
+    std::optional<double> fan_out;  // largest sample; the largest of those that want messages
     for (const auto& [id, trace] : traces_) {
       if (!live || !wants(trace.spec, name) || trace.ended.contains(name)) continue;
       traced = true;
@@ -505,11 +508,18 @@ std::shared_ptr<const analysis::Coverage> Agents::coverage() const {
       if (trace.spec.sample && *trace.spec.sample < 1) {
         coverage->sampled.push_back({name, *trace.spec.sample});
       }
+      for (const auto* flag : {"call", "send", "receive", "procs"}) {
+        const auto made = analysis::types_of_flag(flag);
+        if ((traced_types(trace.spec) & made) != 0)
+          shares[made] = std::max(shares[made], trace.spec.sample.value_or(1));
+      }
       constexpr auto kMessages = 1u << static_cast<unsigned>(codec::EventType::message_send) |
                                  1u << static_cast<unsigned>(codec::EventType::message_fetch);
       if ((traced_types(trace.spec) & kMessages) != 0)
         fan_out = std::max(fan_out.value_or(0), trace.spec.fan_out.value_or(1));
     }
+    for (const auto& [made, rate] : shares)
+      if (rate < 1) coverage->shares.push_back({name, made, rate});
     if (fan_out && *fan_out < 1) coverage->sampled.push_back({name, *fan_out, true});
     for (unsigned t = 1; t <= codec::kMaxEventType; ++t) {
       if ((traceable_types() >> t & 1) == 0) continue;

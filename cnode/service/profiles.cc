@@ -42,6 +42,11 @@ Result<Profile> read_profile(const std::string& name, const toml::table& table) 
       if (!(out.sample > 0 && out.sample <= 1)) {
         return fail(Code::bad_value, "must be over 0 and at most 1", field);
       }
+    } else if (key == "fan_out" && node.is_number()) {
+      out.fan_out = *number;
+      if (!(out.fan_out >= kLeastFanOut && out.fan_out <= 1)) {
+        return fail(Code::bad_value, "must be at least 0.001 and at most 1", field);
+      }
     } else if (key == "budget" && node.is_number()) {
       out.budget_percent = *number;
       if (!(*number > 0 && *number <= 100)) {
@@ -52,9 +57,10 @@ Result<Profile> read_profile(const std::string& name, const toml::table& table) 
     } else if (key == "continuous" && node.is_boolean()) {
       out.continuous = *flag;
     } else {
-      return fail(Code::unknown_key,
-                  "keys are help, events, sample, budget, args and continuous, each of its type",
-                  field);
+      return fail(
+          Code::unknown_key,
+          "keys are help, events, sample, fan_out, budget, args and continuous, each of its type",
+          field);
     }
   }
   if (out.events == 0) return fail(Code::bad_value, "a profile needs events", "profiles." + name);
@@ -72,6 +78,7 @@ const std::vector<Profile>& builtin_profiles() {
               "processes' lives, names, links and crashes; the default",
               life,
               1.0,
+              1.0,
               {},
               {},
               true};
@@ -79,6 +86,7 @@ const std::vector<Profile>& builtin_profiles() {
               "and what servers handle and their states, of a quarter of the processes",
               life | take | event_group("state"),
               0.25,
+              1.0,
               {},
               {},
               true};
@@ -86,12 +94,14 @@ const std::vector<Profile>& builtin_profiles() {
               "lives, and every message sent, fetched and taken",
               life | event_group("messages"),
               1.0,
+              1.0,
               {},
               {},
               true};
     out[3] = {"deep_dive_dev",
               "everything, with arguments; for a minute, on a machine of your own",
               ~0u,
+              1.0,
               1.0,
               25.0,
               true,

@@ -4,6 +4,7 @@
 //   help = "messages of a tenth of the processes"
 //   events = ["messages", "lifecycle"]     groups or event types, as {events, ..} of a start
 //   sample = 0.1                            optional, as all that follow
+//   fan_out = 0.1                           messages to a tenth of their receivers
 //   budget = 0.5                            per cent of the node's schedulers
 //   args = true
 //   continuous = true                       held by the budget alone; otherwise it ends after a minute unless told
@@ -25,6 +26,7 @@ struct Profile {
   std::string name, help;
   std::uint32_t events = 0;  // bits 1 << EventType
   double sample = 1.0;
+  double fan_out = 1.0;
   std::optional<double> budget_percent;
   std::optional<bool> args;
   bool continuous = false;

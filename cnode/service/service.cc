@@ -264,6 +264,7 @@ void Service::Impl::control(const RequestDef& def, const Request& request, Reply
             item.key("help").binary(std::string_view(p.profile.help));
             item.key("continuous").boolean(p.profile.continuous);
             item.key("sample").real(p.profile.sample);
+            item.key("fan_out").real(p.profile.fan_out);
             write_predictions(item.key("nodes"), p.nodes);
             item.write(map.key(p.profile.name));
           }

@@ -85,6 +85,7 @@ Status apply_profile(TraceSpec& out, const std::vector<Profile>& profiles) {
   }
   if (out.events == 0) out.events = it->events | (calls ? event_group("calls") : 0);
   if (!out.sample && it->sample < 1) out.sample = it->sample;
+  if (!out.fan_out && it->fan_out < 1) out.fan_out = it->fan_out;
   if (!out.budget_percent) out.budget_percent = it->budget_percent;
   if (!out.args) out.args = it->args;
   out.continuous = it->continuous;

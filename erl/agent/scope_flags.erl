@@ -1,7 +1,7 @@
 %% What the starts that live mean for patterns and processes: which are wanted, and setting them. The guard's.
 -module(scope_flags).
 
--export([also/1, asked_for/1, baseline/2, desired/2, fan_out/1, flags_less/4, flags_on/4, followed/2, gap/2, in_chunks/2, in_sample/3, new_flags/1, reapply/1, set_patterns/2, specs/1, tell_procs/1, trace_processes/3, wanted/2, wants_new/1]).
+-export([also/1, asked_for/1, baseline/2, desired/2, fan_out/1, flags_less/4, flags_on/4, followed/2, gap/2, in_chunks/2, in_sample/3, new_flags/1, reapply/1, samples/1, set_patterns/2, specs/1, tell_procs/1, trace_processes/3, wanted/2, wants_new/1]).
 
 -include("scope_guard.hrl").
 
@@ -23,6 +23,15 @@ tell_procs(S = #s{starts = Starts, tracer = Tracer}) ->
 fan_out(#s{starts = Starts}) ->
     Said = [F || #start{spec = #{events := E, fan_out := F}} <- maps:values(Starts), E -- [messages, sends, fetches] =/= E],
     case Said of [] -> 1.0; _ -> lists:max(Said) end.
+
+%% What is told of samples: each rate, and where starts differ, what counts for the events that a flag makes: it is set on
+%% whoever one of them wants it for, so the largest.
+-spec samples(#{term() => #start{}}) -> [map()].
+samples(Starts) ->
+    Said = [{F, R} || #start{flags = Flags, spec = #{sample := R}} <- maps:values(Starts), F <- Flags, F =/= set_on_spawn],
+    Rates = lists:usort([R || {_, R} <- Said]),
+    More = case Rates of [_, _ | _] -> #{flags => maps:from_list(lists:sort(Said))}; _ -> #{} end,     % of equal keys the last counts
+    [More#{rate => R} || R <- Rates, R < 1].
 
 -spec flags_less(pid(), [atom()], [atom()], pid()) -> ok.
 flags_less(Pid, Flags, Keep, Tracer) ->

@@ -185,7 +185,7 @@ stopped(Id, S0 = #s{starts = Starts, tracer = Tracer}) ->
     {ok, _, S2} = scope_flags:set_patterns(scope_flags:desired(Rest, S1), S1),
     scope_flags:tell_procs(S2),
     #s{low = Low} = scope_ladder:tell_low(S0),      % what was captured while the flags went, too
-    scope_flags:gap({trace_stopped, unknown, Begun, mono()}, S2),
+    scope_flags:gap({trace_stopped, unknown, Begun, Low}, S2),
     scope_ladder:changed(S2#s{low = Low}).
 
 -spec stop_all(term(), #s{}) -> #s{}.

@@ -215,8 +215,7 @@ tell_low(S = #s{low = Low, ladder = Ladder, starts = Starts}) ->
                 scope_flags:gap({fewer_tracees, unknown, Low, Now, #{rate => scope_budget:factor(Ladder)}}, S);
             _ -> scope_flags:gap({counters_only, unknown, Low, Now}, S)
         end,
-    Rates = lists:usort([R || #start{spec = #{sample := R}} <- maps:values(Starts), R < 1]),
-    _ = [scope_flags:gap({sampled, unknown, Low, Now, #{rate => R}}, S) || R <- Rates],
+    _ = [scope_flags:gap({sampled, unknown, Low, Now, Sample}, S) || Sample <- scope_flags:samples(Starts)],
     _ = [scope_flags:gap({fan_out, unknown, Low, Now, #{rate => R}}, S) || R <- [scope_flags:fan_out(S)], R < 1],
     S#s{low = Now}.
 

@@ -8,7 +8,7 @@
 
 all() ->
     [union_and_stop, union_of_patterns, limit_ms, limit_count, children, children_stop, children_of_a_sample, new_processes, all_processes,
-     left_out, messages, fan_out, sample_is_told, exceptions, cut_terms, users_own_mark, baseline, name_moves, order_is_kept, calls_among_messages, many_processes,
+     left_out, messages, fan_out, sample_is_told, samples_of_two_starts, exceptions, cut_terms, users_own_mark, baseline, name_moves, order_is_kept, calls_among_messages, many_processes,
      throughput].
 
 timeout(_) -> 60000.
@@ -117,7 +117,7 @@ fan_out(Config) ->
 %% Whatever was captured of a sample lies in a time of which that is told, from the first flag to the last.
 sample_is_told(Config) ->
     {T, D, Pid} = setup(Config),
-    Ps = rpc(T, fun() -> [spawn(fun() -> calling(1) end) || _ <- lists:seq(1, 40)] end),
+    Ps = rpc(T, fun() -> [spawn(fun() -> calling(1) end) || _ <- lists:seq(1, 8)] end),
     Spec = #{pids => Ps, mfas => [{scope_victim, work, 1}], events => [calls], args => true, sample => 0.5},
     lists:foreach(fun(N) ->
                           {ok, _} = d(D, control, [Pid, {start, N, Spec}]),
@@ -132,6 +132,19 @@ sample_is_told(Config) ->
     log("~b calls, ~b gaps", [length(Times), length(Told)]),
     true = length(Times) > 100,
     assert_eq([], [At || At <- Times, not lists:any(fun({From, Until}) -> From =< At andalso At =< Until end, Told)]).
+
+%% A sample of one start says nothing of what another takes whole.
+samples_of_two_starts(Config) ->
+    {T, D, Pid} = setup(Config),
+    P = rpc(T, scope_victim, echo, []),
+    {ok, _} = d(D, control, [Pid, {start, a, #{pids => [P], events => [calls, procs]}}]),
+    {ok, _} = d(D, control, [Pid, {start, b, #{pids => [P], events => [calls, messages], sample => 0.25}}]),
+    ok = d(D, control, [Pid, {stop, a}]),
+    ok = d(D, control, [Pid, {stop, b}]),
+    Told = fun() -> [F || {sampled, unknown, _, _, F} <- d(D, gaps, [Pid])] end,
+    ok = wait_until(fun() -> length(Told()) =:= 2 end),
+    %% The newest first.
+    assert_eq([#{rate => 0.25}, #{rate => 0.25, flags => #{call => 1.0, procs => 1.0, send => 0.25, 'receive' => 0.25}}], Told()).
 
 calling(N) ->
     _ = scope_victim:work(N),

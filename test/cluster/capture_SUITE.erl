@@ -136,14 +136,14 @@ refusals(Config) ->
 
 profiles_are_explained(Config = #{tmp := Tmp}) ->
     File = filename:join(Tmp, "profiles.toml"),
-    ok = file:write_file(File, "[profiles.mine]\nhelp = \"states\"\nevents = [\"state\"]\nsample = 0.5\n"),
+    ok = file:write_file(File, "[profiles.mine]\nhelp = \"states\"\nevents = [\"state\", \"messages\"]\nsample = 0.5\nfan_out = 0.25\n"),
     {A, D} = setup(Config, ["--budget-percent", "100"], ["--profiles", File]),
     Node = node_of(A),
     Profiles = ask(A, D, profiles),
     assert_eq([balanced, deep_dive_dev, lightweight_production, messages, mine], lists:sort(maps:keys(Profiles))),
-    #{mine := #{help := <<"states">>, sample := 0.5, nodes := #{Node := #{cpu := Cpu, bound := about}}}} = Profiles,
+    #{mine := #{help := <<"states">>, sample := 0.5, fan_out := 0.25, nodes := #{Node := #{cpu := Cpu, bound := at_least}}}} = Profiles,
     true = is_number(Cpu),
     #{messages := #{nodes := #{Node := #{bound := at_least, unknown := [messages]}}}} = Profiles,
     #{tracing := []} = ask(A, D, status),
     _ = ask(A, D, {start, #{profile => mine}}),
-    #{tracing := [#{opts := #{profile := mine, sample := 0.5}}]} = ask(A, D, status).
+    #{tracing := [#{opts := #{profile := mine, sample := 0.5, fan_out := 0.25}}]} = ask(A, D, status).

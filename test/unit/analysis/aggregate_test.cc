@@ -9,6 +9,7 @@
 #include <random>
 
 #include "analysis/get_events.h"
+#include "analysis/sample_rates.h"
 #include "test/unit/analysis/world.h"
 
 namespace scope::analysis {
@@ -371,6 +372,7 @@ TEST(Aggregate, SampledNodesAreScaledAndTooManyGroupsAreOneMore) {
   auto context = world.context(at + 1);
   auto coverage = std::make_shared<Coverage>();
   coverage->sampled.push_back({"b@h", 0.25});
+  coverage->shares.push_back({"b@h", ~0u, 0.25});
   context.coverage = coverage;
   AggregateSpec spec;
   spec.by = {{GroupKey::node, 0}};
@@ -436,11 +438,48 @@ TEST(Aggregate, RowsAreScaledByTheRateOfTheirTime) {
   // The present rate holds for what none tells of yet, and not for what was before the sample began.
   auto coverage = std::make_shared<Coverage>();
   coverage->sampled.push_back({"a@h", 0.5});
+  coverage->shares.push_back({"a@h", ~0u, 0.5});
   context.coverage = coverage;
   AggregateSpec all;
   const auto now = aggregate(context, all);
   ASSERT_TRUE(now);
   EXPECT_NEAR(now->groups.at(0).measured.count, 2000 + 2300 * 4 + 1700 * 32 + 4000, 100);
+}
+
+// Of two starts with other samples the larger counts, and only for what both make.
+TEST(Aggregate, WhatAStartTakesWholeIsNotScaledByTheSampleOfAnother) {
+  World world([](auto& o) { o.block_rows = 64; });
+  auto& a = world.node("a@h", 1);
+  const auto p = a.own(1);
+  for (std::int64_t ms = 1; ms <= 4000; ++ms) {
+    const std::int64_t at = 10 * kSecond + ms * 1'000'000;
+    if (ms % 2 == 0) {
+      a.fetch(p, int_term(1), at);
+    } else {
+      a.state(p, int_term(1), at);
+    }
+    if (ms == 2000) {
+      a.gap("sampled", -1, 10 * kSecond, 12 * kSecond, 0.25,
+            {{"call", 1.0}, {"receive", 0.25}, {"send", 0.25}});
+    }
+    if (ms % 100 == 0) world.append(a);
+  }
+  auto context = world.context(19 * kSecond);
+  auto coverage = std::make_shared<Coverage>();
+  coverage->sampled.push_back({"a@h", 0.1});
+  coverage->shares.push_back({"a@h", types_of_flag("call"), 0.5});
+  coverage->shares.push_back({"a@h", types_of_flag("receive"), 0.1});
+  context.coverage = coverage;
+  const auto counted = [&](codec::EventType type) {
+    AggregateSpec spec;
+    spec.filter.types = codec::bit(type);
+    const auto got = aggregate(context, spec);
+    EXPECT_TRUE(got);
+    EXPECT_EQ(got->groups.at(0).measured.rows, 2000u);
+    return got->groups.at(0).measured.count;
+  };
+  EXPECT_NEAR(counted(codec::EventType::message_fetch), 1000 * 4 + 1000 * 10, 40);
+  EXPECT_NEAR(counted(codec::EventType::state_change), 1000 + 1000 * 2, 10);
 }
 
 // Where messages to a part of their receivers are recorded, messages stand for more, and nothing else does.

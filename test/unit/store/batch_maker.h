@@ -189,7 +189,8 @@ class BatchMaker {
   }
   // A gap of this batch, count -1: unknown. Of samples with the rate.
   BatchMaker& gap(std::string_view reason, std::int64_t count, std::int64_t from,
-                  std::int64_t until, double rate = 0) {
+                  std::int64_t until, double rate = 0,
+                  const std::map<std::string, double>& flags = {}) {
     ++gap_count_;
     gaps_.tuple(rate > 0 ? 5 : 4).atom(reason);
     if (count < 0) {
@@ -198,7 +199,9 @@ class BatchMaker {
       gaps_.integer(count);
     }
     gaps_.integer(from).integer(until);
-    if (rate > 0) gaps_.map(1).atom("rate").real(rate);
+    if (rate > 0) gaps_.map(flags.empty() ? 1 : 2).atom("rate").real(rate);
+    if (!flags.empty()) gaps_.atom("flags").map(static_cast<std::uint32_t>(flags.size()));
+    for (const auto& [flag, share] : flags) gaps_.atom(flag).real(share);
     newest_ = std::max(newest_, until);
     return *this;
   }
