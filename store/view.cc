@@ -152,12 +152,18 @@ Result<RollupInfo> View::rollup(const RollupSpec& spec, const RollupSink& sink) 
   return info;
 }
 
-Result<RollupInfo> View::edges(std::span<const ProcessId> senders, const EdgeSink& sink) const {
+Result<RollupInfo> View::edges(std::span<const ProcessId> senders, const EdgeSink& sink,
+                               const std::function<bool()>& stop) const {
   Selection selection;
   selection.rows.types = 1u << static_cast<unsigned>(codec::EventType::message_send);
   selection.rows.processes = senders;
   RollupInfo info;
+  selection.stop = stop;
   for (const auto i : candidates(selection).units) {
+    if (info.read > 0 && stop && stop()) {
+      info.stopped = true;
+      break;
+    }
     ++info.read;
     if (!edges_of_rows(*this, units()[i], senders, sink)) info.missing.push_back(i);
   }

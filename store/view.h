@@ -186,13 +186,14 @@ struct RollupSpec {
   std::span<const TimeRange> times;           // as in Selection
   bool by_second =
       true;  // false: the cells' seconds are left out (0) and most sums are made already
-  std::function<bool()> stop = {};  // asked between segments; true: that is enough. Empty: never
+  // Asked between segments, and between units whose rows are read; true: that is enough. Empty: never.
+  std::function<bool()> stop = {};
 };
 struct RollupInfo {
   std::vector<std::uint32_t>
       missing;  // units whose rows are in no cell (damaged): a part of the answer is unknown
   std::uint32_t read = 0;  // units of which rows were read because no rollup was stored
-  bool stopped = false;    // by the spec's `stop`: the rest is unknown
+  bool stopped = false;    // by `stop`: the rest is unknown
 };
 
 // A block, whether it is still there or not.
@@ -220,8 +221,9 @@ class View {
   // up. Cells are keyed by the rows' own times, so late batches change nothing but their cells.
   virtual Result<RollupInfo> rollup(const RollupSpec& spec, const RollupSink& sink) const;
   // Edges out of `senders` (ascending; empty: all); cells are not cut at times: one that lies only partly in a range of
-  // the caller's must be recounted from the sender's rows.
-  virtual Result<RollupInfo> edges(std::span<const ProcessId> senders, const EdgeSink& sink) const;
+  // the caller's must be recounted from the sender's rows. `stop`: as in RollupSpec.
+  virtual Result<RollupInfo> edges(std::span<const ProcessId> senders, const EdgeSink& sink,
+                                   const std::function<bool()>& stop = {}) const;
 
   // Where the last state of this process stands that was sealed before that partition began. nullopt: not known; look for it.
   virtual Result<std::optional<StatePlace>> state_before(std::uint32_t partition,

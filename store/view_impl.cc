@@ -38,9 +38,9 @@ class ViewImpl final : public View {
   Result<RollupInfo> rollup(const RollupSpec& spec, const RollupSink& sink) const override {
     return sum_cells(*this, p_, spec, sink);
   }
-  Result<RollupInfo> edges(std::span<const ProcessId> senders,
-                           const EdgeSink& sink) const override {
-    return sum_edges(*this, p_, senders, sink);
+  Result<RollupInfo> edges(std::span<const ProcessId> senders, const EdgeSink& sink,
+                           const std::function<bool()>& stop) const override {
+    return sum_edges(*this, p_, senders, sink, stop);
   }
   Result<std::optional<StatePlace>> state_before(std::uint32_t partition,
                                                  const ProcessId& process) const override;

@@ -235,6 +235,21 @@ struct CellKey {
   }
 };
 
+// Asked before each piece of work: a segment's value, a unit's rows. The first is always done.
+class Stop {
+ public:
+  Stop(const std::function<bool()>& asked, bool& stopped) : asked_(asked), stopped_(stopped) {}
+  bool go_on() {
+    if (!std::exchange(first_, false) && asked_ && !stopped_) stopped_ = asked_();
+    return !stopped_;
+  }
+
+ private:
+  const std::function<bool()>& asked_;
+  bool& stopped_;
+  bool first_ = true;
+};
+
 class Sums {
  public:
   Sums(const View& view, const Published& shown, const RollupSpec& spec, const RollupSink& sink)
@@ -247,19 +262,13 @@ class Sums {
     selection.times = spec_.times;
     const auto units = view_.units();
     const auto places = by_statistics(units, selection).units;
-    bool first = true;
-    const auto go_on = [&] {
-      if (std::exchange(first, false) || !spec_.stop) return true;
-      info_.stopped = info_.stopped || spec_.stop();
-      return !info_.stopped;
-    };
     by_segment(
         units, places,
         [&](std::uint32_t i) {
-          if (go_on()) add_tail(i);
+          if (stop_.go_on()) add_tail(i);
         },
         [&](std::span<const std::uint32_t> here) {
-          if (go_on()) add_segment(units, here);
+          if (!info_.stopped) add_segment(units, here);
         });
     return std::move(info_);
   }
@@ -306,6 +315,7 @@ class Sums {
           add_rows(units, {&i, 1});
           continue;
         }
+        if (!stop_.go_on()) return;
         bool fine = true;
         for (const auto& cell : index->cells) {
           if (!wants(cell.incarnation, cell.type) || !source_->wants_mfa(spec_.mfas, cell.mfa) ||
@@ -321,6 +331,7 @@ class Sums {
     const auto value =
         source_->partition->segment(source_->file, 'r', segment_of(first.block), bad);
     if (!value) return add_rows(units, here);
+    if (!stop_.go_on()) return;
     const auto how = [&](const CellRun& run) -> Result<int> {
       const auto& cell = run.total;
       if (!wants(cell.incarnation, cell.type) || !source_->wants_mfa(spec_.mfas, cell.mfa))
@@ -349,6 +360,7 @@ class Sums {
   void add_rows(std::span<const Unit> units, std::span<const std::uint32_t> here) {
     if (source_) source_->release();
     for (const auto i : here) {
+      if (!stop_.go_on()) return;
       ++info_.read;
       if (!roll_up_rows(view_, units[i], spec_, sink_)) info_.missing.push_back(i);
     }
@@ -359,24 +371,28 @@ class Sums {
   const RollupSpec& spec_;
   const RollupSink& sink_;
   RollupInfo info_;
+  Stop stop_{spec_.stop, info_.stopped};
   std::unique_ptr<Source> source_;
 };
 
 class Edges {
  public:
   Edges(const View& view, const Published& shown, std::span<const ProcessId> senders,
-        const EdgeSink& sink)
-      : view_(view), shown_(shown), senders_(senders), sink_(sink) {}
+        const EdgeSink& sink, const std::function<bool()>& stop)
+      : view_(view), shown_(shown), senders_(senders), sink_(sink), asked_(stop) {}
 
   Result<RollupInfo> run() {
     Selection selection;
     selection.rows.types = type_bit(codec::EventType::message_send);
     selection.rows.processes = senders_;
+    selection.stop = asked_;
     const auto units = view_.units();
     const auto places = find_candidates(view_, shown_, selection).units;
     by_segment(
         units, places, [&](std::uint32_t i) { add_rows(i); },
-        [&](std::span<const std::uint32_t> here) { add_segment(units, here); });
+        [&](std::span<const std::uint32_t> here) {
+          if (!info_.stopped) add_segment(units, here);
+        });
     return std::move(info_);
   }
 
@@ -394,6 +410,7 @@ class Edges {
           add_rows(i);
           continue;
         }
+        if (!stop_.go_on()) return;
         bool fine = true;
         for (const auto& edge : index->edges) {
           if (senders_.empty() || std::ranges::binary_search(senders_, edge.sender))
@@ -411,6 +428,7 @@ class Edges {
       for (const auto i : here) add_rows(i);
       return;
     }
+    if (!stop_.go_on()) return;
     const auto kept = source_->keep(*value, first.partition == open.partition);
     if (!visit_edges(kept, senders_, [&](const BlockIndex::Edge& e) { return give(e); })) {
       bad.add(Counter::corrupt_indexes);
@@ -433,6 +451,7 @@ class Edges {
   }
 
   void add_rows(std::uint32_t i) {
+    if (!stop_.go_on()) return;
     if (source_) source_->release();
     ++info_.read;
     if (!edges_of_rows(view_, view_.units()[i], senders_, sink_)) info_.missing.push_back(i);
@@ -442,7 +461,9 @@ class Edges {
   const Published& shown_;
   const std::span<const ProcessId> senders_;
   const EdgeSink& sink_;
+  const std::function<bool()>& asked_;
   RollupInfo info_;
+  Stop stop_{asked_, info_.stopped};
   std::unique_ptr<Source> source_;
 };
 
@@ -460,8 +481,9 @@ Result<RollupInfo> sum_cells(const View& view, const Published& shown, const Rol
 }
 
 Result<RollupInfo> sum_edges(const View& view, const Published& shown,
-                             std::span<const ProcessId> senders, const EdgeSink& sink) {
-  return Edges(view, shown, senders, sink).run();
+                             std::span<const ProcessId> senders, const EdgeSink& sink,
+                             const std::function<bool()>& stop) {
+  return Edges(view, shown, senders, sink, stop).run();
 }
 
 }  // namespace scope::store

@@ -11,6 +11,7 @@ Candidates find_candidates(const View& view, const Published& shown, const Selec
 Result<RollupInfo> sum_cells(const View& view, const Published& shown, const RollupSpec& spec,
                              const RollupSink& sink);
 Result<RollupInfo> sum_edges(const View& view, const Published& shown,
-                             std::span<const ProcessId> senders, const EdgeSink& sink);
+                             std::span<const ProcessId> senders, const EdgeSink& sink,
+                             const std::function<bool()>& stop);
 
 }  // namespace scope::store

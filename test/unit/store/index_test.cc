@@ -271,6 +271,66 @@ TEST_F(IndexTest, HoldsOverPartitions) {
   EXPECT_TRUE(store_->snapshot()->candidates(s).units.empty());
 }
 
+// Asked before each piece, however the pieces are counted: values of segments, indexes in memory, rows of blocks with too
+// many edges, the tail.
+TEST_F(IndexTest, SumsEndWhenTheyAreTold) {
+  options_.sync = false;
+  constexpr unsigned kReceivers = 3 * store::kMostEdges;
+  options_.block_rows = 2 * store::kMostEdges;
+  start();
+  auto& m = makers_[0];
+  for (unsigned i = 0; i < 7 * options_.block_rows; ++i) {
+    m.send(m.own(1), m.own(2 + i % kReceivers), gen_call(m.own(1), i, "hello"), clock_ += 1000);
+    if (m.events() == 512) append(m.batch(numbers_[0], ++seqs_[0]));
+  }
+  flush();
+  const auto wide = store_->snapshot()->units().size();
+  options_.block_rows = 100;
+  reopen();
+  record(10'020);
+  const auto view = store_->snapshot();
+  store::RollupInfo edges, cells;
+  // Told to end after so many pieces; negative: never.
+  const auto all = [&](int pieces) {
+    const auto after = [pieces]() -> std::function<bool()> {
+      if (pieces < 0) return {};
+      return [left = pieces]() mutable { return left-- <= 0; };
+    };
+    std::pair<std::uint64_t, std::uint64_t> rows;
+    const auto e =
+        view->edges({}, [&](const store::EdgeCell& c) { rows.first += c.rows; }, after());
+    store::RollupSpec spec;
+    spec.types = bit(EventType::message_send);
+    spec.stop = after();
+    const auto c = view->rollup(spec, [&](const store::RollupCell& x) { rows.second += x.rows; });
+    EXPECT_TRUE(e && c);
+    if (e) edges = *e;
+    if (c) cells = *c;
+    return rows;
+  };
+  const auto whole = all(-1);
+  EXPECT_EQ(whole.first, whole.second);
+  EXPECT_GE(edges.read, wide) << "rows are read where there are too many edges";
+  EXPECT_FALSE(edges.stopped || cells.stopped);
+  auto before = all(0);
+  EXPECT_GT(before.first, 0U);
+  EXPECT_GT(before.second, 0U);
+  EXPECT_TRUE(edges.stopped && cells.stopped);
+  EXPECT_EQ(edges.read, 1U) << "one block's rows, not a segment's";
+  int stops = 0;
+  for (int pieces = 1; before != whole && pieces < 1000; ++pieces) {
+    const auto here = all(pieces);
+    EXPECT_GE(here.first, before.first);
+    EXPECT_GE(here.second, before.second);
+    EXPECT_TRUE(edges.stopped || here.first == whole.first);
+    EXPECT_TRUE(cells.stopped || here.second == whole.second);
+    stops += edges.stopped ? 1 : 0;
+    before = here;
+  }
+  EXPECT_EQ(before, whole);
+  EXPECT_GT(stops, 7);
+}
+
 TEST_F(IndexTest, CutsOfAgentsOnlyGoForwardAndOutliveARestart) {
   start();
   EXPECT_FALSE(store_->snapshot()->complete_until(numbers_[0]));
