@@ -242,6 +242,7 @@ class LifeWriter {
   struct Fact {
     ProcessId subject;
     const StoredRow* row;
+    std::size_t place;  // in the order of arrival, which decides a tie, as by_time()
   };
   Incarnation home(const ProcessId& p) const { return incarnations_.info(p.incarnation).home; }
   Status store_life(std::span<const Fact> facts);
@@ -263,14 +264,12 @@ Status LifeWriter::store(std::span<const TailBatch* const> batches) {
   for (const auto* batch : batches) {
     for (const auto i : batch->lifecycle) {
       const auto& row = batch->rows[i];
-      facts.push_back({life_subject(row), &row});
+      facts.push_back({life_subject(row), &row, facts.size()});
       if (row.record.type != EventType::process_spawn) about_names.push_back(&row);
     }
   }
-  std::ranges::sort(facts, [](const Fact& a, const Fact& b) {
-    return std::tuple(a.subject, a.row->record.time, a.row->id()) <
-           std::tuple(b.subject, b.row->record.time, b.row->id());
-  });
+  std::ranges::sort(
+      facts, {}, [](const Fact& f) { return std::tuple(f.subject, f.row->record.time, f.place); });
   for (std::size_t i = 0, j = 0; i < facts.size(); i = j) {
     while (j < facts.size() && facts[j].subject == facts[i].subject) ++j;
     RETURN_IF_ERROR(store_life(std::span(facts).subspan(i, j - i)));

@@ -99,7 +99,7 @@ TEST_F(LivesTest, AreTheSameInTailBlocksAndBoth) {
   }
 }
 
-// In one nanosecond a name goes from 6 to 5: as it arrived, whether a seal comes between or not.
+// In one nanosecond a name goes from 6 to 5, and 9 is said to be spawned by 6 and then by 5: as it arrived, whether a seal comes between or not.
 TEST_F(LivesTest, ATieIsInTheOrderOfArrivalWhereverTheSealsAre) {
   for (const bool between : {false, true}) {
     begin_anew(50);
@@ -108,12 +108,15 @@ TEST_F(LivesTest, ATieIsInTheOrderOfArrivalWhereverTheSealsAre) {
     flush();
     if (between) seal();
     m_.registered(m_.own(6), "w", 50, false).registered(m_.own(5), "w", 50);
+    m_.spawn(m_.own(6), m_.own(9), {"first", "run", 0}, 50);
+    m_.spawn(m_.own(5), m_.own(9), {"second", "run", 0}, 50);
     append(m_.batch(n_, ++seq_));
     flush();
     for (const bool sealed : {false, true}) {
       if (sealed) seal();
       EXPECT_EQ(holders("w"), "w=5 50..;w=6 50..50;") << between << sealed;
       EXPECT_EQ(names(6), "w=6 50..50;") << between << sealed;
+      EXPECT_TRUE(lives(9).contains("first")) << lives(9) << between << sealed;
     }
   }
 }
