@@ -47,16 +47,26 @@ NameId NameTable::add_mfa(const codec::Mfa& mfa) {
   return id;
 }
 
+NameId NameTable::find(std::string_view text) const {
+  const auto it = atoms_.find(text);
+  return it != atoms_.end() ? it->second : 0;
+}
+
+NameId NameTable::find(const codec::Mfa& mfa) const {
+  const auto it = mfas_.find(mfa);
+  return it != mfas_.end() ? it->second : 0;
+}
+
 NameId NameTable::atom(std::string_view text) {
   if (text.empty()) return 0;
-  const auto it = atoms_.find(text);
-  return it != atoms_.end() ? it->second : add_atom(text);
+  const auto known = find(text);
+  return known != 0 ? known : add_atom(text);
 }
 
 NameId NameTable::mfa(const codec::Mfa& mfa) {
   if (!mfa) return 0;
-  const auto it = mfas_.find(mfa);
-  return it != mfas_.end() ? it->second : add_mfa(mfa);
+  const auto known = find(mfa);
+  return known != 0 ? known : add_mfa(mfa);
 }
 
 Result<std::string_view> NameTable::atom(NameId id) {

@@ -41,6 +41,9 @@ class NameTable final : public NameSource {
 
   NameId atom(std::string_view text);  // empty: 0
   NameId mfa(const codec::Mfa& mfa);   // none: 0
+  // 0: it has none, too. These, and by number, any threads while nobody adds any.
+  NameId find(std::string_view text) const;
+  NameId find(const codec::Mfa& mfa) const;
   Result<std::string_view> atom(NameId id) override;
   Result<codec::Mfa> mfa(NameId id) override;
   Status write_new(lmdb::Txn& txn, lmdb::Dbi dbi) const;

@@ -3,8 +3,11 @@
 #include <spdlog/spdlog.h>
 #include <xxhash.h>
 
+#include <algorithm>
+#include <atomic>
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <filesystem>
+#include <thread>
 
 #include "store/block.h"
 #include "store/key_format.h"
@@ -14,6 +17,9 @@ namespace scope::store {
 namespace {
 
 namespace fs = std::filesystem;
+
+// Of indexing anew; each holds one block's rows.
+constexpr std::size_t kMostThreads = 4, kBlocksPerThread = 4;
 
 // A crash between making or dropping a partition and writing the manifest leaves such files.
 void remove_unlisted(const std::string& folder, const Manifest& manifest) {
@@ -90,33 +96,47 @@ Status read_hot(StoreState& state, const lmdb::Txn& txn) {
   return {};
 }
 
-// The blocks of the segment that is not complete, at most 63, decoded and indexed anew. One that is damaged stays null,
-// and with it its segment: candidates by statistics, and read() says what is wrong.
-void rebuild_open(StoreState& state, const lmdb::Txn& txn) {
+// A stored block decoded and indexed anew. Null: it is damaged.
+std::shared_ptr<const BlockIndex> index_again(const lmdb::Txn& txn, lmdb::Dbi blk,
+                                              std::uint32_t block, NameTable& names) {
+  const auto value = txn.get(blk, block_key(block));
+  if (!value || !*value) return nullptr;
+  const auto rows = read_block(**value, {}, names, std::make_shared<Arena>());
+  if (!rows) return nullptr;
+  BlockIndexBuilder builder([&](std::string_view text) { return names.find(text); });
+  // A message that is stored once stands at one place in memory, however many rows have it.
+  boost::unordered_flat_map<std::uint64_t, const std::byte*> messages;
+  for (const auto& row : rows->rows) {
+    const auto& r = row.record;
+    bool repeats = false;
+    if (r.has(codec::TraceRecord::kHashed)) {
+      const auto [it, fresh] = messages.try_emplace(r.match_hash, r.payload.data());
+      repeats = !fresh && it->second == r.payload.data();
+    }
+    builder.add(row, names.find(r.mfa), repeats);
+  }
+  return builder.finish();
+}
+
+// The blocks of the segment that is not complete, at most 63, on all processors: who starts a daemon waits for it. One that
+// is damaged stays null, and with it its segment: candidates by statistics, and read() says what is wrong.
+void rebuild_open(StoreState& state) {
   auto& open = state.open;
   open.partition = state.active->number();
   open.first_block = state.last_block / kSegmentBlocks * kSegmentBlocks + 1;
-  for (auto block = open.first_block; block <= state.last_block; ++block) {
-    auto& index = open.blocks.emplace_back();
-    const auto value = txn.get(state.active->db().blk, block_key(block));
-    if (!value || !*value) continue;
-    auto arena = std::make_shared<Arena>();
-    const auto rows = read_block(**value, {}, *state.names, arena);
-    if (!rows) continue;
-    BlockIndexBuilder builder([&](std::string_view t) { return state.names->atom(t); });
-    // A message that is stored once stands at one place in memory, however many rows have it.
-    boost::unordered_flat_map<std::uint64_t, const std::byte*> messages;
-    for (const auto& row : rows->rows) {
-      const auto& r = row.record;
-      bool repeats = false;
-      if (r.has(codec::TraceRecord::kHashed)) {
-        const auto [it, fresh] = messages.try_emplace(r.match_hash, r.payload.data());
-        repeats = !fresh && it->second == r.payload.data();
-      }
-      builder.add(row, state.names->mfa(r.mfa), repeats);
-    }
-    index = builder.finish();
-  }
+  open.blocks.resize(state.last_block + 1 - open.first_block);
+  std::atomic<std::uint32_t> next = 0;
+  const auto work = [&] {
+    const auto txn = lmdb::Txn::begin(state.active->env(), false);
+    for (std::uint32_t i = 0; txn && (i = next++) < open.blocks.size();)
+      open.blocks[i] =
+          index_again(*txn, state.active->db().blk, open.first_block + i, *state.names);
+  };
+  std::vector<std::jthread> others;
+  const auto threads = std::min<std::size_t>(
+      {std::thread::hardware_concurrency(), kMostThreads, open.blocks.size() / kBlocksPerThread});
+  for (std::size_t i = 1; i < threads; ++i) others.emplace_back(work);
+  work();
 }
 
 }  // namespace
@@ -176,7 +196,7 @@ Result<StoreState> recover(const StoreOptions& options, Manifest manifest) {
   RETURN_IF_ERROR(read_meta(state, txn));
   RETURN_IF_ERROR(read_ordinals(state, txn));
   RETURN_IF_ERROR(read_hot(state, txn));
-  rebuild_open(state, txn);
+  rebuild_open(state);
   return state;
 }
 
