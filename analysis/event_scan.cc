@@ -120,16 +120,14 @@ Plan make_plan(const Context& context, const ClockModel& clock, const ScanSpec& 
   selection.rows.match_hashes = spec.match_hashes;
   selection.times = out.times;
   if (!spec.text.empty()) selection.texts = {&spec.text, 1};
-  selection.traces = spec.traces;
+  selection.rows.traces = spec.traces;
   selection.stop = [&] { return context.budget.spent(); };
   auto found = context.view->candidates(selection);
   for (const auto& step : found.steps) {
     if (step.index == "text" && step.after < step.before) out.skipped_by_text = true;
   }
   const bool by_text = out.skipped_by_text;
-  for (const auto& step : found.steps) {
-    if (step.index == "trace" && step.after < step.before) out.skipped_by_text = true;
-  }
+  if (!spec.traces.empty()) out.skipped_by_text = true;  // units, and rows of those that are read
   if (by_text) {
     // The index knows payloads only; rows whose function holds the text are found by their functions.
     std::vector<std::string> texts;
@@ -196,7 +194,10 @@ store::RowFilter row_filter(const ScanSpec& spec, const Plan& plan) {
   filter.payload = spec.payload;
   filter.payloads = spec.payloads;
   filter.mfas = spec.mfas;
-  if (!spec.on_unit) filter.times = plan.times;
+  if (!spec.on_unit) {
+    filter.times = plan.times;
+    filter.traces = spec.traces;
+  }
   return filter;
 }
 
@@ -282,24 +283,23 @@ Loaded load(const Context& context, std::span<const Hit> hits, std::size_t max_b
       std::map<EventId, std::size_t> wanted;
       store::RowFilter filter;
       filter.types = 0;
-      bool one = true;
-      RawTime from = slice[indexes.front()].id.time, until = from;
+      std::vector<store::TimeRange> times;
       for (const std::size_t i : indexes) {
         const Hit& hit = slice[i];
         processes.push_back(hit.id.process);
         wanted.emplace(hit.id, i);
         filter.types |= 1u << static_cast<unsigned>(hit.type);
-        one = one && hit.id.process.incarnation == slice[indexes.front()].id.process.incarnation;
-        from = std::min(from, hit.id.time);
-        until = std::max(until, hit.id.time);
       }
       std::sort(processes.begin(), processes.end());
       processes.erase(std::unique(processes.begin(), processes.end()), processes.end());
       filter.processes = processes;
-      if (one) {
-        filter.from = from;
-        filter.until = until;
+      for (const auto& [id, i] : wanted) {  // by process, so by incarnation
+        if (times.empty() || times.back().incarnation != id.process.incarnation)
+          times.push_back({id.process.incarnation, id.time, id.time});
+        times.back().from = std::min(times.back().from, id.time);
+        times.back().until = std::max(times.back().until, id.time);
       }
+      filter.times = times;
       const auto read = context.view->read(context.view->units()[unit], filter);
       if (!read) {
         ++out.corrupt_blocks;

@@ -47,8 +47,8 @@ struct ScanSpec {
   std::uint32_t types = ~0u;
   std::vector<store::MfaPattern> mfas;      // any of them; empty: all rows
   std::vector<std::uint64_t> match_hashes;  // ascending; any of them; empty: all rows
-  std::vector<std::uint64_t> traces;        // keys; choose units only: `accept` looks for the id
-  std::string_view text;                    // chooses units only: `accept` looks for it
+  std::vector<std::uint64_t> traces;  // keys; choose units and rows: `accept` looks for the id
+  std::string_view text;              // chooses units only: `accept` looks for it
   std::optional<ClusterTime> since, until;  // inclusive, on corrected time
   Order order = Order::newest_first;
   std::size_t limit = kDefaultLimit;
@@ -70,7 +70,7 @@ struct ScanResult {
   std::optional<Position> resume;  // there is, or may be, more
   std::uint64_t corrupt_blocks = 0;
   std::uint64_t units_read = 0;
-  bool skipped_by_text = false;  // an index for text or trace ids left units out
+  bool skipped_by_text = false;  // an index for text or trace ids left units or rows out
   bool cut = false;              // the budget ended it
 };
 

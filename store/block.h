@@ -1,11 +1,12 @@
 // A block: about 16k rows of all nodes as columns; immutable; one value of `blk`.
 //
 //   block       = header head body                                       everything little-endian
-//   header      = magic:4 "SBLK" version:2 (3) flags:2 head_xxh3:8 (of the bytes from `first` to the end of head, the flags
+//   header      = magic:4 "SBLK" version:2 (4) flags:2 head_xxh3:8 (of the bytes from `first` to the end of head, the flags
 //                 its seed)
 //                 first:8 last:8 (LSNs) rows:4 types:4 head_end:4 end:4 processes:4 incarnations:4 nodes:4 frames:4
 //                 serial_width:1 row_width:1 state_chunks:4 other_chunks:4 state_bytes:4 other_bytes:4
 //                 id_width:1 messages:4 message_chunks:4 message_bytes:4 message_table: piece
+//                 trace_rows:4 (2^32-1: not told) trace_table: piece
 //   head        = incarnation* node* directory frame* chunk* (of the streams: states, others, messages)
 //   incarnation = number:4 first_process:4 rows:4 node:4 oldest:8 newest:8       ascending; the base of its times is `oldest`
 //   node        = incarnation:4 (its home; 0: not numbered) creation:4 atom:4
@@ -15,6 +16,8 @@
 //                 2,048 rows each
 //   message_table = zstd: columns match hash, bytes (in the stream of messages); each message once, though it is sent,
 //                 fetched and taken
+//   trace_table = zstd: columns print (16 bits of a trace id's key, trace_ids.h), row (minus the one before): which rows
+//                 hold which ids of others, by row. Not told if there are more than 4 a row, all in all
 //   kinds, times, rest, chunk = piece: offset:4 bytes:4 raw:4 xxh3:4 (low half, of the stored bytes)
 //   kinds       zstd: columns type, flags, mfa, ordinal
 //   times       plain: a varint per row: of a process's first row here, and of a frame's first: time - oldest;
@@ -28,7 +31,8 @@
 //   column      = width:1 plane*    of width bytes per value, one plane for each byte, the lowest first; width 0: all 0
 //   chunk       zstd, 32 KB of a stream each but the last
 //   flags       1: payloads may name atoms by number (etf_tags.h, kLocalAtom); the number is the partition's NameId
-// Versions 1 and 2 are read, too. Their headers end with other_bytes, their frames with other_at; ids have 4 bytes, and
+// Older versions are read, too. The header of version 3 ends with message_table.
+// Headers of versions 1 and 2 end with other_bytes, their frames with other_at; ids have 4 bytes, and
 // `message` is the match hash itself; the payloads of messages are among the others. Version 1 has no flags, hence no
 // numbered atoms.
 //

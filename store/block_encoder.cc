@@ -76,14 +76,20 @@ struct BlockEncoder::Work {
   std::uint32_t alias_count = 0;
   ByteWriter raw, body;
   std::vector<std::byte> streams[kStreams], packed;
-  // A message as it was met first, and where in its stream it is.
+  // A message as it was met first, where in its stream it is, and its place in `trace_rows`.
   struct Message {
     const TraceRecord* first;
     std::size_t at;
+    std::size_t traces = 0, traces_end = 0;
   };
   std::vector<Message> messages;
   std::uint32_t last_message = 0;  // of the frame's row with kHashed before
-  struct HashHash {                // match hashes are random already
+  struct TraceRow {
+    std::uint32_t print, row;
+  };
+  std::vector<TraceRow> trace_rows;  // by row
+  bool trace_rows_known = true;
+  struct HashHash {  // match hashes are random already
     using is_avalanching = void;
     std::size_t operator()(std::uint64_t hash) const { return hash; }
   };
@@ -99,7 +105,9 @@ struct BlockEncoder::Work {
   std::size_t add_payload(const TraceRecord& record, Stream to, BlockNames& names);
   bool add_message(const TraceRecord& record, BlockNames& names);
   void add_peer(std::size_t i, const StoredRow& row, std::uint32_t own_node, BlockNames& names);
+  void add_traces(std::size_t at, std::span<const std::uint64_t> keys, Message* message);
   Piece add_message_table();
+  Piece add_trace_table();
   Piece add_piece(Bytes bytes, bool compress);
   FrameEntry encode_frame(std::size_t begin, std::size_t end, BlockNames& names,
                           BlockIndexBuilder& index);
@@ -215,7 +223,7 @@ bool BlockEncoder::Work::add_message(const TraceRecord& record, BlockNames& name
   const bool repeated = place == std::exchange(last_message, place);
   auto& column = rest[kMessage].emplace_back();
   if (fresh) {
-    messages.push_back({&record, add_payload(record, kMessages, names)});
+    messages.push_back({&record, add_payload(record, kMessages, names), 0, 0});
     column = std::uint32_t{kNextMessage} * 2;
     return false;
   }
@@ -327,7 +335,8 @@ FrameEntry BlockEncoder::Work::encode_frame(std::size_t begin, std::size_t end, 
     rest[kOriginal][i] = r.original_bytes;
     rest[kPeerKind][i] = static_cast<std::uint32_t>(r.peer.kind);
     if (r.peer.kind != Peer::Kind::none) add_peer(i, row, incarnations[incarnation].node, names);
-    index.add(row, mfa, repeats);
+    const auto ids = index.add(row, mfa, repeats);
+    add_traces(begin + i, ids, in_message ? &messages[last_message] : nullptr);
   }
 
   raw.clear();
@@ -339,6 +348,40 @@ FrameEntry BlockEncoder::Work::encode_frame(std::size_t begin, std::size_t end, 
   raw.raw(aliases.bytes());
   frame.rest = add_piece(raw.bytes(), true);
   return frame;
+}
+
+// `keys`: those of the row's payload; of a message that was met before, none: it is known what it holds.
+void BlockEncoder::Work::add_traces(std::size_t at, std::span<const std::uint64_t> keys,
+                                    Message* message) {
+  const auto row = static_cast<std::uint32_t>(at);
+  const auto before = trace_rows.size();
+  for (const auto key : keys) trace_rows.push_back({trace_print(key), row});
+  if (message != nullptr) {
+    for (auto i = message->traces; i < message->traces_end; ++i)
+      trace_rows.push_back({trace_rows[i].print, row});
+    if (!keys.empty()) {
+      message->traces = before;
+      message->traces_end = trace_rows.size();
+    }
+  }
+  if (trace_rows.size() <= kMostTraceRows * sorted.size()) return;
+  trace_rows_known = false;
+  trace_rows.clear();
+  for (auto& m : messages) m.traces = m.traces_end = 0;
+}
+
+Piece BlockEncoder::Work::add_trace_table() {
+  if (trace_rows.empty()) return {};
+  std::vector<std::uint32_t> columns[kTraceColumns];
+  for (auto& c : columns) c.reserve(trace_rows.size());
+  std::uint32_t before = 0;
+  for (const auto& t : trace_rows) {
+    columns[kPrint].push_back(t.print);
+    columns[kRow].push_back(t.row - std::exchange(before, t.row));
+  }
+  raw.clear();
+  for (const auto& c : columns) put_column(raw, c);
+  return add_piece(raw.bytes(), true);
 }
 
 Piece BlockEncoder::Work::add_message_table() {
@@ -367,6 +410,8 @@ EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn fi
   for (auto& s : w.streams) s.clear();
   w.messages.clear();
   w.message_places.clear();
+  w.trace_rows.clear();
+  w.trace_rows_known = true;
   w.atoms.clear();
   w.local_atoms = false;
   w.sort_rows(rows);
@@ -393,6 +438,9 @@ EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn fi
     frames.push_back(w.encode_frame(at, std::min(at + kFrameRows, rows.size()), names, index));
   header.messages = static_cast<std::uint32_t>(w.messages.size());
   header.message_table = w.add_message_table();
+  header.trace_rows =
+      w.trace_rows_known ? static_cast<std::uint32_t>(w.trace_rows.size()) : kTraceRowsUnknown;
+  header.trace_table = w.add_trace_table();
   std::vector<Piece> chunks;
   std::uint32_t counts[kStreams], bytes[kStreams];
   for (unsigned k = 0; k < kStreams; ++k) {
@@ -423,6 +471,7 @@ EncodedBlock BlockEncoder::encode(std::span<const StoredRow* const> rows, Lsn fi
   header.end = header.head_end + static_cast<std::uint32_t>(w.body.size());
 
   header.message_table.offset += header.head_end;
+  header.trace_table.offset += header.head_end;
 
   EncodedBlock out;
   ByteWriter head;

@@ -7,7 +7,7 @@
 namespace scope::store::block_format {
 
 inline constexpr std::uint32_t kMagic = 0x4B4C4253;  // "SBLK"
-inline constexpr std::uint16_t kVersion = 3;         // what 1 and 2 lack: block.h
+inline constexpr std::uint16_t kVersion = 4;         // what older ones lack: block.h
 enum Flag : std::uint16_t { kLocalAtoms = 1, kAllFlags = kLocalAtoms };
 inline constexpr std::size_t kHashFrom = 16;  // `first`
 
@@ -28,6 +28,8 @@ struct Header {
   std::uint8_t id_width = 4;  // version 3 begins here
   std::uint32_t messages = 0, message_chunks = 0, message_bytes = 0;
   Piece message_table;
+  std::uint32_t trace_rows = 0;  // version 4 begins here
+  Piece trace_table;
 };
 struct IncarnationEntry {
   std::uint32_t number = 0, first_process = 0, rows = 0, node = 0;
@@ -42,13 +44,14 @@ struct FrameEntry {
   std::uint32_t first_message = 0;  // version 3
 };
 #pragma pack(pop)
-static_assert(sizeof(Header) == 111 && sizeof(IncarnationEntry) == 32 && sizeof(FrameEntry) == 60);
-inline constexpr std::size_t kOldHeader = 82,
-                             kOldFrame = 56;  // of versions 1 and 2: the first bytes of today's
+static_assert(sizeof(Header) == 131 && sizeof(IncarnationEntry) == 32 && sizeof(FrameEntry) == 60);
+// Of older versions: the first bytes of today's.
+inline constexpr std::size_t kOldHeader = 82, kOldFrame = 56;  // versions 1 and 2
+inline constexpr std::size_t kHeader3 = 111;
 
 enum Stream : std::uint8_t { kStates, kOthers, kMessages, kStreams };
 constexpr std::size_t header_size(unsigned version) {
-  return version < 3 ? kOldHeader : sizeof(Header);
+  return version < 3 ? kOldHeader : version < 4 ? kHeader3 : sizeof(Header);
 }
 constexpr std::size_t frame_size(unsigned version) {
   return version < 3 ? kOldFrame : sizeof(FrameEntry);
@@ -68,6 +71,13 @@ enum RestColumn : std::uint8_t {
 };
 
 enum MessageColumn : std::uint8_t { kHash, kBytes, kMessageColumns };
+enum TraceColumn : std::uint8_t { kPrint, kRow, kTraceColumns };
+
+inline constexpr std::uint32_t kTraceRowsUnknown = UINT32_MAX, kMostTraceRows = 4;  // times rows
+// The index of segments tells keys apart by their lowest and highest bits (segment.h).
+constexpr std::uint16_t trace_print(std::uint64_t key) {
+  return static_cast<std::uint16_t>(key >> 16);
+}
 
 // The values of kMessage, halved.
 enum MessageRef : std::uint8_t { kNextMessage, kSameMessage, kPlaceFrom };

@@ -254,7 +254,8 @@ BlockIndexBuilder::BlockIndexBuilder(AtomNumber atom)
     : atom_(std::move(atom)), work_(std::make_unique<Work>()) {}
 BlockIndexBuilder::~BlockIndexBuilder() = default;
 
-void BlockIndexBuilder::add(const StoredRow& row, NameId mfa, bool repeats) {
+std::span<const std::uint64_t> BlockIndexBuilder::add(const StoredRow& row, NameId mfa,
+                                                      bool repeats) {
   auto& out = *work_->out;
   const auto& r = row.record;
   if (out.processes.empty() || out.processes.back().id != row.process)
@@ -264,11 +265,13 @@ void BlockIndexBuilder::add(const StoredRow& row, NameId mfa, bool repeats) {
   const auto second = static_cast<std::uint64_t>(second_of(r.time));
   ++work_->cells[{std::uint64_t{row.process.incarnation} << 32 | mfa,
                   second << 8 | static_cast<std::uint64_t>(r.type)}];
-  if (repeats) return;
+  if (repeats) return {};
   if (r.has(TraceRecord::kHashed)) out.hashes.push_back(r.match_hash);
   work_->text.add_next(r.payload, work_->before[r.type == EventType::state_change ? 0 : 1]);
   if (r.strings != nullptr) work_->text.add_named(r.payload, *r.strings);
+  const auto before = out.traces.size();
   add_trace_keys(r.payload, out.traces);
+  return std::span(out.traces).subspan(before);
 }
 
 std::shared_ptr<const BlockIndex> BlockIndexBuilder::finish() {

@@ -77,12 +77,13 @@ std::uint8_t classes_of(std::uint32_t types);
 using AtomNumber = std::function<NameId(std::string_view)>;
 
 // Rows come sorted by process; `mfa`: the number of the row's function; `atom`: answers that of a text; `repeats`: a row that
-// was added has the same match hash and payload. One block each.
+// was added has the same match hash and payload. Answers the keys of the trace ids that it looked for, so none of one that
+// repeats; valid until the next. One block each.
 class BlockIndexBuilder {
  public:
   explicit BlockIndexBuilder(AtomNumber atom);
   ~BlockIndexBuilder();
-  void add(const StoredRow& row, NameId mfa, bool repeats = false);
+  std::span<const std::uint64_t> add(const StoredRow& row, NameId mfa, bool repeats = false);
   std::shared_ptr<const BlockIndex> finish();
 
  private:

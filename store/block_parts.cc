@@ -28,7 +28,7 @@ std::unexpected<Error> corrupt(std::string_view what) {
 Status Head::parse(Bytes bytes) {
   block = bytes;
   if (bytes.size() < kOldHeader) return corrupt("header");
-  h = load_first<Header>(bytes.data(), kOldHeader);
+  h = load_first<Header>(bytes.data(), kOldHeader);  // what it lacks stays as it is made
   const auto own_size = header_size(h.version);
   if (h.magic != kMagic || h.head_end > bytes.size() || h.head_end < own_size ||
       h.end != bytes.size())
@@ -42,7 +42,10 @@ Status Head::parse(Bytes bytes) {
     return corrupt("head");
   if (h.rows == 0 || h.rows > kMaxBlockRows || h.processes == 0 || h.processes > h.rows ||
       h.incarnations == 0 || h.incarnations > h.processes || h.id_width > 4 || h.serial_width > 4 ||
-      h.row_width > 4 || h.messages > h.rows || h.frames != (h.rows + kFrameRows - 1) / kFrameRows)
+      h.row_width > 4 || h.messages > h.rows ||
+      (h.trace_rows != kTraceRowsUnknown &&
+       h.trace_rows > std::uint64_t{kMostTraceRows} * h.rows) ||
+      h.frames != (h.rows + kFrameRows - 1) / kFrameRows)
     return corrupt("header");
 
   const std::uint64_t directory =
@@ -98,6 +101,33 @@ Status Head::unpack(const Piece& p, std::size_t most, std::string_view what,
       ZSTD_decompressDCtx(decompressor(), out.data(), out.size(), packed.data(), packed.size());
   if (ZSTD_isError(size) || size != out.size()) return corrupt(what);
   return {};
+}
+
+Result<std::optional<std::vector<std::uint32_t>>> Head::rows_with(
+    std::span<const std::uint64_t> trace_keys) const {
+  std::optional<std::vector<std::uint32_t>> out;
+  if (h.version < 4 || h.trace_rows == kTraceRowsUnknown) return out;
+  out.emplace();
+  const std::size_t n = h.trace_rows;
+  if (n == 0) return out;
+  std::vector<std::byte> bytes;
+  RETURN_IF_ERROR(unpack(h.trace_table, n * 16 + 64, "list of trace ids", bytes));
+  ByteReader in(bytes);
+  std::array<Column, kTraceColumns> columns;
+  for (auto& c : columns) {
+    if (!c.parse(in, n)) return corrupt("list of trace ids");
+  }
+  if (!in.done()) return corrupt("list of trace ids");
+  std::uint64_t row = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    row += columns[kRow][i];
+    if (row >= h.rows) return corrupt("list of trace ids");
+    const auto print = columns[kPrint][i];
+    if ((out->empty() || out->back() != row) &&
+        std::ranges::any_of(trace_keys, [&](auto key) { return trace_print(key) == print; }))
+      out->push_back(static_cast<std::uint32_t>(row));
+  }
+  return out;
 }
 
 Status Messages::load(const Head& head) {

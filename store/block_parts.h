@@ -76,6 +76,9 @@ struct Head {
     return process + 1 < h.processes ? first_rows[process + 1] : h.rows;
   }
   bool has_messages() const { return h.version >= 3; }
+  // The rows that can hold one of these trace ids, ascending. nullopt: any can.
+  Result<std::optional<std::vector<std::uint32_t>>> rows_with(
+      std::span<const std::uint64_t> trace_keys) const;
   std::uint32_t stream_bytes(unsigned stream) const {
     return stream == kStates ? h.state_bytes : stream == kOthers ? h.other_bytes : h.message_bytes;
   }

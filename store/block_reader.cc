@@ -96,11 +96,15 @@ class Reader {
   std::vector<StoredRow> rows_;
   std::vector<Place> places_;
   boost::unordered_flat_map<NameId, bool> wanted_mfas_;
+  std::optional<std::vector<std::uint32_t>> only_;  // these rows, ascending
 };
 
 // Backwards, so that each frame is decoded once and the newest row of a process comes first; reversed at the end.
 Result<Rows> Reader::read(Bytes block) {
   RETURN_IF_ERROR(head_.parse(block));
+  if (!filter_.traces.empty()) {
+    ASSIGN_OR_RETURN(only_, head_.rows_with(filter_.traces));
+  }
   for (std::size_t i = head_.incarnations.size(); i-- > 0;) {
     const auto entry = head_.incarnations[i];
     const std::size_t begin = entry.first_process, end = head_.process_end(i);
@@ -128,6 +132,8 @@ Result<Rows> Reader::read(Bytes block) {
         RETURN_IF_ERROR(scan(i, low, *times));
     }
   }
+  // Whoever reads all of a block has it checked whole.
+  if (filter_.payload && rows_.size() == head_.h.rows) RETURN_IF_ERROR(head_.rows_with({}));
   std::ranges::reverse(rows_);
   std::ranges::reverse(places_);
   if (filter_.payload) RETURN_IF_ERROR(fill_payloads());
@@ -140,7 +146,12 @@ Status Reader::scan(std::size_t incarnation, std::size_t process, const TimeRang
   if (begin >= end || end > head_.h.rows) return corrupt("directory");
   const ProcessId id{head_.incarnations[incarnation].number, head_.ids[process],
                      head_.serials[process]};
+  if (only_) {
+    const auto first = std::ranges::lower_bound(*only_, begin);
+    if (first == only_->end() || *first >= end) return {};
+  }
   for (auto row = end; row-- > begin;) {
+    if (only_ && !std::ranges::binary_search(*only_, row)) continue;
     RETURN_IF_ERROR(frame_.open(row / kFrameRows));
     const std::size_t i = row % kFrameRows;
     const auto type = frame_.kinds[kType][i];

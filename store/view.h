@@ -125,8 +125,11 @@ struct RowFilter {
   std::optional<RawTime> from,
       until;  // inclusive, on the row's raw time; only for a single-incarnation filter
   std::span<const TimeRange>
-      times;            // ascending, one per incarnation, others match no row; empty: all times
-  bool payload = true;  // false: payload stays empty (fewer bytes to decompress)
+      times;  // ascending, one per incarnation, others match no row; empty: all times
+  // Keys of trace ids (trace_ids.h): rows whose payload holds none of them may be left out, where a unit knows which those
+  // are; who must be sure looks at the payload. Empty: all rows.
+  std::span<const std::uint64_t> traces = {};
+  bool payload = true;           // false: payload stays empty (fewer bytes to decompress)
   std::uint32_t payloads = ~0u;  // so does that of types that are not in here
   bool newest_only = false;      // per process only its newest matching row
 };
@@ -140,8 +143,6 @@ struct Selection {
   // Each occurs, as these bytes (ASCII letters in either case), inside one binary, atom or string of the row's payload.
   // Fewer than three letters or digits in a row skip nothing.
   std::span<const std::string_view> texts;
-  // One of these is the key of a trace id in the row's payload (trace_ids.h). Empty: all rows.
-  std::span<const std::uint64_t> traces = {};
   // Asked between segments; true: units of the rest are judged by their statistics only. Empty: never.
   std::function<bool()> stop = {};
 };

@@ -99,7 +99,7 @@ class Finder {
       : units_(view.units()),
         shown_(shown),
         filter_(selection.rows),
-        traces_(selection.traces),
+        traces_(selection.rows.traces),
         stop_(selection.stop),
         trigrams_(trigrams_of(selection.texts)) {
     used_[0] = !filter_.processes.empty();

@@ -11,6 +11,7 @@
 #include "ei_codec/term_builder.h"
 #include "store/block.h"
 #include "store/block_format.h"
+#include "store/trace_ids.h"
 #include "test/fuzz/recipe.h"
 
 using namespace scope;
@@ -34,6 +35,8 @@ class Names final : public BlockNames, public NameSource {
   IncarnationInfo infos_[2] = {{1, 1, "a@h", 7, 1, 0, {}, {}}, {2, 2, "b@h", 8, 2, 0, {}, {}}};
 };
 
+constexpr std::string_view kTraceId = "4bf92f3577b34da6a3ce929d0e0e4736";
+
 struct Base {
   Base() {
     std::vector<ByteBuffer> payloads(60);
@@ -41,7 +44,8 @@ struct Base {
     std::vector<const StoredRow*> order;
     for (std::uint32_t i = 0; i < 60; ++i) {
       codec::TermBuilder term;
-      term.tuple(3).atom("order").integer(i).binary(std::string_view("some text"));
+      term.tuple(3).atom("order").integer(i);
+      term.binary(std::string_view(i % 7 == 0 ? kTraceId : "some text"));
       payloads[i].assign(term.bytes().begin(), term.bytes().end());
       auto& row = rows[i];
       row.process = {1 + i % 2, 5 + i % 4, i % 3};
@@ -68,6 +72,7 @@ struct Base {
     const auto chunks = h.head_end - count * sizeof(Piece);
     for (std::size_t i = 0; i < count; ++i) pieces.emplace_back(chunks + i * sizeof(Piece), true);
     pieces.emplace_back(offsetof(Header, message_table), true);
+    pieces.emplace_back(offsetof(Header, trace_table), true);
     const auto frames = chunks - h.frames * sizeof(FrameEntry);
     pieces.emplace_back(frames + offsetof(FrameEntry, kinds), true);
     pieces.emplace_back(frames + offsetof(FrameEntry, times), false);
@@ -160,6 +165,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const MfaPattern mfas[] = {{"gen", "call", std::nullopt}};
   const std::uint64_t hashes[] = {0, 3 * 0x9E3779B97F4A7C15ULL};
   const Incarnation incarnations[] = {1};
+  const std::uint64_t traces[] = {trace_key(*read_trace_id(kTraceId)), 0};
   RowFilter filter;
   if ((choices & 1) != 0) filter.processes = wanted;
   if ((choices & 2) != 0) filter.mfas = mfas;
@@ -168,6 +174,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   filter.newest_only = (choices & 16) != 0;
   filter.payload = (choices & 32) == 0;
   if ((choices & 64) != 0) filter.types = 0x00FF00FE;
+  if ((choices & 128) != 0) filter.traces = traces;
   const auto rows = read_block(exact, filter, base.names, std::make_shared<Arena>());
   if (!rows && rows.error().code != Code::corrupt) std::abort();
   if (rows) judge(*rows, filter);

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "store/block_format.h"
+#include "store/trace_ids.h"
 #include "test/unit/store/store_fixture.h"
 
 namespace scope::test {
@@ -181,9 +182,14 @@ TEST(Block, GivesBackWhatWentIn) {
 
 void must_not_crash(std::vector<std::byte> bytes, MemoryNames& names) {
   // In an allocation of its own size, so that the sanitizer sees a step beyond its end.
-  const auto rows = store::read_block(bytes, {}, names, std::make_shared<store::Arena>());
-  if (!rows) {
-    EXPECT_EQ(rows.error().code, Code::corrupt);
+  const std::uint64_t key = 0;
+  for (const bool by_trace : {false, true}) {
+    store::RowFilter filter;
+    if (by_trace) filter.traces = {&key, 1};
+    const auto rows = store::read_block(bytes, filter, names, std::make_shared<store::Arena>());
+    if (!rows) {
+      EXPECT_EQ(rows.error().code, Code::corrupt);
+    }
   }
 }
 
@@ -236,6 +242,8 @@ void fill_numbered(Sample& s, const Numbered (&tables)[2], std::size_t count) {
   }
 }
 
+std::string trace_of(std::uint32_t n) { return fmt::format("{:032x}", n / 10 + 1); }
+
 // Messages that are sent, fetched and taken, as two batches name their atoms; now and then one is cut on its way, or has
 // another's hash, or no hash at all. Plain ones between them.
 void fill_messages(Sample& s, const Numbered (&tables)[2], std::size_t count) {
@@ -247,7 +255,9 @@ void fill_messages(Sample& s, const Numbered (&tables)[2], std::size_t count) {
     const bool cut = n % 7 == 3 && step == 2;
     TermBuilder b;
     b.tuple(3).atom("plain").integer(n / (n % 11 == 5 ? 2 : 1));
-    if (n % 3 == 0 || cut) {
+    if (n % 5 == 2 && !cut) {
+      b.binary(trace_of(n));
+    } else if (n % 3 == 0 || cut) {
       b.nil();
     } else {
       const auto id = __builtin_bswap32(table.base() + n % 4);
@@ -369,6 +379,7 @@ std::string golden(unsigned version) {
 TEST(Block, BlocksOfVersionOneAreRead) { golden_is_read(golden(1), 1, 60); }
 TEST(Block, BlocksOfVersionTwoAreRead) { golden_is_read(golden(2), 2, 300); }
 TEST(Block, BlocksOfVersionThreeAreRead) { golden_is_read(golden(3), 3, 300); }
+TEST(Block, BlocksOfVersionFourAreRead) { golden_is_read(golden(4), 4, 300); }
 
 // What the next golden file is made by: a block as it is written now, into $SCOPE_MAKE_GOLDEN where that is given.
 TEST(Block, AGoldenFileIsMadeAndRead) {
@@ -395,8 +406,58 @@ TEST(Block, AGoldenFileIsMadeAndRead) {
     }
     for (const auto& text : sorted_texts(s.rows)) out << "row " << text << '\n';
   }
-  golden_is_read(name, 3, 300);
+  golden_is_read(name, 4, 300);
   std::filesystem::remove_all(own);
+}
+
+// The rows that hold a trace id, wherever their payloads stand, and no others; of too many ids, and of old blocks, all rows.
+TEST(Block, TraceIdsNameTheirRows) {
+  const Numbered tables[2] = {Numbered(7), Numbered(4'000'000'000)};
+  const auto found = [](Bytes block, store::NameSource& names, std::span<const std::uint64_t> keys,
+                        const ProcessId* one = nullptr) {
+    store::RowFilter f;
+    f.traces = keys;
+    if (one != nullptr) f.processes = {one, 1};
+    const auto rows = store::read_block(block, f, names, std::make_shared<store::Arena>());
+    EXPECT_TRUE(rows) << to_string(rows.error());
+    return rows ? texts(rows->rows) : std::vector<std::string>{};
+  };
+  Sample s;
+  fill_messages(s, tables, 9000);
+  const auto block = encode(s);
+  for (const std::uint32_t n : {2U, 17U, 1502U, 2997U, 999'999U}) {
+    const auto id = *store::read_trace_id(trace_of(n));
+    const std::uint64_t keys[] = {store::trace_key(id)};
+    std::vector<StoredRow> want;
+    for (const auto& row : s.rows) {
+      if (store::has_trace_id(row.record.payload, id)) want.push_back(row);
+    }
+    EXPECT_EQ(want.size() >= 3, n < 3000);
+    EXPECT_EQ(found(block, s.names, keys), sorted_texts(want)) << n;
+    if (want.empty()) continue;
+    const auto process = want.front().process;
+    std::erase_if(want, [&](const StoredRow& row) { return row.process != process; });
+    EXPECT_EQ(found(block, s.names, keys, &process), sorted_texts(want)) << n;
+  }
+
+  const std::uint64_t keys[] = {store::trace_key(*store::read_trace_id(trace_of(2)))};
+  for (const unsigned ids : {4U, 5U}) {
+    Sample few;
+    std::mt19937_64 random(3);
+    fill(few, random, 40);
+    for (auto& row : few.rows) {
+      TermBuilder b;
+      b.list(ids);
+      for (unsigned i = 0; i < ids; ++i) b.binary(trace_of(10 * (1 + i)));
+      b.nil();
+      row.record.payload = few.payloads.emplace_back(b.bytes().begin(), b.bytes().end());
+    }
+    EXPECT_EQ(found(encode(few), few.names, keys).size(), ids <= kMostTraceRows ? 0U : 40U) << ids;
+  }
+  WrittenNames names(golden(3) + ".txt");
+  std::ifstream in(golden(3) + ".bin", std::ios::binary);
+  const std::string old{std::istreambuf_iterator<char>(in), {}};
+  EXPECT_EQ(found(std::as_bytes(std::span(old)), names, keys), names.rows);
 }
 
 TEST(Block, AMessageIsStoredOnce) {
@@ -439,17 +500,20 @@ TEST(Block, EveryTruncationIsCorrupt) {
 }
 
 TEST(Block, EveryFlippedByteIsCorrupt) {
-  std::mt19937_64 random(2);
-  Sample s;
-  fill(s, random, 60);
-  const auto block = encode(s);
-  int unseen = 0;
-  for (std::size_t i = 0; i < block.size(); ++i) {
-    auto bad = block;
-    bad[i] ^= static_cast<std::byte>(1 + random() % 255);
-    if (store::read_block(bad, {}, s.names, std::make_shared<store::Arena>())) ++unseen;
+  const Numbered tables[2] = {Numbered(7), Numbered(100)};
+  for (const bool messages : {false, true}) {
+    std::mt19937_64 random(2);
+    Sample s;
+    messages ? fill_messages(s, tables, 60) : fill(s, random, 60);
+    const auto block = encode(s);
+    int unseen = 0;
+    for (std::size_t i = 0; i < block.size(); ++i) {
+      auto bad = block;
+      bad[i] ^= static_cast<std::byte>(1 + random() % 255);
+      if (store::read_block(bad, {}, s.names, std::make_shared<store::Arena>())) ++unseen;
+    }
+    EXPECT_EQ(unseen, 0);
   }
-  EXPECT_EQ(unseen, 0);
 }
 
 // Makes all hashes right again, so that only the checks of lengths and places stand between a flip and a crash.
@@ -464,6 +528,7 @@ void rehash(std::vector<std::byte>& block) {
     std::memcpy(block.data() + at, &p, sizeof p);
   };
   pieces(offsetof(Header, message_table));
+  pieces(offsetof(Header, trace_table));
   const auto chunks = std::size_t{h.state_chunks} + h.other_chunks + h.message_chunks;
   if (chunks < 1000 && h.frames < 1000 &&
       chunks * sizeof(Piece) + h.frames * sizeof(FrameEntry) < head_end) {
