@@ -26,12 +26,12 @@
 #include <optional>
 #include <vector>
 
+#include "analysis/clock_cone.h"
 #include "ei_codec/base/ids.h"
 #include "store/view.h"
 
 namespace scope::analysis {
 
-inline constexpr std::int32_t kWideDriftPpb = 10'500'000;
 inline constexpr std::int32_t kWanderPpb = 50'000;
 
 struct Ping {

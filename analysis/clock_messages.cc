@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "analysis/clock_cone.h"
+#include "analysis/clock_tracks.h"
 
 namespace scope::analysis {
 namespace {
@@ -20,68 +21,6 @@ constexpr std::int64_t kWorthNs = 100;  // a change smaller than that is none
 
 }  // namespace
 
-// The points of one incarnation that are refined.
-struct MessageClocks::Track {
-  std::vector<ClockVersion> points;
-  std::vector<ClockVersion> was;  // as they came; of an added one its version is 0
-  bool older = false;  // there are versions before the first point, which then does not move
-
-  bool moves(std::size_t i) const { return i > 0 || !older; }
-  bool covers(std::int64_t raw) const { return !older || raw >= points.front().raw_at.ns; }
-};
-
-// A raw time of an incarnation between (or beyond) its points.
-struct MessageClocks::Side {
-  Side(Track& of, std::int64_t at) : track(of), raw(at) {
-    const auto next = std::partition_point(of.points.begin(), of.points.end(),
-                                           [&](const auto& v) { return v.raw_at.ns <= at; });
-    after = static_cast<std::size_t>(next - of.points.begin());
-    if (after == 0 || after == of.points.size()) return;
-    const auto &a = of.points[after - 1], &b = of.points[after];
-    share = static_cast<double>(at - a.raw_at.ns) / static_cast<double>(b.raw_at.ns - a.raw_at.ns);
-    inside = true;
-  }
-  OffsetAt offset() const {
-    const auto& p = track.points;
-    return offset_between(after > 0 ? &p[after - 1] : nullptr,
-                          after < p.size() ? &p[after] : nullptr, raw);
-  }
-  // f(index, weight) of the one or two points that the offset here is made of.
-  template <typename F>
-  void points(F f) const {
-    if (!inside) return f(after == 0 ? 0 : after - 1, 1.0);
-    f(after - 1, 1 - share);
-    f(after, share);
-  }
-  // How far the nearest point is.
-  std::int64_t alone() const {
-    std::int64_t least = INT64_MAX;
-    points([&](std::size_t i, double) {
-      least = std::min(least, std::abs(track.points[i].raw_at.ns - raw));
-    });
-    return least;
-  }
-  std::int64_t bound() const {
-    std::int64_t most = 0;
-    points([&](std::size_t i, double) {
-      most = std::max<std::int64_t>(most, track.points[i].drift_bound_ppb);
-    });
-    return most;
-  }
-
-  Track& track;
-  std::int64_t raw;
-  std::size_t after = 0;
-  double share = 0;
-  bool inside = false;
-};
-
-struct MessageClocks::Pair {
-  Corner& corner;
-  Side a, b;
-  bool exact;
-};
-
 void MessageClocks::hull(std::vector<Corner>& corners) {
   std::ranges::sort(corners, [](const Corner& a, const Corner& b) {
     return std::pair(a.sent, a.fetched) < std::pair(b.sent, b.fetched);
@@ -89,8 +28,11 @@ void MessageClocks::hull(std::vector<Corner>& corners) {
   std::vector<Corner> out;
   const auto took = [](const Corner& c) { return static_cast<double>(c.fetched - c.sent); };
   for (const Corner& c : corners) {
-    if (!out.empty() && out.back().sent == c.sent) continue;
-    while (out.size() >= 2) {
+    if (!out.empty() && out.back().sent == c.sent) {
+      out.back().stays = out.back().stays || c.stays;
+      continue;
+    }
+    while (out.size() >= 2 && !out.back().stays) {
       const Corner &a = out[out.size() - 2], &b = out.back();
       const double straight = took(a) + (took(c) - took(a)) * static_cast<double>(b.sent - a.sent) /
                                             static_cast<double>(c.sent - a.sent);
@@ -112,6 +54,8 @@ void MessageClocks::add(const EventId& send, const EventId& arrival, bool exact)
   }
   auto& slice = corners_[{a, b, exact}][send.time.ns / kSliceNs];
   slice.push_back({send.time.ns, arrival.time.ns});
+  recent_.push_back({{a, b, exact}, slice.back()});
+  if (recent_.size() > kMaxRecent) recent_.pop_front();
   ++count_;
   if (slice.size() % kLooseCorners != 0) return;
   count_ -= slice.size();
@@ -171,15 +115,30 @@ std::vector<MessageClocks::Pair> MessageClocks::pairs(std::map<Incarnation, Trac
     Track &a = tracks.at(from), &b = tracks.at(to);
     for (auto& [slice, corners] : slices) {
       for (Corner& c : corners) {
-        if (c.dropped || !a.covers(c.sent) || !b.covers(c.fetched)) continue;
+        if (!a.covers(c.sent) || !b.covers(c.fetched)) continue;
+        c.dropped = false;
         out.push_back({c, Side(a, c.sent), Side(b, c.fetched), exact});
       }
+    }
+  }
+  for (auto& [incarnation, track] : tracks) {
+    track.steps.clear();
+    for (std::size_t i = 1; i < track.points.size(); ++i) {
+      const auto &a = track.points[i - 1], &b = track.points[i];
+      if (!stepped(a, b)) continue;
+      auto& step = track.steps.emplace_back(Corner{a.raw_at.ns, b.raw_at.ns});
+      out.push_back({step, Side(track, step.sent), Side(track, step.fetched), true});
     }
   }
   return out;
 }
 
 void MessageClocks::tighten(std::span<Pair> pairs) {
+  const auto drop = [&](Corner& c) {
+    c.dropped = true;
+    stats_.contradict += !c.counted;
+    c.counted = true;
+  };
   bool changed = true;
   for (int pass = 0; changed && pass < kBoundPasses; ++pass) {
     changed = false;
@@ -193,32 +152,42 @@ void MessageClocks::tighten(std::span<Pair> pairs) {
         const std::int64_t way = v.raw_at.ns - side.raw;
         return limit + part(v.drift_ppb, way) + sign * part(side.bound(), std::abs(way));
       };
+      const bool torn_a = a.torn(), torn_b = b.torn();
       bool room = true;
-      b.points([&](std::size_t i, double) {
-        room = room && carried(b, lowest, i, -1) <= b.track.points[i].upper_ns;
-      });
-      a.points([&](std::size_t i, double) {
-        room = room && carried(a, highest, i, 1) >= a.track.points[i].lower_ns;
-      });
+      if (torn_b) {
+        room = lowest <= b.offset().range.high;
+      } else {
+        b.points([&](std::size_t i, double) {
+          room = room && carried(b, lowest, i, -1) <= b.track.points[i].upper_ns;
+        });
+      }
+      if (torn_a) {
+        room = room && highest >= a.offset().range.low;
+      } else {
+        a.points([&](std::size_t i, double) {
+          room = room && carried(a, highest, i, 1) >= a.track.points[i].lower_ns;
+        });
+      }
       if (!room) {
-        c.dropped = true;
-        ++stats_.contradict;
+        drop(c);
         continue;
       }
       const auto set = [&](std::int64_t& bound, std::int64_t to) {
         changed = true;
         bound = to;
       };
-      b.points([&](std::size_t i, double) {
-        auto& v = b.track.points[i];
-        const auto low = carried(b, lowest, i, -1);
-        if (b.track.moves(i) && low >= v.lower_ns + kWorthNs) set(v.lower_ns, low);
-      });
-      a.points([&](std::size_t i, double) {
-        auto& v = a.track.points[i];
-        const auto high = carried(a, highest, i, 1);
-        if (a.track.moves(i) && high <= v.upper_ns - kWorthNs) set(v.upper_ns, high);
-      });
+      if (!torn_b)
+        b.points([&](std::size_t i, double) {
+          auto& v = b.track.points[i];
+          const auto low = carried(b, lowest, i, -1);
+          if (b.track.moves(i) && low >= v.lower_ns + kWorthNs) set(v.lower_ns, low);
+        });
+      if (!torn_a)
+        a.points([&](std::size_t i, double) {
+          auto& v = a.track.points[i];
+          const auto high = carried(a, highest, i, 1);
+          if (a.track.moves(i) && high <= v.upper_ns - kWorthNs) set(v.upper_ns, high);
+        });
     }
   }
 }
@@ -272,7 +241,7 @@ bool MessageClocks::add_points(std::map<Incarnation, Track>& tracks, std::span<c
   for (const auto& [c, a, b, exact] : pairs) {
     if (c.dropped || c.sent + a.offset().ns <= c.fetched + b.offset().ns) continue;
     for (const Side* side : {&a, &b}) {
-      if (side->alone() < kApartNs) continue;
+      if (side->alone() < kApartNs || side->torn()) continue;
       const bool beyond = side->after == side->track.points.size();
       wanted[&side->track].push_back(beyond ? last.at(&side->track) : side->raw);
     }
@@ -286,25 +255,47 @@ bool MessageClocks::add_points(std::map<Incarnation, Track>& tracks, std::span<c
       const Side side(track, raw);
       if (side.alone() < kApartNs) continue;  // one was added next to it
       const auto [ns, range] = side.offset();
-      ClockVersion v = track.points[side.after == 0 ? 0 : side.after - 1];
-      v.drift_bound_ppb = static_cast<std::int32_t>(side.bound());
-      v.raw_at = RawTime{raw};
-      v.lower_ns = range.low;
-      v.upper_ns = range.high;
-      v.offset_ns = std::clamp(ns, range.low, range.high);
-      v.version = 0;
-      const auto at = static_cast<std::ptrdiff_t>(side.after);
-      track.points.insert(track.points.begin() + at, v);
-      track.was.insert(track.was.begin() + at, v);
+      const auto bound = side.bound();
+      const auto i = track.point(raw);
+      for (auto* v : {&track.points[i], &track.was[i]}) {
+        v->drift_bound_ppb = static_cast<std::int32_t>(bound);
+        v->lower_ns = range.low;
+        v->upper_ns = range.high;
+        v->offset_ns = std::clamp(ns, range.low, range.high);
+      }
       added = true;
     }
   }
   return added;
 }
 
+// False: of the newest pairs, too, no fetch stands before its send, or there is no room for more.
+bool MessageClocks::look_again(std::map<Incarnation, Track>& tracks) {
+  bool added = false;
+  std::erase_if(recent_, [&](const Recent& r) {
+    const auto a = tracks.find(std::get<0>(r.direction)), b = tracks.find(std::get<1>(r.direction));
+    if (a == tracks.end() || b == tracks.end()) return true;
+    const auto [sent, fetched] = std::pair(r.pair.sent, r.pair.fetched);
+    if (!a->second.covers(sent) || !b->second.covers(fetched)) return true;
+    const auto early =
+        sent + Side(a->second, sent).offset().ns - fetched - Side(b->second, fetched).offset().ns;
+    if (early <= 0 || count_ >= kMaxCorners) return false;
+    auto& slice = corners_[r.direction][sent / kSliceNs];
+    const auto same = std::ranges::find_if(
+        slice, [&](const Corner& c) { return c.sent == sent && c.fetched == fetched; });
+    if (same != slice.end()) return false;  // cannot be had
+    slice.push_back(r.pair);
+    slice.back().stays = true;
+    ++count_;
+    return added = true;
+  });
+  return added;
+}
+
 std::vector<ClockVersion> MessageClocks::refine(std::span<const ClockVersion> clocks) {
   auto all = tracks(clocks);
   forget(all);
+  find_steps(pairs(all));
   auto known = pairs(all);
   tighten(known);
   for (auto& [incarnation, track] : all) {
@@ -315,19 +306,25 @@ std::vector<ClockVersion> MessageClocks::refine(std::span<const ClockVersion> cl
     known = pairs(all);
     project(known);
   }
+  for (int round = 0; round < kRounds && look_again(all); ++round) {
+    known = pairs(all);
+    tighten(known);
+    project(known);
+  }
   std::vector<ClockVersion> out;
   for (auto& [incarnation, track] : all) {
     bool ordered = true;
     for (std::size_t i = 1; i < track.points.size(); ++i) {
       const auto &a = track.points[i - 1], &b = track.points[i];
-      ordered = ordered && b.offset_ns - a.offset_ns > (a.raw_at.ns - b.raw_at.ns) / 2;
+      const std::int64_t most = (b.raw_at.ns - a.raw_at.ns) / (stepped(a, b) ? 1 : 2);
+      ordered = ordered && b.offset_ns - a.offset_ns > -most;
     }
     if (!ordered) continue;
     for (std::size_t i = 0; i < track.points.size(); ++i) {
       auto &now = track.points[i], &was = track.was[i];
       const std::int64_t changed =
-          std::max({std::abs(now.offset_ns - was.offset_ns), now.lower_ns - was.lower_ns,
-                    was.upper_ns - now.upper_ns});
+          std::max({std::abs(now.offset_ns - was.offset_ns), std::abs(now.lower_ns - was.lower_ns),
+                    std::abs(was.upper_ns - now.upper_ns)});
       if (changed < kWorthNs && was.version != 0) continue;
       now.source = 2;
       out.push_back(now);

@@ -3,22 +3,31 @@
 // Data   A sure pair says that  raw_send + offset_a(raw_send) <= raw_fetch + offset_b(raw_fetch).  Of each direction of two
 //        incarnations, and each kSliceNs of the sender's raw time, only the corners of the lower hull of
 //        (raw_send, raw_fetch - raw_send) are kept: where offsets are straight lines they imply all the others (Duda).
+//        Where a point lies in a slice they do not: the newest kMaxRecent pairs are looked at once more when the points have
+//        moved, and what does not hold becomes a corner that stays.
 //        The points are the clock model's versions of the last kRefinedNs.
 // Bounds By pairs that an identity proves (`exact`), and only these: the offset at a fetch is at least what the sender's lowest
 //        allows, the offset at a send at most what the receiver's highest allows; carried to the points on both sides by
 //        what the clock can drift meanwhile (clock_cone.h), from neighbour to neighbour in kBoundPasses passes. Bounds never
 //        widen. A pair that would leave no room contradicts (a step, a wrong match): it is dropped and counted.
+// Steps  Between two points that no drift joins (clock_cone.h, stepped) the raw clock stepped, and pings do not say when. Pairs
+//        do: one that holds only by the old offset was before the step, one that holds only by the new one after it. The last
+//        of the former and the first of the latter become points, each bounded from its own side if the pairs are exact;
+//        between these both offsets are allowed. Where other sure pairs lie between, they become points `within` the step:
+//        the corrected time follows them, the bound does not. From the last before to the first after it a straight line
+//        breaks no pair. That the one came before the other in their node's own order is a pair, too.
 // Offsets By all sure pairs: each point moves within its bounds by the least that lets every pair hold, the less certain
 //        end more (projection onto the constraints, one after the other, kOffsetPasses times). So two nodes' times are right
 //        to each other even where messages are quicker than the pings that bound either. Where no straight lines between the
 //        points do (the rate changed there), points are added. A pair that still does not hold is counted (`unresolved`).
 // Out    Revisions of these points (clock_model.h), source 2. A point at the edge of what is still revised stays, and so does
 //        an incarnation whose points would put two of its rows out of order.
-// Bounds of it  kMaxCorners altogether; beyond, pairs are left out and counted.
+// Bounds of it  kMaxRecent pairs, kMaxCorners altogether; beyond, pairs are left out and counted.
 // Thread One.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <span>
 #include <tuple>
@@ -41,6 +50,7 @@ class MessageClocks {
   static constexpr std::int64_t kRefinedNs = 45'000'000'000;
   static_assert(kRefinedNs < kRevisedNs);
   static constexpr std::size_t kMaxCorners = 100'000;
+  static constexpr std::size_t kMaxRecent = 60'000;
 
   void add(const EventId& send, const EventId& arrival, bool exact);
 
@@ -52,10 +62,16 @@ class MessageClocks {
  private:
   struct Corner {
     std::int64_t sent = 0, fetched = 0;  // raw times
-    bool dropped = false;
+    bool dropped = false;                // in this pass
+    bool counted = false;                // as one that contradicts
+    bool stays = false;
   };
   using Direction = std::tuple<Incarnation, Incarnation, bool>;  // from, to, exact
   using Slices = std::map<std::int64_t, std::vector<Corner>>;    // by sent / kSliceNs
+  struct Recent {
+    Direction direction;
+    Corner pair;
+  };
   struct Track;
   struct Side;
   struct Pair;
@@ -64,12 +80,15 @@ class MessageClocks {
   static std::map<Incarnation, Track> tracks(std::span<const store::ClockVersion> clocks);
   void forget(const std::map<Incarnation, Track>& tracks);
   std::vector<Pair> pairs(std::map<Incarnation, Track>& tracks);
+  static void find_steps(std::span<const Pair> pairs);
   void tighten(std::span<Pair> pairs);
   void project(std::span<Pair> pairs);
+  bool look_again(std::map<Incarnation, Track>& tracks);
   static bool add_points(std::map<Incarnation, Track>& tracks, std::span<const Pair> pairs);
 
   std::map<Direction, Slices> corners_;
   std::size_t count_ = 0;
+  std::deque<Recent> recent_;
   RefineStats stats_;
 };
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <tuple>
+#include <utility>
 
 #include "analysis/clock_cone.h"
 
@@ -9,6 +11,8 @@ namespace scope::analysis {
 namespace {
 
 using store::ClockVersion;
+
+constexpr std::int64_t kRoundingNs = 4;
 
 }  // namespace
 
@@ -89,17 +93,40 @@ Corrected ClockModel::cluster(Incarnation incarnation, RawTime raw) const {
 
 ClockModel::Raw ClockModel::raw(Incarnation incarnation, ClusterTime time) const {
   const auto all = versions(incarnation);
-  // offset() changes by at most 1 % of the way, so this converges by a factor of 100 a step.
+  // offset() changes by at most 1 % of the way, so this converges by a factor of 100 a step, but for where the clock stepped.
   std::int64_t raw =
       time.ns - (all.empty() ? offset(incarnation, 0).ns : newest(incarnation)->offset_ns);
-  Offset o;
-  for (int step = 0; step < 6; ++step) {
-    o = offset(incarnation, raw);
-    const std::int64_t next = time.ns - o.ns;
-    if (next == raw) break;
-    raw = next;
+  const auto try_one = [&] {
+    const Offset o = offset(incarnation, raw);
+    const std::int64_t missed = time.ns - o.ns - raw;
+    return std::pair(missed, o.error_ns);
+  };
+  auto [missed, error] = try_one();
+  for (int step = 0; step < 6 && missed != 0; ++step) {
+    raw += missed;
+    std::tie(missed, error) = try_one();
   }
-  return {RawTime{raw}, o.error_ns};
+  if (std::abs(missed) <= kRoundingNs) return {RawTime{raw}, error};
+  // Corrected time keeps the order of raw time: halve where it can be.
+  std::int64_t low = raw, high = raw;
+  for (const auto& v : all) {
+    low = std::min(low, time.ns - v.offset_ns);
+    high = std::max(high, time.ns - v.offset_ns);
+  }
+  const std::int64_t beyond = (high - low) / 50 + kRoundingNs;
+  low -= beyond;
+  high += beyond;
+  while (low < high) {
+    raw = low + (high - low) / 2;
+    std::tie(missed, error) = try_one();
+    if (missed <= 0)
+      high = raw;
+    else
+      low = raw + 1;
+  }
+  raw = low;
+  error = try_one().second;
+  return {RawTime{raw}, error};
 }
 
 std::optional<ClusterTime> ClockModel::from_system(Incarnation incarnation,

@@ -26,10 +26,9 @@ skewed_and_drifting(Config) ->
          [true = abs(Offset - Base - Ahead) =< Error + BaseError + 3.0e6 || abs(Rate - 1) < 0.001]
      end || {N, Ahead, Rate} <- Skewed],
     Figures = figures(D, Db),
-    #{crossing := Crossing, causality_violations := Early, clock_bound_violations := 0, offset_bound_violations := 0, fell_out := 0} = Figures,
+    %% By pings alone the fetch is before the send in some of a hundred.
+    #{crossing := Crossing, causality_violations := 0, clock_bound_violations := 0, offset_bound_violations := 0, fell_out := 0} = Figures,
     true = Crossing >= 500,
-    %% Only the corners of what messages say are kept; seen: 0 and 1 of 14,800. By pings alone it is some in a hundred.
-    true = Early =< Crossing div 1000,
     ok.
 
 %% By half a second: the system's clock alone of one node (which erts follows by running faster), all clocks of another.
@@ -52,6 +51,7 @@ stepped_while_running(Config) ->
          true = Error < 100.0e6,
          true = is_integer(Offset)
      end || N <- [True, System, All]],
-    #{crossing := Crossing, clock_bound_violations := 0} = figures(D, Db),
+    %% Pings leave open for half a second when it stepped: by them alone, 70 to 96 of 20,000 pairs have the fetch before the send.
+    #{crossing := Crossing, causality_violations := 0, clock_bound_violations := 0, offset_bound_violations := 0} = figures(D, Db),
     true = Crossing >= 500,
     ok.

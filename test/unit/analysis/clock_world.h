@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -48,12 +49,15 @@ class Clocks : public store::View {
   std::vector<store::ClockVersion> versions_;
 };
 
-// A node's raw clock: rate errors (ppm) from given raw times on. cluster = raw + offset(raw).
+// A node's raw clock: rate errors (ppm) from given raw times on. cluster = raw + offset(raw). After `step_at` it is ahead by
+// `step` (behind: it stood still so long), which the times in `rates` do not count.
 struct TrueClock {
   std::int64_t start_offset;
   std::vector<std::pair<std::int64_t, double>> rates;  // (from raw ns, ppm)
+  std::int64_t step_at = INT64_MAX, step = 0;
 
   std::int64_t cluster(std::int64_t raw) const {
+    if (raw > step_at) raw -= step;
     double offset = 0;
     for (std::size_t i = 0; i < rates.size() && rates[i].first < raw; ++i) {
       const std::int64_t end = i + 1 < rates.size() ? std::min(raw, rates[i + 1].first) : raw;
@@ -61,6 +65,14 @@ struct TrueClock {
     }
     return raw + start_offset + static_cast<std::int64_t>(offset);
   }
+  std::int64_t raw(std::int64_t at) const {
+    const TrueClock steady{start_offset, rates};
+    std::int64_t raw = at - start_offset;
+    for (int i = 0; i < 8; ++i) raw -= steady.cluster(raw) - at;
+    return raw > step_at ? std::max(step_at + 1, raw + step) : raw;
+  }
+  // With everything on its node.
+  bool stands_still(std::int64_t at) const { return std::abs(cluster(raw(at)) - at) > 1000; }
 };
 
 }  // namespace scope::analysis
