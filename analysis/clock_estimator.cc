@@ -13,6 +13,7 @@ constexpr std::int64_t kSecond = 1'000'000'000;
 constexpr std::int64_t kObserveNs = kSecond / 5;
 constexpr std::int64_t kWindowNs = 30 * kSecond;
 constexpr std::int64_t kFirstIntervalNs = kSecond / 10, kSteadyIntervalNs = 10 * kSecond;
+constexpr std::int64_t kFarNs = kSecond / 100;
 constexpr std::int64_t kCoarseNs = kSecond / 1000;  // a bound as wide is revised, too
 constexpr std::size_t kMaxWindow = 256;
 static_assert(kWindowNs + kSteadyIntervalNs < kRevisedNs);
@@ -20,6 +21,16 @@ static_assert(kWindowNs + kSteadyIntervalNs < kRevisedNs);
 std::int64_t half(const Ping& p) { return (p.received.ns - p.sent.ns + 1) / 2; }
 std::int64_t offset(const Ping& p) {
   return p.sent.ns + (p.received.ns - p.sent.ns) / 2 - p.raw.ns;
+}
+
+// From one version to the next.
+std::int64_t interval(const store::ClockVersion& last, std::int64_t age) {
+  const std::int64_t usual = std::clamp(age / 4, kFirstIntervalNs, kSteadyIntervalNs);
+  const std::int64_t width = last.upper_ns - last.lower_ns;
+  if (width < kFarNs) return usual;
+  const double widens = 2e-9 * static_cast<double>(last.drift_bound_ppb);
+  const auto far = static_cast<std::int64_t>(static_cast<double>(width) / 16 / widens);
+  return std::min(usual, std::max(far, kFirstIntervalNs));
 }
 
 bool contradicts(const store::ClockVersion& v, const Ping& p) {
@@ -106,8 +117,7 @@ std::vector<store::ClockVersion> ClockEstimator::contradicted(const Ping& ping) 
 std::vector<store::ClockVersion> ClockEstimator::grown(const Ping& ping) {
   const store::ClockVersion& last = stored_.back();
   const std::int64_t age = ping.raw.ns - window_.front().raw.ns;
-  if (ping.raw.ns - last.raw_at.ns < std::clamp(age / 4, kFirstIntervalNs, kSteadyIntervalNs))
-    return {};
+  if (ping.raw.ns - last.raw_at.ns < interval(last, age)) return {};
   const auto rate = observe();
   auto newest = version_of(ping, ping.received);
   if (!rate || !combine(newest, *rate)) {

@@ -5,7 +5,8 @@
 // Combine Any number of pings bound the offset at one time together: each one's interval, widened by how far the clock can
 //        have drifted since (or until). So the quickest of a burst give the bound, however slow the others were.
 // When   A version is worth storing: the first; then at growing distances (a quarter of the session's age, kFirstIntervalNs to
-//        kSteadyIntervalNs); and at once when a ping contradicts what the last version allows (a step, or another rate):
+//        kSteadyIntervalNs); under round trips of kFarNs and more before drift has widened the last one by a sixteenth, as
+//        they tell little of the rate; and at once when a ping contradicts what the last version allows (a step, or another rate):
 //        then also all pings since that version, so that the kink lies between close points.
 // Revise As soon as the rate is known twice as well, the versions of the window are given anew with that rate (same raw_at;
 //        clock_model.h): the first second of a session is bounded as well as what follows. Revisions come before the newest.

@@ -186,9 +186,16 @@ match(Config) ->
     Named = [precision, recall, ambiguous_rate, ambiguous_hashed_whole, identical_right_rate, identical_sure_wrong, causality_violations,
              clock_bound_median_us],
     {Skewed, Left} = skewed(Config),
-    print(maps:merge((maps:with(Named, F))#{events_per_s => Rows / Seconds}, Skewed),
+    {Far, LeftToo} = far(Config),
+    print(maps:merge((maps:with(Named, F))#{events_per_s => Rows / Seconds}, maps:merge(Skewed, Far)),
           (maps:with([truth, recorded, rows, crossing, identical_pairs], F))#{messages_of_each_load_and_worker => Times},
-          Left#{clock_width_over_min_rtt => "no delay is made here"}).
+          maps:merge(Left, LeftToo)).
+
+far(Config) ->
+    Named = [clock_width_over_min_rtt, clock_now_width_over_min_rtt, clock_now_widest_over_min_rtt],
+    try {maps:with(Named, scope_clocks:far(Config)), #{}}
+    catch throw:{skip, Why} -> {#{}, maps:from_list([{N, Why} || N <- Named])}
+    end.
 
 %% Clocks under libfaketime against the host's (clocks_SUITE's load): of each skew how far corrected times were off at most.
 skewed(Config) ->

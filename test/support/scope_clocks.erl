@@ -1,7 +1,7 @@
 %% Nodes whose clocks are wrong (libfaketime) under load, and what the clock model makes of them. The truth is known: all run on
 %% one host, and truth/0 reads its clock beside the node's (clock_truth.cc).
 -module(scope_clocks).
--export([skews/0, fake/1, stepped/1, run/3, figures/2]).
+-export([skews/0, fake/1, stepped/1, run/3, figures/2, far/1]).
 -export([load/1, machine/0, truth/0, echo/0, asker/2]).
 -import(scope_test, [rpc/4, node_of/1, log/2]).
 -import(scope_daemon, [ask/3, await_live/3]).
@@ -58,6 +58,37 @@ run(Config, Nodes = [True | _], During) ->
     %% All that was recorded has come, and the clocks were refined by it.
     receive after 2500 -> ok end,
     {D, Db}.
+
+%% A node that is 20 ms away one way and 60 back, and a near one: how wide the bounds of events are (the median) and of what
+%% `clocks` says (of 40 readings in a session's first seconds the median and the widest), in smallest round trips.
+far(Config) ->
+    scope_net:with_hosts(Config, [{delay, 20, 60}, near, near], fun(Hosts) ->
+        {[A, B], D} = scope_net:nodes_and_daemon(Config, Hosts, []),
+        {ok, Pid} = rpc(A, scope_counter, start, [c]),
+        #{nodes := Started} = ask(B, D, {start, #{pids => [Pid], events => [messages], for => 120000}}),
+        [scope_test:assert_eq(ok, R) || R <- maps:values(Started)],
+        scope_test:cast(A, fun() -> scope_counter:pump(Pid, 1, 10000, 2000) end),
+        Widths = fun() ->
+                         {Fetches, _} = scope_daemon:all_events(B, D, #{pid => Pid, type => message_fetch}, oldest_first),
+                         [2 * E || #{time_error := E} <- Fetches]
+                 end,
+        Clocks = fun() -> #{nodes := #{} = Of} = ask(B, D, clocks), {maps:get(node_of(A), Of), maps:get(node_of(B), Of)} end,
+        Said = [begin receive after 130 -> ok end, Clocks() end || _ <- lists:seq(1, 40)],
+        scope_test:wait_until(fun() -> length(Widths()) >= 10000 end, 60000),
+        Scope = {elixir_scope, maps:get(scope, D)},
+        MinRtt = lists:min([element(1, rpc(A, timer, tc, [gen_server, call, [Scope, hello]])) || _ <- lists:seq(1, 20)]) * 1000,
+        Sorted = lists:sort(Widths()),
+        Width = fun(#{lower_ns := Lower, upper_ns := Upper}) -> Upper - Lower end,
+        Now = lists:sort([Width(F) || {F, _} <- Said]),
+        Figures = #{clock_width_over_min_rtt => lists:nth(length(Sorted) div 2, Sorted) / MinRtt,
+                    clock_now_width_over_min_rtt => lists:nth(length(Now) div 2, Now) / MinRtt,
+                    clock_now_widest_over_min_rtt => lists:last(Now) / MinRtt,
+                    %% Whatever the daemon's timeline is, both nodes are the same distance from it.
+                    overlap => lists:all(fun({#{lower_ns := L, upper_ns := U}, #{lower_ns := L1, upper_ns := U1}}) -> L =< U1 andalso L1 =< U end, Said),
+                    min_rtt_ms => MinRtt / 1.0e6, narrowest_ms => hd(Now) / 1.0e6},
+        log("~p", [Figures]),
+        Figures
+    end).
 
 figures(D, Db) ->
     0 = scope_daemon:stop(D),

@@ -6,7 +6,7 @@
 %%
 %% Needs root, ip and iptables; where they are not the case is skipped. What a killed suite left is taken away by the next one.
 -module(scope_net).
--export([with_hosts/3, address/1, name/2, node_opts/1, daemon_opts/1, unplug/1, plug/1, drop/2, undrop/2]).
+-export([with_hosts/3, address/1, name/2, node_opts/1, daemon_opts/1, nodes_and_daemon/3, unplug/1, plug/1, drop/2, undrop/2]).
 
 -export_type([host/0]).
 -type host() :: #{i := pos_integer(), space := string(), bridge := string()}.
@@ -75,6 +75,17 @@ names(#{epmd_port := Port}, #{space := S}) ->
         {match, Names} -> [{N, list_to_integer(P)} || [N, P] <- Names];
         nomatch -> case string:find(Out, "up and running") of nomatch -> error; _ -> [] end
     end.
+
+%% A node on each of Hosts but the last, where the daemon is. The nodes need 8 s to notice that one is gone.
+nodes_and_daemon(Config, Hosts, Opts) ->
+    Nodes = [scope_test:start_node(Config, name(n, H), (node_opts(H))#{args => ["-kernel", "net_ticktime", "8",
+                                                                                  "prevent_overlapping_partitions", "false"]})
+             || H <- lists:droplast(Hosts)],
+    Base = daemon_opts(lists:last(Hosts)),
+    D = scope_daemon:start(Config, Nodes, Base#{args => maps:get(args, Base) ++ Opts}),
+    Asker = lists:last(Nodes),
+    scope_daemon:await_live(Asker, D, Nodes),
+    {Nodes, D}.
 
 %% The host loses its network, and gets it back. What is sent meanwhile gets lost; connections do not hear of it.
 -spec unplug(host()) -> ok.

@@ -93,6 +93,32 @@ TEST(ClockEstimator, StoresAboutOneVersionInTenSeconds) {
   EXPECT_NEAR(session.versions.back().drift_ppb, 35'000, 30'000);
 }
 
+// 20 ms there, 60 ms back, asked twice a second: what the newest version leaves open just before the next answer.
+TEST(ClockEstimator, AFarClockIsKnownToItsRoundTrip) {
+  constexpr std::int64_t kRtt = 80'000'000;
+  const TrueClock clock{0, {{0, 40}}};
+  ClockEstimator estimator(1);
+  std::vector<store::ClockVersion> versions;
+  std::size_t wide = 0, asked = 0;
+  for (std::int64_t at = kSecond; at < 200 * kSecond; at += kSecond / 2) {
+    const ClusterTime received{at + 60'000'000};
+    if (versions.size() > 3) {
+      const Clocks view(versions);
+      const ClockModel model(view);
+      wide += 2 * model.cluster(1, RawTime{clock.raw(received.ns - 1)}).error_ns > kRtt * 12 / 10;
+      ++asked;
+    }
+    for (auto& v :
+         estimator.add({ClusterTime{at - 20'000'000}, received, RawTime{clock.raw(at)}, at})) {
+      v.version = static_cast<std::uint32_t>(versions.size() + 1);
+      versions.push_back(v);
+    }
+  }
+  EXPECT_GT(asked, 300u);
+  EXPECT_EQ(wide, 0u);
+  EXPECT_LE(versions.size(), 300u);
+}
+
 TEST(ClockEstimator, AStepIsFollowedAtOnceAndTheModelStaysHonest) {
   ClockEstimator estimator(1);
   std::vector<store::ClockVersion> versions;
