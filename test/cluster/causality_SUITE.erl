@@ -1,5 +1,5 @@
 %% Causal traces of requests that carry a number (scope_order.erl), through front -> orders -> stock on three real nodes, against
-%% what the servers did; and the order of what was handled for each.
+%% what the servers did, and against seq_trace's labels; and the order of what was handled for each.
 -module(causality_SUITE).
 -export([all/0, timeout/1, a_request_is_one_tree/1, the_demo_shop/1]).
 -import(scope_test, [wait_until/2, assert_eq/2]).
@@ -11,9 +11,11 @@ timeout(_) -> 90000.
 
 %% Several clients at once, so that requests are mixed in every server's queue.
 a_request_is_one_tree(Config) ->
-    {A, D, Takes, Numbers} = scope_order:record(Config, 4, 10),
+    {A, D, Takes, Numbers, Labels} = scope_order:record(Config, 4, 10),
     wait_until(fun() -> catch ready(A, D, Takes, Numbers) end, 20000),
     [assert_eq(lists:sort(expected(N)), lists:sort(tree(A, D, Takes, N))) || N <- Numbers],
+    assert_eq(lists:sort([scope_order:label(N) || N <- Numbers]), lists:sort(maps:keys(Labels))),
+    [assert_eq(lists:sort(maps:get(scope_order:label(N), Labels)), lists:sort(tree(A, D, Takes, N))) || N <- Numbers],
     %% The list has each of them once, whoever asks in whatever pages; what a server is told last is the list's newest.
     Roots = lists:usort([root(A, D, Takes, N) || N <- Numbers]),
     assert_eq(length(Numbers), length(Roots)),
@@ -29,8 +31,9 @@ a_request_is_one_tree(Config) ->
 
 %% Calls, casts, a gen_statem and tasks that are spawned for each request, timers: the causes that their code tells.
 the_demo_shop(Config) ->
-    {A, D, Numbers} = scope_shop:record(Config, 40, 5),
-    Odd = [X || X = {_, How} <- scope_shop:compare(A, D, Numbers), How =/= same],
+    {A, D, Numbers, Labels} = scope_shop:record(Config, 40, 5),
+    Trees = scope_shop:compare(A, D, Numbers, Labels),
+    Odd = [X || X = {_, ByNumber, ByLabel} <- Trees, ByNumber =/= same orelse ByLabel =/= same],
     scope_test:log("~p requests, ~p with another tree: ~p", [length(Numbers), length(Odd), Odd]),
     true = length(Numbers) >= 150,
     true = length(Odd) * 100 =< length(Numbers),

@@ -6,11 +6,12 @@
 %% A server's argument says who is next: #{orders => .., stock => .., log => ..}. Its state has the last number.
 %%
 %% record/3 has clients ask front on three real nodes with a daemon, and is back when all of it is recorded; tree/4 is what the
-%% daemon says of one request, to be compared with expected/1.
+%% daemon says of one request, to be compared with expected/1, and with what the tokens say that the clients gave their requests
+%% (Labels, by label/1): a truth that numbers have no part in, and of which the daemon knows nothing.
 -module(scope_order).
 -behaviour(gen_server).
 -export([init/1, handle_call/3, handle_cast/2]).
--export([record/3, expected/1, trace/4, tree/4, above/3]).
+-export([record/3, expected/1, trace/4, tree/4, above/3, label/1]).
 -import(scope_test, [start_node/2, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_daemon, [ask/3, await_live/3, all_events/4]).
 
@@ -35,7 +36,8 @@ expected(N) ->
     [{{order, N}, client}, {{place, N}, {order, N}}, {{reserve, N}, {place, N}}, {{placed, N}, {place, N}},
      {{reserved, N}, {reserve, N}}].
 
-%% Clients * Each requests by so many clients at once, numbered from 1. Takes: what was taken, by event id.
+%% Clients * Each requests by so many clients at once, numbered from 1. Takes: what was taken, by event id. Labels: #{label(N) =>
+%% what tokens make expected(N)}.
 record(Config, Clients, Each) ->
     Nodes = [A, B, C] = [start_node(Config, N) || N <- [front, orders, stock]],
     D = scope_daemon:start(Config, Nodes),
@@ -44,6 +46,7 @@ record(Config, Clients, Each) ->
     Stock = server(C, stock, #{log => {log, node_of(B)}}),
     Orders = server(B, orders, #{stock => {stock, node_of(C)}, log => {log, node_of(B)}}),
     Front = server(A, front, #{orders => {orders, node_of(B)}, stock => {stock, node_of(C)}}),
+    Tracers = [{N, rpc(N, scope_tokens, observe, [])} || N <- Nodes],
     Drivers = [rpc(A, fun() -> spawn(fun() -> client(Front) end) end) || _ <- lists:seq(1, Clients)],
     #{nodes := Started} = ask(A, D, {start, [{pids, [Log, Stock, Orders, Front | Drivers]}, {events, [messages, state]}]}),
     [assert_eq(ok, R) || R <- maps:values(Started)],
@@ -58,7 +61,10 @@ record(Config, Clients, Each) ->
     wait_until(fun() -> length(Handled()) >= length(Wanted) andalso length(States()) >= length(Wanted) end, 60000),
     Takes = maps:from_list([{Id, M} || E = #{id := Id} <- Handled(), M <- Said(E)]),
     assert_eq(Wanted, lists:sort(maps:values(Takes))),
-    {A, D, Takes, Numbers}.
+    assert_eq([], element(1, all_events(A, D, #{type => [seq_send, seq_receive]}, oldest_first))),
+    Labels = scope_tokens:trees(lists:append([rpc(N, scope_tokens, seen, [T]) || {N, T} <- Tracers]),
+                                fun({'$gen_call', _, M}) -> [M]; ({'$gen_cast', M}) -> [M]; (_) -> [] end),
+    {A, D, Takes, Numbers, Labels}.
 
 server(Node, Name, Next) ->
     {ok, Pid} = rpc(Node, gen_server, start, [{local, Name}, scope_order, Next, []]),
@@ -69,13 +75,17 @@ client(Front) ->
     receive
         {N, Driver} ->
             [{Request, client} | _] = expected(N),
+            scope_tokens:label(label(N)),
             {ok, N} = gen_server:call(Front, Request, 30000),
+            seq_trace:set_token([]),
             Driver ! done,
             client(Front)
     end.
 
 drive(Client, Numbers) ->
     [begin Client ! {N, self()}, receive done -> ok end end || N <- Numbers].
+
+label(N) -> 1000000 + N.
 
 trace(A, D, Takes, N) ->
     [{First, _} | _] = expected(N),
