@@ -21,6 +21,7 @@ constexpr std::uint32_t kMessages = 1u << static_cast<unsigned>(codec::EventType
 constexpr std::uint32_t kWithContext =
     1u << static_cast<unsigned>(codec::EventType::message_fetch) |
     1u << static_cast<unsigned>(codec::EventType::message_take) |
+    1u << static_cast<unsigned>(codec::EventType::function_entry) |
     1u << static_cast<unsigned>(codec::EventType::seq_receive);
 
 // A trace has ended when nothing of it was recorded for one of so many parts of the time that was looked at.
@@ -141,7 +142,7 @@ std::vector<Stretch> stretches(const Context& context, const ClockModel& clock,
   if (all.from > all.until) return {};
   if (!filter.trace_id) return {all};
   auto spec = spec_of(all.from, {all.until.ns + kLookAheadNs}, walk.upper);
-  spec.types = kWithContext;
+  spec.types = spec.payloads = kWithContext;
   spec.traces = {store::trace_key(*filter.trace_id)};
   std::vector<Stretch> out;
   for (const auto& unit :
@@ -259,7 +260,9 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
     const auto choose = [&](std::int64_t back, std::int64_t ahead) {
       from = newest ? ClusterTime{high.ns - length} : low;
       until = newest ? high : ClusterTime{low.ns + length};
-      return spec_of({from.ns - back}, {until.ns + ahead}, walk.upper);
+      auto spec = spec_of({from.ns - back}, {until.ns + ahead}, walk.upper);
+      if (filter.trace_id) spec.payloads |= kWithContext;  // a list does not show them
+      return spec;
     };
     while (length > 100'000'000 &&
            rows_in(context, clock, choose(kLookBackNs, kLookAheadNs)) > kMaxRows) {
@@ -542,7 +545,9 @@ Result<Trace> get_trace(const Context& context, const EventId& id) {
     const ClusterTime from{begun.time.ns - kLookBackNs},
         until{std::min(begun.time.ns + ahead,
                        std::max(begun.time.ns, context.now.ns) + kLookAheadNs)};
-    const auto forest = read(context, clock, spec_of(from, until, {}));
+    auto spec = spec_of(from, until, {});
+    spec.payloads |= kWithContext;
+    const auto forest = read(context, clock, spec);
     const auto& spans = forest->causality.spans();
     auto root = forest->causality.span_of(id);
     if (root == kNoSpan) return nothing();

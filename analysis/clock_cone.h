@@ -69,7 +69,7 @@ inline OffsetAt offset_between(const store::ClockVersion* before, const store::C
   const OffsetRange from_a = cone(a, raw - a.raw_at.ns, bound);
   const OffsetRange from_b = cone(b, raw - b.raw_at.ns, bound);
   OffsetRange range{std::max(from_a.low, from_b.low), std::min(from_a.high, from_b.high)};
-  if (range.low > range.high || stepped(a, b)) {
+  if (range.low > range.high || within_step(a) || within_step(b)) {
     // Before the step or after it; where `a` was measured, before.
     range = raw == a.raw_at.ns
                 ? from_a

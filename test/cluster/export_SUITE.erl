@@ -2,12 +2,12 @@
 %% OpenTelemetry's spans, sent to a small HTTP receiver.
 -module(export_SUITE).
 -export([all/0, init/1, timeout/1, a_flow_as_a_diagram/1, traces_as_otlp/1, under_their_own_id/1,
-         nobody_receives/1]).
+         contexts_in_dictionaries/1, nobody_receives/1]).
 -import(scope_test, [start_node/2, rpc/4, node_of/1, wait_until/2, assert_eq/2]).
 -import(scope_cli, [scope/2, on_terminal/3, uncoloured/1, has/2]).
 
 -spec all() -> [atom()].
-all() -> [a_flow_as_a_diagram, traces_as_otlp, under_their_own_id, nobody_receives].
+all() -> [a_flow_as_a_diagram, traces_as_otlp, under_their_own_id, contexts_in_dictionaries, nobody_receives].
 
 -spec init(scope_test:config()) -> scope_test:config().
 init(Config) -> scope_cli:cookie(Config).
@@ -111,6 +111,46 @@ under_their_own_id(Config = #{tmp := Tmp}) ->
     {ok, Json} = file:read_file(File),
     Count = fun(What) -> length(binary:matches(Json, list_to_binary(What))) end,
     assert_eq({2, 2}, {Count("\"traceId\":\"" ++ Id ++ "\""), Count("\"parentSpanId\":\"" ++ Parent ++ "\"")}).
+
+%% A context that opentelemetry_api keeps in a process's dictionary, seen as its otel_ctx:attach/1 is traced; and a traceparent in an
+%% argument of any function that is. A stand-in has the API's name and shapes (opentelemetry.hrl): ids as integers.
+-spec contexts_in_dictionaries(scope_test:config()) -> ok.
+contexts_in_dictionaries(Config = #{tmp := Tmp}) ->
+    A = start_node(Config, a),
+    [begin
+         File = filename:join(Tmp, Module ++ ".erl"),
+         ok = file:write_file(File, ["-module(", Module, ").\n", Text]),
+         {ok, M, Beam} = compile:file(File, [binary, report]),
+         {module, M} = rpc(A, code, load_binary, [M, File, Beam])
+     end || {Module, Text} <-
+                [{"otel_ctx", "-export([attach/1]).\nattach(Ctx) -> erlang:put('$__current_otel_ctx', Ctx).\n"},
+                 {"otel_user", "-export([init/1, handle_call/3, handle_cast/2, headers/1]).\n"
+                               "init(S) -> {ok, S}.\nhandle_cast(_, S) -> {noreply, S}.\nheaders(H) -> H.\n"
+                               "handle_call({with, Ctx}, _, S) ->\n"
+                               "    T = otel_ctx:attach(#{{otel_tracer, span_ctx} => element(Ctx, S)}), otel_ctx:attach(T), {reply, ok, S};\n"
+                               "handle_call({headers, I}, _, S) -> ?MODULE:headers(element(I, S)), {reply, ok, S};\n"
+                               "handle_call(_, _, S) -> {reply, ok, S}.\n"}]],
+    D = scope_daemon:start(Config, [A]),
+    scope_daemon:await_live(A, D, [A]),
+    Id = "4bf92f3577b34da6a3ce929d0e0e4736",
+    Parent = "00f067aa0ba902b7",
+    Header = "00-" ++ Id ++ "-" ++ Parent ++ "-01",
+    SpanCtx = {span_ctx, list_to_integer(Id, 16), list_to_integer(Parent, 16), 1, [], true, false, true, undefined},
+    %% What is asked for does not say: it is in the server's state, which no message carries.
+    {ok, Pid} = rpc(A, gen_server, start, [otel_user, {SpanCtx, #{<<"traceparent">> => list_to_binary(Header)}}, []]),
+    _ = scope_daemon:ask(A, D, {start, #{pids => [Pid], mfas => [{otel_ctx, attach, 1}, {otel_user, headers, 1}],
+                                         events => [messages, function_entry], for => 60000}}),
+    [ok = rpc(A, gen_server, call, [Pid, What]) || What <- [{with, 1}, none, {headers, 2}]],
+    All = fun(Filter) -> maps:get(traces, scope_daemon:ask(A, D, {get_traces, Filter})) end,
+    wait_until(fun() -> length(All(#{pid => Pid})) =:= 3 end, 20000),
+    Context = #{trace_id => list_to_binary(Id), parent_id => list_to_binary(Parent)},
+    Contexts = [C || #{id := T} <- All(#{pid => Pid, order => oldest_first}),
+                     #{spans := [#{parent := none, context := C} | _]} <- [scope_daemon:ask(A, D, {get_trace, T})]],
+    assert_eq([Context, none, Context], Contexts),
+    %% All of it is in the tail. Of sealed blocks the index of ids knows text, no integers: there it is the last one only.
+    [_, _] = All(#{trace_id => list_to_binary(Id)}),
+    assert_eq([], All(#{trace_id => <<"4bf92f3577b34da6a3ce929d0e0e4737">>})),
+    ok.
 
 %% What cannot be sent is counted, said, and the exit status; so is what a receiver refuses for good.
 -spec nobody_receives(scope_test:config()) -> ok.
