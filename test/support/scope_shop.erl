@@ -86,8 +86,9 @@ by_number(Own, [], Cause) ->
     end;
 by_number(_, Foreign, _) -> {others_in_it, Foreign}.
 
-%% All that has the label is in the tree, because of the same, and nothing that has another.
-by_label(Edges, [], Cause) when length(Edges) >= 4 ->
+%% All that has the label is in the tree, because of the same, and nothing that has another. What is sold out is bought, placed and
+%% asked for.
+by_label(Edges, [], Cause) when length(Edges) >= 3 ->
     case [{W, Got, Because} || {W, Because} <- Edges, Got <- [Cause(W)], Got =/= Because] of
         [] -> same;
         Wrong -> {other_cause, Wrong}

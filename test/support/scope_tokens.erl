@@ -4,6 +4,7 @@
 %%
 %% Because of  A process that has a token passes it on with all that it sends, until it takes something else. So what it sends is
 %%             because of what it took last, answers to what it asked itself aside: with these it goes on with what it was at.
+%%             Before it took anything, because of its spawning (which another process tells: it may come behind what it sent).
 -module(scope_tokens).
 -export([observe/0, seen/1, label/1, trees/2]).
 
@@ -34,7 +35,9 @@ label(Label) ->
 %% #{Label => [{What, Because}]} of all takings of which What(Message) is [What]; Because: such a What, or client. From the sends and
 %% receives of all nodes.
 trees(Events, What) ->
-    {_, Takes, Sends} = lists:foldl(fun step/2, {#{}, #{}, #{}}, Events),
+    Born = maps:from_list([{To, {Label, From, Serial}}
+                           || {'receive', Label, Serial, From, To, Spawning} <- Events, element(1, Spawning) =:= spawn_request]),
+    {_, Takes, Sends} = lists:foldl(fun step/2, {Born, #{}, #{}}, Events),
     maps:groups_from_list(fun({Label, _}) -> Label end, fun({_, Edge}) -> Edge end,
                           [{Label, {W, because(Id, Takes, Sends, What)}} || {{Label, _, _} = Id, M} <- maps:to_list(Takes), W <- What(M)]).
 
