@@ -8,6 +8,7 @@
 #include "analysis/completeness.h"
 #include "analysis/cursor.h"
 #include "analysis/event_scan.h"
+#include "analysis/kept_edges.h"
 #include "analysis/row_stream.h"
 #include "analysis/state_history.h"
 #include "analysis/token_match.h"
@@ -32,6 +33,7 @@ struct Found : MatchSink {
   };
   void matched(const Message& send, const Message& arrival, Matched how,
                std::uint32_t candidates) override {
+    if (settled.contains(send.id)) return;
     by_send[send.id] = {arrival, how, candidates};
     sender_of[arrival.id] = send.id;
   }
@@ -66,7 +68,39 @@ struct Found : MatchSink {
   std::map<EventId, Arrival> by_send;
   std::map<EventId, EventId> sender_of;  // by arrival
   std::map<EventId, Message> by_fetch, fetch_of;
+  std::set<EventId>
+      settled;  // sends whose edges are kept, or of which it is kept that there is none
 };
+
+// What is kept of these sends. Answers those of which nothing is.
+std::vector<Hit> use_kept(const ClockModel& clock, std::span<const Hit> hits, KeptEdges& kept,
+                          Found& found) {
+  std::vector<AskedEvent> asked;
+  for (const auto& hit : hits) asked.push_back({hit.id, hit.at.time});
+  const auto answers = kept.of_sends(asked);
+  std::vector<Hit> rest;
+  const auto message = [&](EventType type, const EventId& id) {
+    Message m;
+    m.type = type;
+    m.id = id;
+    m.at = clock.cluster(id.process.incarnation, id.time);
+    return m;
+  };
+  for (std::size_t i = 0; i < hits.size(); ++i) {
+    if (!answers[i].settled) {
+      rest.push_back(hits[i]);
+      continue;
+    }
+    found.settled.insert(hits[i].id);
+    if (!answers[i].edge) continue;
+    const auto& edge = *answers[i].edge;
+    const auto arrival = message(
+        edge.arrival_is_take ? EventType::message_take : EventType::message_fetch, edge.arrival);
+    found.by_send[edge.send] = {arrival, static_cast<Matched>(edge.how), edge.candidates};
+    if (edge.take) found.by_fetch[edge.arrival] = message(EventType::message_take, *edge.take);
+  }
+  return rest;
+}
 
 }  // namespace
 
@@ -120,10 +154,22 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
   Receivers receivers(context, clock);
   bool context_cut = false;
   std::uint64_t corrupt = page.corrupt_blocks;
+  KeptEdges kept(context);
+  std::vector<Hit> young;  // of which nothing is kept
   if (!page.hits.empty()) {
+    const auto [low, high] = std::minmax(page.hits.front().at.time, page.hits.back().at.time);
+    ScanSpec near;
+    near.types = kTokens;
+    near.since = ClusterTime{low.ns - kBeforeNs};
+    near.until = ClusterTime{high.ns + kAfterNs};
+    const bool tokens_near = tokens_there && !make_plan(context, clock, near).units.empty();
+    young = tokens_near ? page.hits : use_kept(clock, page.hits, kept, found);
+    corrupt += kept.corrupt_blocks();
+  }
+  if (!young.empty()) {
     ScanSpec around;
-    auto [low, high] = std::minmax(page.hits.front().at.time, page.hits.back().at.time);
-    for (const auto& hit : page.hits) {
+    const auto [low, high] = std::minmax(young.front().at.time, young.back().at.time);
+    for (const auto& hit : young) {
       if (hit.flags & TraceRecord::kHashed) around.match_hashes.push_back(hit.match_hash);
     }
     std::ranges::sort(around.match_hashes);
@@ -211,8 +257,9 @@ Result<MessageFlow> message_flow(const Context& context, const ProcessSpec& spec
         message.queue_ns = took(*take);
       }
       message.candidates = match->second.candidates;
-      message.matched = context_cut && match->second.how == Matched::unique ? Matched::ambiguous
-                                                                            : match->second.how;
+      const bool unsure = context_cut && !found.settled.contains(sent);
+      message.matched =
+          unsure && match->second.how == Matched::unique ? Matched::ambiguous : match->second.how;
     }
     out.messages.push_back(message);
   }

@@ -1,6 +1,7 @@
 // The messages between two processes, both ways: each send with its fetch and its taking (model.md: a message has three
-// times). Matched within a window around the page: by tokens of seq_trace where there are (token_match.h), else by
-// message_match.h; all who sent the same to either are looked at. A sending that only its token tells is shown by that row.
+// times). From kept edges where these are what the view would give (kept_edges.h); the rest, as a rule the youngest, is matched
+// within a window around it, all who sent the same to either are looked at (message_match.h). Where tokens of seq_trace are near,
+// all of the page is, and they have the first word (token_match.h). A sending that only its token tells is shown by that row.
 // Thread: pure.
 #pragma once
 

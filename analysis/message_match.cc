@@ -111,6 +111,8 @@ void MessageMatcher::add(const Message& m) {
 }
 
 void MessageMatcher::take(const Message& m) {
+  if (takers_.size() >= limits_.max_open) takers_.clear();
+  takers_.insert(m.process);
   if (m.hash != 0) {
     const auto waiting = fetched_.find(key_of(m, m.process, false));
     if (waiting != fetched_.end()) {
@@ -184,6 +186,7 @@ void MessageMatcher::run_due(std::int64_t now, bool last) {
     bucket.queued = false;
     const std::size_t before = bucket.sends.size() + bucket.arrivals.size();
     const bool pushed_out = at > now;
+    if (pushed_out && !last && bucket.newest + kPatienceNs > watermark_) ++stats_.pushed_out;
     settle(bucket, std::max(at, std::min(now, watermark_)), last || pushed_out);
     const std::size_t left = bucket.sends.size() + bucket.arrivals.size();
     open_ -= before - left;
@@ -461,6 +464,10 @@ void MessageMatcher::forget_old(std::int64_t now) {
     if (found != fetched_.end() && found->second.front().id == id) {
       if (found->second.front().at.time.ns > now && fetched_order_.size() <= limits_.max_open)
         return;
+      const auto& front = found->second.front();
+      if (front.at.time.ns > now && front.at.time.ns + kPatienceNs > watermark_ &&
+          takers_.contains(front.process))
+        ++stats_.pushed_out;
       found->second.pop_front();
       if (found->second.empty()) fetched_.erase(found);
     }

@@ -18,6 +18,7 @@
 #pragma once
 
 #include <boost/unordered/unordered_flat_map.hpp>
+#include <boost/unordered/unordered_flat_set.hpp>
 #include <cstdint>
 #include <deque>
 #include <list>
@@ -57,6 +58,7 @@ struct MatchLimits {
   std::int64_t settle_ns = 200'000'000;     // how long after a cluster's last row it is settled
   std::size_t max_open = 500'000;           // rows waiting for their other end
 };
+inline constexpr std::int64_t kPatienceNs = 5'000'000'000;
 
 struct MatchStats {
   std::uint64_t sends = 0, arrivals = 0, exact = 0, unique = 0, ambiguous = 0;
@@ -64,6 +66,9 @@ struct MatchStats {
   std::uint64_t system = 0;    // arrivals that no process sent
   std::uint64_t unhashed = 0;  // neither hash nor identity: cannot be matched
   std::uint64_t fell_out = 0;  // of the window or of max_open, before they were matched
+  // Because of max_open alone, before kPatienceNs had passed: contents settled early, and fetches of processes whose takings
+  // are seen that are no longer known. Something may be missing then, or less sure.
+  std::uint64_t pushed_out = 0;
 };
 
 class MessageMatcher {
@@ -134,6 +139,7 @@ class MessageMatcher {
   // Fetches whose taking may come, and in which order they were added.
   ByKey<std::list<Message>> fetched_;
   std::deque<std::pair<Key, EventId>> fetched_order_;
+  boost::unordered_flat_set<ProcessId, std::hash<ProcessId>> takers_;  // at most max_open
   // Where the arrivals of a pair's sends are known, by the sends' order.
   ByKey<std::map<Position, Position>> anchors_;
   std::deque<std::pair<Key, Position>> anchor_order_;

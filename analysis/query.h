@@ -22,6 +22,10 @@
 #include "store/trace_ids.h"
 #include "store/view.h"
 
+namespace scope::store {
+class EdgeStore;
+}
+
 namespace scope::analysis {
 
 // ---- time -----------------------------------------------------------------------------------------------------------
@@ -201,7 +205,8 @@ struct Context {
   std::shared_ptr<const store::View> view;
   ClusterTime now;
   Budget budget;
-  std::shared_ptr<const Coverage> coverage;  // may be null
+  std::shared_ptr<const Coverage> coverage;            // may be null
+  std::shared_ptr<const store::EdgeStore> edges = {};  // kept edges (kept_edges.h); may be null
 };
 
 }  // namespace scope::analysis

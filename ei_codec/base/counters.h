@@ -62,7 +62,10 @@ namespace scope {
   X(commits, info, "commits")                                                                    \
   X(commit_failures, error, "commits that failed; they are tried again")                         \
   X(corrupt_blocks, data_loss, "readings of blocks whose bytes are damaged")                     \
-  X(corrupt_indexes, error, "readings of indexes whose bytes are damaged; blocks are read instead")
+  X(corrupt_indexes, error, "readings of indexes whose bytes are damaged; blocks are read instead") \
+  X(corrupt_edges, error, "readings of kept edges whose bytes are damaged; matched again instead") \
+  X(edges_not_kept, error, "times that deriving edges failed: the disk is full, or their file is") \
+  X(edges_derived, info, "edges of messages that were derived and kept")
 // clang-format on
 
 enum class Counter : std::size_t {
