@@ -197,7 +197,7 @@ Result<std::optional<std::int64_t>> EdgeBuilder::choose(const Context& context,
   std::vector<std::int64_t> gone;
   for (const auto& [slice, state] : states_) {
     const auto at = all.find(slice);
-    if (at == all.end() || at->second.blocks == 0) gone.push_back(slice);
+    if (at == all.end() || (at->second.blocks == 0 && !at->second.tail)) gone.push_back(slice);
   }
   for (const auto slice : gone) RETURN_IF_ERROR(forget(slice));
 
@@ -208,13 +208,13 @@ Result<std::optional<std::int64_t>> EdgeBuilder::choose(const Context& context,
     if (slice < floor_ || (window.blocks == 0 && !window.tail)) continue;
     const auto state = states_.find(slice);
     const bool there = state != states_.end() && state->second.units == window.units;
-    if (there && !window.tail) {
+    if (there) {
       ++progress_.kept;
       newest = slice;
       continue;
     }
     if (!missing) missing = slice;
-    if (window.tail || slice_start(slice + 1).ns + kEdgeAfterNs > settled.ns) {
+    if (!limits_.alone && (window.tail || slice_start(slice + 1).ns + kEdgeAfterNs > settled.ns)) {
       ++progress_.waiting;
     } else {
       ++progress_.ready;

@@ -48,11 +48,11 @@ bool overlaps(const Span& span, std::int64_t slice, const store::SliceState* sta
 }
 
 void add(Window& window, const store::Unit& unit) {
+  window.units += fingerprint(unit);
   if (unit.tail) {
     window.tail = true;
   } else {
     ++window.blocks;
-    window.units += fingerprint(unit);
     window.partition = unit.partition;
   }
 }

@@ -8,8 +8,9 @@
 //          whatever is learnt of clocks later. Windows are these ends moved by kEdgeBeforeNs and kEdgeAfterNs of raw time.
 // Valid    A slice keeps a sum over the blocks that overlapped its window. Blocks never change, so the sum is the same as long
 //          as the window's rows are. A block that came late, was dropped by retention, moved to an archive or taken in
-//          from one changes it: the slice is then `stale`, not used, and derived again. Rows of the tail in the window make
-//          it stale, too: slices are derived from blocks only.
+//          from one changes it: the slice is then `stale`, not used, and derived again. Batches of the tail are summed up as
+//          blocks are; a slice that has some is derived only where no daemon is (their numbers are certain once they are on
+//          disk), and once more when they are in blocks.
 // Thread   Pure.
 #pragma once
 
@@ -37,8 +38,8 @@ inline constexpr std::uint32_t kEdgeTypes = codec::bit(codec::EventType::message
 
 struct Window {
   std::uint32_t blocks = 0;
-  std::uint64_t units = 0;  // the sum over these
   bool tail = false;
+  std::uint64_t units = 0;      // the sum over both
   std::uint32_t partition = 0;  // of its last block
 };
 

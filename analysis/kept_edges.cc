@@ -77,8 +77,7 @@ std::vector<KeptAnswer> KeptEdges::answer(std::span<const AskedEvent> events, bo
     const bool any = window != now.end() && (window->second.blocks > 0 || window->second.tail);
     empty[slice] = !any;
     if (state == nullptr) continue;
-    if (any && !window->second.tail && window->second.units == state->units && !state->crowded)
-      continue;
+    if (any && window->second.units == state->units && !state->crowded) continue;
     kept.erase(slice);
   }
 

@@ -18,6 +18,7 @@
 #include "cnode/dist/tls.h"
 #include "cnode/otp/otp.h"
 #include "cnode/redaction.h"
+#include "cnode/service/edge_deriver.h"
 #include "cnode/service/service.h"
 #include "cnode/subscriptions.h"
 #include "cnode/version.h"
@@ -136,6 +137,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     otp_.reset();
     if (service_) service_->stop();
     subscriptions_.reset();
+    if (edges_) edges_->stop();
     clock_refiner_.reset();
     if (audit_) audit_->close();
     if (store_) store_->close();
@@ -190,6 +192,14 @@ class Daemon : public Process, public Controls, public store::StoreListener {
     service.version = kVersion;
     service.node = node_->name();
     audit_ = std::make_unique<Audit>(io_, *store_, *this, counters_);
+    // Without them messages are matched when they are asked for.
+    if (auto edges = EdgeDeriver::open(*store_, config_.db, counters_)) {
+      edges_ = *std::move(edges);
+      edges_->start();
+      service.edges = edges_;
+    } else {
+      spdlog::warn("edges of messages are not kept: {}", to_string(edges.error()));
+    }
     service_ = std::make_unique<Service>(*store_, *audit_, service);
     CO_ASSIGN_OR_RETURN(pid_, node_->register_process("elixir_scope", this));
     subscriptions_ = std::make_unique<Subscriptions>(io_, *node_, *store_, *service_, pid_);
@@ -432,6 +442,7 @@ class Daemon : public Process, public Controls, public store::StoreListener {
   std::unique_ptr<Service> service_;
   std::unique_ptr<Subscriptions> subscriptions_;
   std::unique_ptr<ClockRefiner> clock_refiner_;
+  std::shared_ptr<EdgeDeriver> edges_;
   std::unique_ptr<Agents> agents_;
   std::unique_ptr<Otp> otp_;
   Pid pid_;

@@ -214,6 +214,16 @@ std::string render_status(const TermView& value, const Screen& screen) {
       out += fmt::format(", from {} to {}", when(*store, "oldest", ""), when(*store, "newest", ""));
     }
     out += '\n';
+    const auto edges = get(*store, "edges");
+    if (edges && get_integer(*edges, "until")) {
+      out += fmt::format("edges of messages: kept up to {}, {}", when(*edges, "until", ""),
+                         format_bytes(static_cast<std::uint64_t>(
+                             std::max<std::int64_t>(0, get_integer(*edges, "bytes").value_or(0)))));
+      out += '\n';
+    }
+    if (edges && !get_text(*edges, "trouble").empty())
+      out += fmt::format("{}: edges of messages: {}\n", paint(Paint::red, "trouble", screen.out),
+                         printable(get_text(*edges, "trouble")));
   }
   Table nodes({{"node"},
                {"state"},

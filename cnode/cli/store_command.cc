@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <utility>
 
 #include "cnode/cli/answer.h"
 #include "cnode/cli/command.h"
@@ -13,6 +14,7 @@
 #include "cnode/config.h"
 #include "cnode/service/store_request.h"
 #include "store/maintenance.h"
+#include "store/trace_store.h"
 
 namespace scope::node::cli {
 namespace {
@@ -46,6 +48,7 @@ class StoreCommand : public Command {
            "store archive /backup/scope --until '7d ago'    move older partitions there\n"
            "store attach /backup/scope                      and have them beside live data again\n"
            "store detach /backup/scope\n"
+           "store rebuild\n"
            "store protect --since '2h ago' --until '1h ago' retention leaves that alone\n"
            "store protect --off";
   }
@@ -62,6 +65,7 @@ class StoreCommand : public Command {
     };
     verb("info", "its partitions: size, time, what is protected or attached");
     verb("verify", "read and check every block, index and batch");
+    verb("rebuild", "derive again what is kept beside the events: where each message arrived");
     auto* archive = verb("archive", "move closed partitions to another folder");
     archive->add_option("to", folder_, "the folder, made if absent")->required();
     archive->add_option("--until", until_, "those that ended at or before this time (default now)");
@@ -95,8 +99,12 @@ class StoreCommand : public Command {
       auto folder = StoreFolder::open(db);
       if (folder) {
         TermBuilder value;
-        const store::Progress progress{[&](std::uint32_t n) { remark(screen, n); }, nullptr};
-        const auto done = run_store_verb(*folder, asked, progress, value);
+        std::uint32_t last = 0;
+        const store::Progress progress{[&](std::uint32_t n) {
+                                         if (std::exchange(last, n) != n) remark(screen, n);
+                                       },
+                                       nullptr};
+        const auto done = run_here(*std::move(folder), db, asked, progress, value);
         return done ? answer(*codec::view(value.bytes()), screen) : trouble(done.error(), screen);
       }
       const bool absent = folder.error().code == Code::bad_value;
@@ -113,6 +121,7 @@ class StoreCommand : public Command {
     StoreVerb out;
     out.kind = verb_ == "info"      ? info
                : verb_ == "verify"  ? verify
+               : verb_ == "rebuild" ? rebuild
                : verb_ == "archive" ? archive
                : verb_ == "attach"  ? attach
                : verb_ == "detach"  ? detach
@@ -124,6 +133,32 @@ class StoreCommand : public Command {
     out.keep = !off_;
     out.budget = budget_mb_ << 20;
     return out;
+  }
+  // In a folder that no daemon has.
+  static Status run_here(StoreFolder folder, const std::string& db, const StoreVerb& asked,
+                         const store::Progress& progress, TermBuilder& out) {
+    std::shared_ptr<store::EdgeStore> edges;
+    if (asked.kind != StoreVerb::Kind::rebuild) {
+      // Made by the daemon; to look changes nothing.
+      std::error_code error;
+      if (std::filesystem::exists(store::EdgeStore::path_of(db), error)) {
+        ASSIGN_OR_RETURN(const auto manifest, folder.manifest());
+        auto opened =
+            store::EdgeStore::open(db, manifest.store_id, analysis::kEdgeRules, true, nullptr);
+        if (opened) edges = *std::move(opened);
+      }
+      return run_store_verb(folder, {edges.get(), nullptr}, asked, progress, out);
+    }
+    // Deriving reads as the daemon does, so the store is opened as by it, which takes the folder's lock anew.
+    {
+      const StoreFolder closed = std::move(folder);
+    }
+    store::StoreOptions options;
+    options.path = db;
+    ASSIGN_OR_RETURN(const auto opened, store::TraceStore::open(options, nullptr));
+    ASSIGN_OR_RETURN(const auto deriver, EdgeDeriver::open(*opened, db, nullptr, {.alone = true}));
+    return run_store_verb(opened->upkeep(), {deriver->kept().get(), deriver.get()}, asked, progress,
+                          out);
   }
   std::string command() const { return fmt::format("scope store {}", verb_); }
   int trouble(const Error& error, const Screen& screen) const {
@@ -195,11 +230,22 @@ class StoreCommand : public Command {
     if (screen.json) {
       screen.print_json(value);
     } else {
-      screen.print(verb_ == "info"     ? render_info(value, screen)
-                   : verb_ == "verify" ? render_report(value, screen)
-                                       : render_done(value));
+      screen.print(verb_ == "info"      ? render_info(value, screen)
+                   : verb_ == "verify"  ? render_report(value, screen)
+                   : verb_ == "rebuild" ? render_rebuilt(value)
+                                        : render_done(value));
     }
     return bad ? kExitError : kExitOk;
+  }
+
+  static std::string render_rebuilt(const TermView& value) {
+    auto out =
+        fmt::format("derived again: {} edges of messages, {}\n",
+                    format_count(number(value, "edges")), format_bytes(number(value, "bytes")));
+    if (const auto until = get_integer(value, "until"))
+      out += fmt::format("kept up to {}; what is younger is matched when it is asked for\n",
+                         format_time(*until));
+    return out;
   }
 
   std::string render_done(const TermView& value) const {
@@ -239,7 +285,17 @@ class StoreCommand : public Command {
     return table.render(screen.out) +
            fmt::format("store {:016x}: {}, {} events in blocks, {} agents recorded\n",
                        number(value, "store_id"), format_bytes(bytes), format_count(rows),
-                       get_list(value, "agents").size());
+                       get_list(value, "agents").size()) +
+           render_edges(get(value, "edges"));
+  }
+
+  static std::string render_edges(const std::optional<TermView>& edges) {
+    if (!edges) return {};
+    auto out = fmt::format("edges of messages: {}, {} edges", format_bytes(number(*edges, "bytes")),
+                           format_count(number(*edges, "edges")));
+    if (number(*edges, "slices") > 0)
+      out += fmt::format(", up to {}", format_time(get_integer(*edges, "until").value_or(0)));
+    return out + "\n";
   }
 
   static std::string render_report(const TermView& value, const Screen& screen) {
@@ -256,7 +312,18 @@ class StoreCommand : public Command {
                             : paint(Paint::red, fmt::format("{} damaged", damaged), screen.out),
                format_count(number(value, "events")), format_count(number(value, "blocks")),
                number(value, "partitions"), format_count(number(value, "indexes")),
-               format_count(number(value, "batches")));
+               format_count(number(value, "batches"))) +
+           render_checked(value);
+  }
+
+  static std::string render_checked(const TermView& value) {
+    if (!get(value, "edges")) return {};
+    const auto damaged = number(value, "edges_damaged");
+    return fmt::format("{} edges of messages{}\n", format_count(number(value, "edges")),
+                       damaged == 0 ? ""
+                                    : fmt::format("; {} minutes of them are damaged and not used: "
+                                                  "scope store rebuild",
+                                                  damaged));
   }
 
   static inline const std::string kDb = Config{}.db;

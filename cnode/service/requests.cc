@@ -324,6 +324,30 @@ Result<const RequestDef*> find_request(const TermView& request) {
               printed(request));
 }
 
+namespace {
+
+// Up to when edges of messages are kept, and what that costs.
+void write_edges(TermBuilder& out, const EdgeStatus& s, ClusterTime now) {
+  MapWriter map;
+  if (s.progress.until) {
+    map.key("until").integer(s.progress.until->ns);
+    map.key("behind_ms").integer((now.ns - s.progress.until->ns) / 1'000'000);
+  } else {
+    map.key("until").atom("none");
+  }
+  map.key("slices").unsigned_integer(s.progress.kept);
+  map.key("ready").unsigned_integer(s.progress.ready);
+  map.key("waiting").unsigned_integer(s.progress.waiting);
+  map.key("bytes").unsigned_integer(s.bytes);
+  map.key("rows").unsigned_integer(s.rows);
+  map.key("edges").unsigned_integer(s.edges);
+  map.key("cpu_ms").integer(s.cpu_ns / 1'000'000);
+  if (!s.trouble.empty()) map.key("trouble").binary(std::string_view(s.trouble));
+  map.write(out);
+}
+
+}  // namespace
+
 void write_status(TermBuilder& out, const StatusInfo& info, store::TraceStore& store,
                   const ServiceOptions& options) {
   const auto view = store.snapshot();
@@ -393,6 +417,7 @@ void write_status(TermBuilder& out, const StatusInfo& info, store::TraceStore& s
     }
   }
   MapWriter kept;
+  if (options.edges) write_edges(kept.key("edges"), options.edges->status(), now);
   kept.key("events").unsigned_integer(stats.events_stored);
   kept.key("bytes").unsigned_integer(stats.bytes_on_disk);
   oldest ? void(kept.key("oldest").integer(*oldest)) : void(kept.key("oldest").atom("none"));

@@ -37,6 +37,8 @@
 
 namespace scope::node {
 
+class EdgeDeriver;
+
 // How the nodes of command lines are called: scope_cli_<os pid>_<random>@host.
 inline constexpr std::string_view kCommandLinePrefix = "scope_cli_";
 
@@ -148,6 +150,7 @@ struct ServiceOptions {
   std::string version;  // of the daemon, for hello and status
   std::string node;     // our own name
   std::vector<Profile> profiles = builtin_profiles();
+  std::shared_ptr<EdgeDeriver> edges = {};  // null: edges are not kept, messages are matched anew
 };
 
 struct Request {

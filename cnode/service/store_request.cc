@@ -32,7 +32,31 @@ std::string state_of(const store::PartitionReport& r) {
   return out;
 }
 
-Status write_info(const store::Upkeep& upkeep, TermBuilder& out) {
+// nullopt for what was not looked at: neither how many edges nor whether they can be read.
+void write_edges(TermBuilder& out, const store::EdgeReport& r) {
+  MapWriter map;
+  map.key("slices").unsigned_integer(r.slices);
+  map.key("bytes").unsigned_integer(r.bytes);
+  map.key("edges").unsigned_integer(r.edges);
+  map.key("from").integer(analysis::slice_start(r.first).ns);
+  map.key("until").integer(analysis::slice_start(r.slices == 0 ? r.first : r.last + 1).ns);
+  map.write(out);
+}
+
+// From the slices' states alone.
+Result<store::EdgeReport> summary(const store::EdgeStore& edges) {
+  store::EdgeReport out;
+  out.bytes = edges.bytes();
+  ASSIGN_OR_RETURN(const auto states, edges.states());
+  for (const auto& s : states) {
+    if (out.slices++ == 0) out.first = s.slice;
+    out.last = s.slice;
+    out.edges += s.edges;
+  }
+  return out;
+}
+
+Status write_info(const store::Upkeep& upkeep, const Derived& derived, TermBuilder& out) {
   ASSIGN_OR_RETURN(const auto manifest, upkeep.manifest());
   ASSIGN_OR_RETURN(const auto all, upkeep.info());
   MapWriter map;
@@ -70,11 +94,17 @@ Status write_info(const store::Upkeep& upkeep, TermBuilder& out) {
     item.write(agents.list_cons());
   }
   agents.nil();
+  if (derived.edges != nullptr) {
+    ASSIGN_OR_RETURN(const auto edges, summary(*derived.edges));
+    write_edges(map.key("edges"), edges);
+  }
   map.write(out);
   return {};
 }
 
-void write_report(const store::VerifyReport& r, TermBuilder& out) {
+// Edges that are damaged are no loss: they are derived again.
+void write_report(const store::VerifyReport& r, const std::optional<store::EdgeReport>& edges,
+                  TermBuilder& out) {
   MapWriter map;
   map.key("done").boolean(true);
   map.key("partitions").unsigned_integer(r.partitions);
@@ -83,6 +113,10 @@ void write_report(const store::VerifyReport& r, TermBuilder& out) {
   map.key("indexes").unsigned_integer(r.indexes);
   map.key("batches").unsigned_integer(r.hot_batches);
   map.key("damaged").unsigned_integer(r.damaged);
+  if (edges) {
+    map.key("edges").unsigned_integer(edges->edges);
+    map.key("edges_damaged").unsigned_integer(edges->damaged);
+  }
   auto& found = map.key("found");
   for (const auto& d : r.damages) {
     MapWriter item;
@@ -94,6 +128,23 @@ void write_report(const store::VerifyReport& r, TermBuilder& out) {
   map.write(out);
 }
 
+Status write_rebuilt(const EdgesRebuilt& r, TermBuilder& out) {
+  MapWriter map;
+  map.key("done").boolean(true);
+  map.key("slices").unsigned_integer(r.slices);
+  map.key("rows").unsigned_integer(r.rows);
+  map.key("edges").unsigned_integer(r.edges);
+  map.key("bytes").unsigned_integer(r.bytes);
+  map.key("waiting").unsigned_integer(r.progress.waiting);
+  if (r.progress.until) {
+    map.key("until").integer(r.progress.until->ns);
+  } else {
+    unknown(map.key("until"));
+  }
+  map.write(out);
+  return {};
+}
+
 }  // namespace
 
 Result<StoreVerb> read_store_verb(const TermView& verb, ClusterTime now) {
@@ -103,8 +154,8 @@ Result<StoreVerb> read_store_verb(const TermView& verb, ClusterTime now) {
   const auto name = (tuple ? verb.element(0) : verb).atom().value_or("");
   const auto size = tuple ? *verb.arity() : 1;
   if (name == "info" && size == 1) return out;
-  if (name == "verify" && size == 1) {
-    out.kind = verify;
+  if ((name == "verify" || name == "rebuild") && size == 1) {
+    out.kind = name == "verify" ? verify : rebuild;
   } else if (name == "archive" && size == 3) {
     out.kind = archive;
     ASSIGN_OR_RETURN(out.folder, read_folder(verb.element(1)));
@@ -124,9 +175,10 @@ Result<StoreVerb> read_store_verb(const TermView& verb, ClusterTime now) {
       out.budget = static_cast<std::uint64_t>(bytes);
     }
   } else {
-    return bad_value("store", verb,
-                     "must be info, verify, {archive, Folder, Until}, {attach, Folder}, {detach, "
-                     "Folder}, {protect, Since, Until} or {unprotect, Since, Until}");
+    return bad_value(
+        "store", verb,
+        "must be info, verify, rebuild, {archive, Folder, Until}, {attach, Folder}, {detach, "
+        "Folder}, {protect, Since, Until} or {unprotect, Since, Until}");
   }
   return out;
 }
@@ -139,7 +191,8 @@ void write_store_verb(TermBuilder& out, const StoreVerb& verb) {
       out.atom("info");
       return;
     case verify:
-      out.atom("verify");
+    case rebuild:
+      out.atom(verb.kind == verify ? "verify" : "rebuild");
       return;
     case archive:
       out.tuple(3).atom("archive").binary(std::string_view(verb.folder)).integer(verb.until.ns);
@@ -156,14 +209,25 @@ void write_store_verb(TermBuilder& out, const StoreVerb& verb) {
   }
 }
 
-Status run_store_verb(store::Upkeep& upkeep, const StoreVerb& verb, const store::Progress& progress,
-                      TermBuilder& out) {
+Status run_store_verb(store::Upkeep& upkeep, const Derived& derived, const StoreVerb& verb,
+                      const store::Progress& progress, TermBuilder& out) {
   using enum StoreVerb::Kind;
-  if (verb.kind == info) return write_info(upkeep, out);
+  if (verb.kind == info) return write_info(upkeep, derived, out);
   if (verb.kind == verify) {
     ASSIGN_OR_RETURN(const auto report, upkeep.verify(progress));
-    write_report(report, out);
+    std::optional<store::EdgeReport> edges;
+    if (derived.edges != nullptr) {
+      ASSIGN_OR_RETURN(edges, derived.edges->check());
+    }
+    write_report(report, edges, out);
     return {};
+  }
+  if (verb.kind == rebuild) {
+    if (derived.deriver == nullptr)
+      return fail(Code::not_available, "edges of messages are not kept here; status says why",
+                  "store");
+    ASSIGN_OR_RETURN(const auto report, derived.deriver->rebuild(progress));
+    return write_rebuilt(report, out);
   }
   const auto done = verb.kind == archive  ? upkeep.archive(verb.until, verb.folder, progress)
                     : verb.kind == attach ? upkeep.attach(verb.folder)
@@ -180,8 +244,13 @@ Status run_store_verb(store::Upkeep& upkeep, const StoreVerb& verb, const store:
   return {};
 }
 
+Derived StoreJobs::derived() const {
+  if (!deriver_) return {};
+  return {deriver_->kept().get(), deriver_.get()};
+}
+
 Status StoreJobs::run(const StoreVerb& verb, Clock::time_point deadline, TermBuilder& out) {
-  if (!verb.is_long()) return run_store_verb(upkeep_, verb, {}, out);
+  if (!verb.is_long()) return run_store_verb(upkeep_, derived(), verb, {}, out);
   TermBuilder request;
   write_store_verb(request, verb);
   const std::string key(reinterpret_cast<const char*>(request.bytes().data()), request.size());
@@ -189,8 +258,8 @@ Status StoreJobs::run(const StoreVerb& verb, Clock::time_point deadline, TermBui
   if (stop_) return fail(Code::closed, "the daemon is stopping");
   if (done_ && (key != running_ || Clock::now() > done_at_ + kKeepResult)) running_.clear();
   if (!running_.empty() && key != running_)
-    return fail(Code::busy, "the store is being verified or archived already; wait for that",
-                "store");
+    return fail(Code::busy,
+                "the store is being verified, archived or rebuilt already; wait for that", "store");
   if (running_.empty()) {
     if (thread_.joinable()) thread_.join();  // it is done
     running_ = key;
@@ -201,7 +270,7 @@ Status StoreJobs::run(const StoreVerb& verb, Clock::time_point deadline, TermBui
       const store::Progress progress{[this](std::uint32_t n) { partition_ = n; }, &stop_};
       Status result;
       try {
-        result = run_store_verb(upkeep_, verb, progress, value);
+        result = run_store_verb(upkeep_, derived(), verb, progress, value);
       } catch (const std::exception& e) {
         result = fail(Code::internal, e.what());
       }
