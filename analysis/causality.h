@@ -79,7 +79,7 @@ struct Span {
   std::string module;                    // the behaviour or function's module
   std::string error;                     // empty: none
   std::string token;                     // the label of the token that its message had; empty: none
-  std::optional<store::TraceContext> context;  // of a traceparent in the message that began it
+  std::optional<store::TraceContext> context;  // in the message that began it, or a call in it
   std::optional<Differs> differs;              // what would be inferred without, if it is another
   std::vector<EventId> events;                 // cause, start, reply: where they were recorded
   bool waits =

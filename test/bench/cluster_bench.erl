@@ -229,7 +229,7 @@ trace(Config) ->
     {ShopA, ShopD, Visits, ShopLabels} = scope_shop:record(Config, 40, Each div 12),
     Shop = scope_shop:compare(ShopA, ShopD, Visits, ShopLabels),
     [io:format(standard_error, "the shop's request ~p~n", [X])
-     || X <- lists:sublist([X || X = {_, ByNumber, ByLabel} <- Shop, ByNumber =/= same orelse ByLabel =/= same], 5)],
+     || X <- lists:sublist([X || X = {_, Number, Label} <- Shop, Number =/= same orelse Label =/= same], 5)],
     Share = fun(Good, Of) -> length(Good) / length(Of) end,
     print(#{tree_agreement => Share([N || {N, T} <- Trees, T =:= ByLabel(N)], Numbers),
             tree_agreement_by_numbers => Share([N || {N, T} <- Trees, T =:= ByNumber(N)], Numbers),
