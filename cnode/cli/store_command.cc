@@ -139,7 +139,7 @@ class StoreCommand : public Command {
                          const store::Progress& progress, TermBuilder& out) {
     std::shared_ptr<store::EdgeStore> edges;
     if (asked.kind != StoreVerb::Kind::rebuild) {
-      // Made by the daemon; to look changes nothing.
+      // Made by the daemon. What cannot be read of it is begun anew, as the daemon would.
       std::error_code error;
       if (std::filesystem::exists(store::EdgeStore::path_of(db), error)) {
         ASSIGN_OR_RETURN(const auto manifest, folder.manifest());

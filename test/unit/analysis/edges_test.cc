@@ -6,6 +6,9 @@
 // in which bytes were changed.
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <cstdlib>
+#include <fstream>
 #include <map>
 #include <random>
 
@@ -349,6 +352,76 @@ TEST(KeptEdges, ABlockThatCameAfterwardsIsNotPassedOver) {
   EXPECT_EQ(rig.compare(all, now).sends, 0u) << "all is stale";
   EXPECT_GT(rig.derive(), 3);
   EXPECT_GT(rig.compare(all, now).sends, 500u);
+}
+
+TEST(KeptEdges, AnInterruptedSliceIsAbsentAndDerivedAgain) {
+  Rig rig;
+  Traffic traffic(rig.world, 12, 8);
+  rig.deliver(traffic, false);
+  rig.derive();
+  const auto right = rig.contents();
+  ASSERT_TRUE(rig.builder->clear());
+  std::atomic<bool> stop = false;
+  std::int64_t left = 0;
+  rig.builder = std::make_unique<EdgeBuilder>(
+      *rig.edges, [&] { stop = --left < 0; }, EdgeLimits{.part_edges = 50});
+  int interrupted = 0;
+  for (int round = 0; round < 40; ++round) {
+    auto now = rig.context();
+    now.budget.stop = &stop;
+    stop = false;
+    left = traffic.pick(4);
+    interrupted += !rig.builder->step(now);
+    if (round % 4 == 0) rig.compare(Reference(now), now);
+  }
+  EXPECT_GT(interrupted, 5);
+  rig.open();
+  rig.derive();
+  auto now = rig.context();
+  EXPECT_GT(rig.compare(Reference(now), now).sends, 1'000u);
+  // The parts that were written by others' limits are as long as those.
+  ASSERT_TRUE(rig.builder->clear());
+  rig.derive();
+  now.edges.reset();
+  EXPECT_EQ(rig.contents(), right);
+}
+
+TEST(KeptEdges, AFileThatIsOfAnotherStoreOrCannotBeOpenedIsBegunAnew) {
+  Rig rig;
+  Traffic traffic(rig.world, 11, 4);
+  rig.deliver(traffic, false);
+  const auto path = EdgeStore::path_of(rig.folder.path());
+  const auto counters = std::make_shared<Counters>();
+  const auto reopened = [&](std::uint64_t id) {
+    rig.builder.reset();
+    rig.edges.reset();
+    auto opened = EdgeStore::open(rig.folder.path(), id, kEdgeRules, false, counters);
+    EXPECT_TRUE(opened);
+    rig.edges = *std::move(opened);
+    rig.builder = std::make_unique<EdgeBuilder>(*rig.edges);
+    return rig.edges->states()->size();
+  };
+  EXPECT_GT(rig.derive(), 3);
+  EXPECT_GT(reopened(1), 3u);
+  EXPECT_EQ(reopened(2), 0u);
+  EXPECT_GT(rig.derive(), 3);
+  EXPECT_GT(reopened(2), 3u);
+  EXPECT_EQ(counters->get(Counter::corrupt_edges), 0u);
+  for (const std::size_t size : {std::size_t{0}, std::size_t{100}, std::size_t{3 * 4096}}) {
+    rig.builder.reset();
+    rig.edges.reset();
+    std::filesystem::resize_file(path, size);
+    EXPECT_EQ(reopened(2), 0u) << size;
+    EXPECT_GT(rig.derive(), 3);
+  }
+  rig.builder.reset();
+  rig.edges.reset();
+  {
+    std::ofstream(path, std::ios::binary) << std::string(100'000, 'x');
+  }
+  EXPECT_EQ(reopened(2), 0u);
+  EXPECT_GE(counters->get(Counter::corrupt_edges), 2u);
+  EXPECT_GT(rig.derive(), 3);
 }
 
 TEST(KeptEdges, AMessageFlowIsThatOfTheWholeAndStaysSoInADamagedFile) {
