@@ -155,7 +155,7 @@ struct Recorded {
     return o;
   }();
   Service service{*world.store, daemon, options};
-  StoreJobs jobs{world.store->upkeep()};
+  StoreJobs jobs{world.store->upkeep(), nullptr};
 };
 
 void judge(codec::Bytes answer) {
