@@ -34,7 +34,10 @@ class Parts final : public MatchSink {
   void matched(const Message& send, const Message& arrival, Matched how,
                std::uint32_t candidates) override {
     const auto* cut = state_.cut(send.id.process.incarnation);
-    if (cut == nullptr || send.id.time < cut->from || send.id.time >= cut->until) return;
+    if (cut == nullptr || send.id.time < cut->from || send.id.time >= cut->until) {
+      takes_.erase(arrival.id);
+      return;
+    }
     store::MessageEdge edge{send.id, arrival.id, arrival.type == codec::EventType::message_take,
                             static_cast<std::uint8_t>(how), candidates};
     if (!edge.arrival_is_take) {

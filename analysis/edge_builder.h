@@ -36,9 +36,9 @@ struct EdgeProgress {
 
 struct EdgeLimits {
   std::size_t part_edges = store::kPartEdges;  // at most that
-  std::size_t max_open = 100'000;              // of the matcher
+  std::size_t max_open = 40'000;               // of the matcher
   // Takings whose fetch is not matched yet; fetches whose taking may come.
-  std::size_t max_takes = 100'000;
+  std::size_t max_takes = 30'000;
   bool alone = false;  // no daemon records: nothing is waited for, the tail is on disk
 };
 

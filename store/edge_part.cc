@@ -72,18 +72,19 @@ struct Chain {
 };
 
 void put_process(ByteWriter& out, const ProcessId& p, const ProcessId& before) {
-  out.varint(zigzag(std::int64_t{p.incarnation} - before.incarnation));
-  out.varint(zigzag(std::int64_t{p.id} - before.id));
-  out.varint(zigzag(std::int64_t{p.serial} - before.serial));
+  const bool more = p.incarnation != before.incarnation || p.serial != before.serial;
+  out.varint(zigzag(std::int64_t{p.id} - before.id) << 1 | (more ? 1 : 0));
+  if (!more) return;
+  out.varint(p.incarnation);
+  out.varint(p.serial);
 }
 ProcessId get_process(ByteReader& in, const ProcessId& before) {
-  const auto next = [&in](std::uint32_t v) {
-    return low(static_cast<std::uint64_t>(plus(v, unzigzag(in.varint()))));
-  };
-  ProcessId p;
-  p.incarnation = next(before.incarnation);
-  p.id = next(before.id);
-  p.serial = next(before.serial);
+  ProcessId p = before;
+  const auto id = in.varint();
+  p.id = low(static_cast<std::uint64_t>(plus(before.id, unzigzag(id >> 1))));
+  if ((id & 1) == 0) return p;
+  p.incarnation = low(in.varint());
+  p.serial = low(in.varint());
   return p;
 }
 

@@ -13,7 +13,8 @@
 //   edge      = flags:1 [sender] [receiver] sent arrived [taken] [ordinals] [candidates]        varints, signed ones zigzag
 //   flags     = bits 0-1: how (exact, unique, ambiguous); 2: another sender than the edge's before; 3: another receiver;
 //               4: the arrival is a taking, its fetch was not recorded; 5: taken; 6: ordinals that are not all 0; 7: candidates
-//   sender, receiver = incarnation id serial, each less that of the edge before (of a page's first: less 0)
+//   sender, receiver = id [incarnation serial]; the id: zigzag of what it is more than that of the edge before (0 before the
+//               page's first), times 2; odd: incarnation or serial are others than there and follow
 //   sent      = time less that of the edge before
 //   arrived   = arrival's time - time of sending, less the same of the last edge to that incarnation in this page: raw
 //               clocks of two nodes are far apart, but always by about the same
