@@ -1,11 +1,15 @@
 #include "cnode/service/edge_deriver.h"
 
+#include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <utility>
 
 namespace scope::node {
 namespace {
+
+constexpr int kNice = 10;
 
 std::int64_t thread_cpu_ns() {
   timespec t{};
@@ -94,6 +98,8 @@ Result<analysis::EdgeStep> EdgeDeriver::step() {
 }
 
 void EdgeDeriver::run() {
+  // Of this thread alone (setpriority(2), C library/kernel differences). If it may not, the share still holds.
+  ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kNice);
   while (!stopping_) {
     bool more = false;
     {

@@ -1,7 +1,7 @@
 // EdgeDeriver: keeps edges of messages derived behind the writer (analysis/edge_builder.h), in the store's folder.
 //
 // What   A thread of its own looks every kPeriod what is complete and derives it, oldest first. It takes at most `share` of one
-//        core: under more load it falls behind, and status() says up to when edges are kept. The writer never waits for it; its
+//        core, and only what others leave (nice): under more load it falls behind, and status() says up to when edges are kept. The writer never waits for it; its
 //        only transactions on partitions are those of any reader.
 //        rebuild() drops everything and derives it again at full speed, on the caller's thread.
 // Errors A step that fails (disk full, a file that is) is counted (`edges_not_kept`) and tried again.
@@ -38,7 +38,7 @@ struct EdgesRebuilt {
 class EdgeDeriver {
  public:
   static constexpr std::chrono::milliseconds kPeriod{5000};
-  static constexpr double kShare = 0.25;
+  static constexpr double kShare = 0.1;
 
   static Result<std::unique_ptr<EdgeDeriver>> open(store::TraceStore& store,
                                                    const std::string& folder,
