@@ -6,9 +6,10 @@
 %%          this node (scope_probe:costs/2).
 %% Spent    = events of each kind x their costs + bytes x the cost of a byte + what was discarded x its tracee's cost
 %%            + reductions of our other processes x the measured time of a reduction.
-%% Bucket   A tenth of a second's worth of each limit, of the cpu's three quarters: the rest is what our other processes
-%%          take while they step down. It fills with time, events empty it; who finds it dry says so, once.
-%%          So in any time t events take at most limit x (t + 0.1 s), plus what comes until the guard has stepped down.
+%% Bucket   A fifth of a second's worth of each limit. It fills with time, events empty it; who finds it dry says so, once.
+%%          So in any time t at most limit x (t + 0.2 s) is spent, plus what comes until the guard has stepped down.
+%%          The native tracer's holds a tenth of a second's, and pays for events out of three quarters of the cpu's limit: the
+%%          rest is what our other processes take. The Erlang tracer has its queue before the bucket; a smaller one gained nothing.
 %% Ladder   full -> no_args -> fewer -> counters -> off. On `fewer` those that spent most are left out, 32 at most, until the
 %%          budget should pay for the others by how quickly the bucket ran dry; if it does not, the others are a sample
 %%          that follows the rate. Fitted anew up to three times in a row.
@@ -18,7 +19,7 @@
 
 -export([limits/2, narrowest/2, count/1, spent_ns/3, percent/2, bucket/3, native/3, spend/4, bucket_ns/1,
          in_sample/2, new/1, rung/1, factor/1, args/1, fewer/1, left_out/1, still_left_out/2,
-         tracees/1, down/5, up/5, demand/2, blame/3, status/1, reset/1]).
+         tracees/1, down/5, up/5, demand/3, blame/3, status/1, reset/1]).
 -export_type([limits/0, costs/0, bucket/0, ladder/0, rung/0]).
 
 -type limits() :: #{cpu | memory | events | bytes | up_ms | available => number()} | none.
@@ -27,8 +28,9 @@
 
 -define(DEFAULTS, #{cpu => 1.0, memory => 32 bsl 20, events => 50000, bytes => 32 bsl 20, up_ms => 5000, available => 5}).
 -define(TRIES, 3).
--define(BURST_NS, 100000000).   % kBurst in erl/c_src/budget.h
--define(EVENTS, 0.75).          % of the cpu's limit
+-define(BURST_NS, 200000000).
+-define(NATIVE_BURST_NS, 100000000).    % kBurst in erl/c_src/budget.h
+-define(NATIVE_EVENTS, 0.75).           % of the cpu's limit
 -define(AIM, 0.7).              % of the budget, where the share of processes is chosen
 -define(LEAST, 1 / 1024).
 -define(REFITS, 3).
@@ -95,7 +97,7 @@ percent(Ns, OfNs) -> 100 * Ns / (max(1, OfNs) * erlang:system_info(schedulers_on
 -spec bucket(limits(), costs(), float()) -> bucket().
 bucket(none, _, _) -> none;
 bucket(#{cpu := Cpu, events := Events, bytes := Bytes}, Costs, Share) ->
-    Rates = {?EVENTS * Cpu / 100 * erlang:system_info(schedulers_online), Events / 1.0e9, Bytes / 1.0e9},
+    Rates = {Cpu / 100 * erlang:system_info(schedulers_online), Events / 1.0e9, Bytes / 1.0e9},
     #bucket{costs = Costs, rates = Rates, levels = times(Rates, Share * ?BURST_NS), at = erlang:monotonic_time(nanosecond)}.
 
 %% The same for the native tracer (scope_nif:set_budget/1): what each thing costs as time, in ns: so long does the budget
@@ -104,14 +106,14 @@ bucket(#{cpu := Cpu, events := Events, bytes := Bytes}, Costs, Share) ->
           none | {integer(), [non_neg_integer()], non_neg_integer(), non_neg_integer(), non_neg_integer()}.
 native(none, _, _) -> none;
 native(#{cpu := Cpu, events := Events, bytes := Bytes}, Costs, Share) ->
-    PerNs = 100 / (?EVENTS * Cpu * erlang:system_info(schedulers_online)),
+    PerNs = 100 / (?NATIVE_EVENTS * Cpu * erlang:system_info(schedulers_online)),
     Time = fun(Ns) -> min(1 bsl 31, round(max(Ns * PerNs, 1.0e9 / Events))) end,
     {Kinds, Away, Byte, Small} =
         case Costs of
             unknown -> {#{}, 0, 0, 0};
             #{turned_away := A, per_byte := B, small := S} -> {Costs, A, B, S}
         end,
-    {round((1 - Share) * ?BURST_NS), [Time(case Kinds of #{K := {Tracee, Ours}} -> Tracee + Ours; _ -> 0 end) || K <- scope_beat:kinds()],
+    {round((1 - Share) * ?NATIVE_BURST_NS), [Time(case Kinds of #{K := {Tracee, Ours}} -> Tracee + Ours; _ -> 0 end) || K <- scope_beat:kinds()],
      min(1 bsl 31, round(Away * PerNs)), min(1 bsl 31, round(256 * max(Byte * PerNs, 1.0e9 / Bytes))), round(Small)}.
 
 %% The limit that small events reach first.
@@ -194,10 +196,10 @@ tracees(L) -> {factor(L), left_out(L)}.
 args(#l{rung = R}) -> R =:= full.
 
 %% How much of the limit was asked for, when a bucket that was filled to Share so many ns ago is dry now.
--spec demand(float(), integer()) -> float().
-demand(Share, Ns) -> 1 + Share * ?BURST_NS / max(1000, Ns).
+-spec demand(native | erlang, float(), integer()) -> float().
+demand(Capture, Share, Ns) -> 1 + Share * case Capture of native -> ?NATIVE_BURST_NS; _ -> ?BURST_NS end / max(1000, Ns).
 
-%% One down. Useful: whether `no_args` would change anything; Demand: as demand/2 has it, or unknown. Soon after a step up
+%% One down. Useful: whether `no_args` would change anything; Demand: as demand/3 has it, or unknown. Soon after a step up
 %% it is a failed try. Spenders: who spent most, and which part of all.
 -spec down(atom(), boolean(), float() | unknown, [{pid(), float()}], ladder()) -> ladder().
 down(Cause, Useful, Demand, Spenders, L0 = #l{rung = R, raised = Raised, tries = Tries, up_ms = UpMs, factor = F, refits = N}) ->

@@ -161,9 +161,9 @@ step_down(Why, Spenders, Figures, S0 = #s{follow = #follow{}, ctx = Ctx, ladder 
     Rung = scope_budget:rung(Ladder),
     tell_step(stepped_down, maps:get(from, Figures, mono()), #{from => Rung, to => Rung, cause => Why, ended => follow}, S),
     step_down(Why, Spenders, Figures, Left);
-step_down(Why, Spenders, Figures, S = #s{ladder = Ladder, filled = {Share, At}}) ->
+step_down(Why, Spenders, Figures, S = #s{ladder = Ladder, filled = {Share, At}, ctx = #{capture := Capture}}) ->
     Demand = case Figures of
-                 #{from := _, noticed := Dry} -> scope_budget:demand(Share, Dry - At);       % the bucket ran dry
+                 #{from := _, noticed := Dry} -> scope_budget:demand(Capture, Share, Dry - At);       % the bucket ran dry
                  _ -> unknown
              end,
     case scope_budget:rung(Ladder) of
