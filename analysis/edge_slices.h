@@ -48,7 +48,7 @@ using Slices = std::map<std::int64_t, const store::SliceState*>;
 
 // What the view has in the windows of `known`, and if not `only_known` of every other slice, too. A unit of rows that lie
 // over more than a day (a late batch in it, or a clock that was wrong) is added to slices that are known or that others reach.
-inline constexpr std::int64_t kMostSlicesOfUnit = 24 * 60;
+inline constexpr std::int64_t kMostSlicesOfUnit = std::int64_t{24} * 60;
 std::map<std::int64_t, Window> windows(const Context& context, const ClockModel& clock,
                                        const Slices& known, bool only_known);
 

@@ -48,12 +48,12 @@ Result<Profile> read_profile(const std::string& name, const toml::table& table) 
         return fail(Code::bad_value, "must be at least 0.001 and at most 1", field);
       }
     } else if (key == "budget" && node.is_number()) {
-      out.budget_percent = *number;
+      out.budget_percent = number;
       if (!(*number > 0 && *number <= 100)) {
         return fail(Code::bad_value, "must be per cent, over 0 and at most 100", field);
       }
     } else if (key == "args" && node.is_boolean()) {
-      out.args = *flag;
+      out.args = flag;
     } else if (key == "continuous" && node.is_boolean()) {
       out.continuous = *flag;
     } else {
