@@ -213,7 +213,9 @@ flat_out_is_held(Config) ->
          [maps:with([from, to, cause, took_us], St) || St <- Steps], Ladder]),
     assert_eq([no_args, fewer, counters], changes([To || #{to := To} <- Steps])),
     [true = Us < 3000000 || #{took_us := Us} <- Steps],    % 0.3 to 20 ms, up to 290 on a busy machine; judged by events elsewhere
-    true = Ns1 - Ns0 < Allowed * (Seconds + 1) * 1.5,
+    %% With the Erlang tracer each step costs what its queue holds: 25 to 45 ms of spending seen.
+    PerStep = case agent_test:native() of true -> 0; false -> 50000000 end,
+    true = Ns1 - Ns0 < Allowed * (Seconds + 1) * 1.5 + PerStep * length(Steps),
     %% what is only counted is known
     #{{scope_victim, hammered, 1} := PerSecond} = Counters,
     true = PerSecond > 100000,

@@ -120,7 +120,8 @@ struct Traffic {
     std::map<std::pair<std::uint64_t, std::uint64_t>, std::int64_t> pair_time;
     std::map<std::uint64_t, std::multimap<std::int64_t, Event>> inbox;
     std::int64_t now = kBegin;
-    const std::int64_t end = kBegin + kMinutes * 60 * kSec, restart = kBegin + 4 * 60 * kSec;
+    const std::int64_t end = kBegin + kMinutes * 60 * kSec,
+                       restart = kBegin + std::int64_t{240} * kSec;
     for (std::int64_t n = 0; now < end; ++n) {
       now += 1 + pick(2 * kSec / per_second);
       const auto member = [&] {  // of the third node the one that runs now
@@ -407,7 +408,7 @@ TEST(KeptEdges, AFileThatIsOfAnotherStoreOrCannotBeOpenedIsBegunAnew) {
   EXPECT_GT(rig.derive(), 3);
   EXPECT_GT(reopened(2), 3u);
   EXPECT_EQ(counters->get(Counter::corrupt_edges), 0u);
-  for (const std::size_t size : {std::size_t{0}, std::size_t{100}, std::size_t{3 * 4096}}) {
+  for (const std::size_t size : {std::size_t{0}, std::size_t{100}, std::size_t{3} * 4096}) {
     rig.builder.reset();
     rig.edges.reset();
     std::filesystem::resize_file(path, size);
