@@ -202,7 +202,8 @@ dry_bucket_ends_it(Config) ->
     Times = [At || {trace_ts, _, call, {?MODULE, counted, 1}, At} <- d(D, events, [Pid])],
     log("~b made in ~.1f s, ~b pushed, ~b rejected; ~p", [Made, Seconds, Pushed, Rejected, [maps:with([to, cause, took_us], F) || {_, _, F} <- Steps]]),
     true = Made > 10 * Pushed andalso Dropped =:= 0,
-    true = Pushed >= 900 andalso Pushed =< 10000 * (0.1 + Seconds) + 500 * length(Steps) + 1000,
+    %% A tenth of a second, of which two rings may have 10 ms each left.
+    true = Pushed >= 800 andalso Pushed =< 10000 * (0.1 + Seconds) + 500 * length(Steps) + 1000,
     [{Dry, Until, #{cause := events, to := fewer}} | _] = Steps,
     %% Those that follow the first step have flags again; until it was done nobody had.
     assert_eq([], [At - Dry || At <- Times, At > Dry + 20000000, At < Until - 1000000]),
