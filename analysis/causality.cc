@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "analysis/call_context.h"
 #include "analysis/resolve.h"
 #include "ei_codec/term_print.h"
 
@@ -56,52 +57,6 @@ std::string error_of(const TraceRecord& record) {
 
 std::int64_t sum_of_errors(std::int64_t a, std::int64_t b) {
   return a == kUnknownError || b == kUnknownError ? kUnknownError : a + b;
-}
-
-// An unsigned integer of so many bytes, its most significant one first; nullopt: it is none, is larger, or zero.
-template <std::size_t kBytes>
-std::optional<std::array<std::uint8_t, kBytes>> number(const codec::TermView& term) {
-  std::array<std::uint8_t, kBytes> out{};
-  if (const auto big = term.big(); big && !big->negative && big->magnitude.size() <= kBytes) {
-    std::ranges::transform(big->magnitude, out.rbegin(),
-                           [](std::byte b) { return static_cast<std::uint8_t>(b); });
-  } else if (auto small = term.unsigned_integer()) {
-    for (auto b = out.rbegin(); b != out.rend(); ++b, *small >>= 8) {
-      *b = static_cast<std::uint8_t>(*small);
-    }
-  }
-  if (std::ranges::all_of(out, [](std::uint8_t b) { return b == 0; })) return std::nullopt;
-  return out;
-}
-
-// The span of opentelemetry_api: {span_ctx, TraceId, SpanId, ..} (its opentelemetry.hrl), itself or as a value of its contexts,
-// which are maps.
-std::optional<store::TraceContext> span_ctx(const codec::TermView& term, bool inside = false) {
-  if (term.arity().value_or(0) >= 3 && term.element(0).is_atom("span_ctx")) {
-    const auto trace = number<16>(term.element(1));
-    const auto span = number<8>(term.element(2));
-    if (trace && span) return store::TraceContext{*trace, *span};
-  }
-  if (const auto map = term.map(); map && !inside) {
-    for (auto it = *map; !it.done(); it.next()) {
-      if (const auto found = span_ctx(it.value(), true)) return found;
-    }
-  }
-  return std::nullopt;
-}
-
-// What the arguments of a function that is called say. A process's dictionary is not looked into: opentelemetry_api's
-// functions that write its context there have it as an argument (otel_ctx:attach/1, set_value/3; otel_tracer:set_current_span).
-std::optional<store::TraceContext> context_in_call(const TraceRecord& record) {
-  if (record.payload.empty()) return std::nullopt;
-  if (record.mfa.module.starts_with("otel_")) {
-    if (const auto arguments = record.term().list()) {
-      for (auto it = *arguments; !it.done(); it.next()) {
-        if (const auto found = span_ctx(it.item())) return found;
-      }
-    }
-  }
-  return store::first_traceparent(record.payload);
 }
 
 EdgeCertainty certainty_of(Matched how) {

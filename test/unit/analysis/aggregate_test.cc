@@ -446,9 +446,8 @@ TEST(Aggregate, RowsAreScaledByTheRateOfTheirTime) {
   EXPECT_NEAR(now->groups.at(0).measured.count, 2000 + 2300 * 4 + 1700 * 32 + 4000, 100);
 }
 
-// Of two starts with other samples the larger counts, and only for what both make.
-TEST(Aggregate, WhatAStartTakesWholeIsNotScaledByTheSampleOfAnother) {
-  World world([](auto& o) { o.block_rows = 64; });
+// 2,000 fetches and 2,000 states in turns, from 10 to 14 s; half way `gap` is told.
+void fetches_and_states(World& world, const auto& gap) {
   auto& a = world.node("a@h", 1);
   const auto p = a.own(1);
   for (std::int64_t ms = 1; ms <= 4000; ++ms) {
@@ -458,12 +457,18 @@ TEST(Aggregate, WhatAStartTakesWholeIsNotScaledByTheSampleOfAnother) {
     } else {
       a.state(p, int_term(1), at);
     }
-    if (ms == 2000) {
-      a.gap("sampled", -1, 10 * kSecond, 12 * kSecond, 0.25,
-            {{"call", 1.0}, {"receive", 0.25}, {"send", 0.25}});
-    }
+    if (ms == 2000) gap(a);
     if (ms % 100 == 0) world.append(a);
   }
+}
+
+// Of two starts with other samples the larger counts, and only for what both make.
+TEST(Aggregate, WhatAStartTakesWholeIsNotScaledByTheSampleOfAnother) {
+  World world([](auto& o) { o.block_rows = 64; });
+  fetches_and_states(world, [](auto& a) {
+    a.gap("sampled", -1, 10 * kSecond, 12 * kSecond, 0.25,
+          {{"call", 1.0}, {"receive", 0.25}, {"send", 0.25}});
+  });
   auto context = world.context(19 * kSecond);
   auto coverage = std::make_shared<Coverage>();
   coverage->sampled.push_back({"a@h", 0.1});
@@ -485,18 +490,8 @@ TEST(Aggregate, WhatAStartTakesWholeIsNotScaledByTheSampleOfAnother) {
 // Where messages to a part of their receivers are recorded, messages stand for more, and nothing else does.
 TEST(Aggregate, MessagesAreScaledByTheShareOfTheirReceivers) {
   World world([](auto& o) { o.block_rows = 64; });
-  auto& a = world.node("a@h", 1);
-  const auto p = a.own(1);
-  for (std::int64_t ms = 1; ms <= 4000; ++ms) {
-    const std::int64_t at = 10 * kSecond + ms * 1'000'000;
-    if (ms % 2 == 0) {
-      a.fetch(p, int_term(1), at);
-    } else {
-      a.state(p, int_term(1), at);
-    }
-    if (ms == 2000) a.gap("fan_out", -1, 10 * kSecond, 12 * kSecond, 0.25);
-    if (ms % 100 == 0) world.append(a);
-  }
+  fetches_and_states(world,
+                     [](auto& a) { a.gap("fan_out", -1, 10 * kSecond, 12 * kSecond, 0.25); });
   auto context = world.context(19 * kSecond);
   auto coverage = std::make_shared<Coverage>();
   coverage->sampled.push_back({"a@h", 0.5, true});
