@@ -15,6 +15,10 @@ constexpr std::int64_t kWindowNs = 30 * kSecond;
 constexpr std::int64_t kFirstIntervalNs = kSecond / 10, kSteadyIntervalNs = 10 * kSecond;
 constexpr std::int64_t kFarNs = kSecond / 100;
 constexpr std::int64_t kCoarseNs = kSecond / 1000;  // a bound as wide is revised, too
+constexpr std::int64_t kFenceNs = kSecond / 1000, kLeastDoubtNs = 2 * kSecond;
+constexpr std::int64_t kLeastChangePpb =
+    200'000;  // beyond kWanderPpb: NTP slews by 500, erts by 488 ppm
+
 constexpr std::size_t kMaxWindow = 256;
 static_assert(kWindowNs + kSteadyIntervalNs < kRevisedNs);
 
@@ -100,13 +104,25 @@ bool ClockEstimator::combine(store::ClockVersion& version, Rate rate) const {
   return true;
 }
 
-// All pings since the last version that agreed with it: a change of rate may have begun between any two of them and not yet
-// have been noticed.
+// Each ping since the last version, and before that those within which a change of rate by kLeastChangePpb was not noticed, by
+// what each alone says: it may have begun between any two of them. Shortly before the new one a version that stays wide: what
+// is learnt of the new rate is told of the new one, and does not hold before it.
 std::vector<store::ClockVersion> ClockEstimator::contradicted(const Ping& ping) {
   std::vector<store::ClockVersion> out;
+  const store::ClockVersion& known = stored_.back();
+  const std::int64_t unnoticed = known.upper_ns - known.lower_ns + ping.received.ns - ping.sent.ns;
+  const std::int64_t doubt = std::max(kLeastDoubtNs, unnoticed * (kSecond / kLeastChangePpb));
   for (const Ping& old : window_) {
-    if (old.raw > stored_.back().raw_at) out.push_back(version_of(old, ping.received));
+    if (old.raw >= known.raw_at || ping.raw.ns - old.raw.ns < doubt)
+      out.push_back(version_of(old, ping.received));
   }
+  auto before = version_of(ping, ping.received);
+  const auto last = out.empty() ? stored_.back().raw_at : out.back().raw_at;
+  const std::int64_t way = std::min(kFenceNs, (ping.raw.ns - last.ns) / 2);
+  before.raw_at.ns -= way;
+  before.lower_ns -= part(kWideDriftPpb, way);
+  before.upper_ns += part(kWideDriftPpb, way);
+  out.push_back(before);
   window_.clear();  // what was seen of the rate holds no longer
   stored_.clear();
   window_.push_back(ping);

@@ -1,6 +1,7 @@
 #include "analysis/clock_messages.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "analysis/clock_cone.h"
 #include "analysis/clock_tracks.h"
@@ -10,11 +11,13 @@ namespace {
 
 using store::ClockVersion;
 
-constexpr int kBoundPasses = 4, kOffsetPasses = 200;
+constexpr int kBoundPasses = 4;
+constexpr std::size_t kOffsetPasses = 200, kMostSteps = 4'000'000;  // of one projection
 constexpr std::size_t kLooseCorners = 32;  // more are reduced to their hull
-constexpr int kRounds = 3;                 // of adding points
+// Rounds of adding corners and points: how near to others the latter are added. At erts' 1 % the last is 0.4 us.
+constexpr std::int64_t kApartNs[] = {20'000'000, 20'000'000, 5'000'000, 1'000'000,
+                                     200'000,    40'000,     40'000,    40'000};
 constexpr std::size_t kMostPoints = 512;
-constexpr std::int64_t kApartNs = 20'000'000;  // points are not added nearer to others
 constexpr std::int64_t kSpareNs = 500;  // by how much a pair that did not hold holds afterwards
 constexpr double kFarthest = 1e15;      // ns that a point moves at once: no overflow
 constexpr std::int64_t kWorthNs = 100;  // a change smaller than that is none
@@ -66,25 +69,42 @@ void MessageClocks::add(const EventId& send, const EventId& arrival, bool exact)
 std::map<Incarnation, MessageClocks::Track> MessageClocks::tracks(
     std::span<const ClockVersion> clocks) {
   std::map<Incarnation, Track> out;
+  bool contradicted = false;
   for (auto first = clocks.begin(); first != clocks.end();) {
     const auto last = std::partition_point(first, clocks.end(), [&](const ClockVersion& v) {
       return v.incarnation == first->incarnation;
     });
     const std::int64_t from = std::prev(last)->raw_at.ns - kRefinedNs;
-    const auto begin = std::partition_point(
-        first, last, [&](const ClockVersion& v) { return v.raw_at.ns < from; });
+    auto begin = std::find_if(first, last, [&](const ClockVersion& v) {
+      return v.raw_at.ns >= from && v.measured_at >= begun_;
+    });
+    if (begin == last) {
+      first = last;
+      continue;
+    }
+    if (begin != first && std::prev(begin)->measured_at < begun_) --begin;  // the one that stays
     Track track;
     track.older = begin != first;
+    auto& judged = judged_[first->incarnation];
+    const auto known = judged;
     for (auto v = begin; v != last; ++v) {
-      if (!track.points.empty() && track.points.back().raw_at == v->raw_at) {
-        track.points.back() = *v;  // a revision
-      } else {
-        track.points.push_back(*v);
+      if (track.points.empty() || track.points.back().raw_at != v->raw_at) {
+        track.points.emplace_back();
+        track.pings.push_back(nullptr);
       }
+      track.points.back() = *v;
+      if (v->source != 1) continue;
+      track.pings.back() = &*v;
+      contradicted = contradicted || (v->version > known.version && v->raw_at.ns <= known.raw &&
+                                      v->drift_bound_ppb == kWideDriftPpb);
+      judged = {std::max(judged.version, v->version), std::max(judged.raw, v->raw_at.ns)};
     }
     track.was = track.points;
     out.emplace(first->incarnation, std::move(track));
     first = last;
+  }
+  for (auto& [incarnation, track] : out) {
+    if (contradicted) track.begin_again();
   }
   return out;
 }
@@ -117,17 +137,17 @@ std::vector<MessageClocks::Pair> MessageClocks::pairs(std::map<Incarnation, Trac
       for (Corner& c : corners) {
         if (!a.covers(c.sent) || !b.covers(c.fetched)) continue;
         c.dropped = false;
-        out.push_back({c, Side(a, c.sent), Side(b, c.fetched), exact});
+        out.push_back({c, Side(a, c.sent), Side(b, c.fetched), exact, 0});
       }
     }
   }
   for (auto& [incarnation, track] : tracks) {
-    track.steps.clear();
+    track.order.clear();
     for (std::size_t i = 1; i < track.points.size(); ++i) {
-      const auto &a = track.points[i - 1], &b = track.points[i];
-      if (!stepped(a, b)) continue;
-      auto& step = track.steps.emplace_back(Corner{a.raw_at.ns, b.raw_at.ns});
-      out.push_back({step, Side(track, step.sent), Side(track, step.fetched), true});
+      const auto a = track.points[i - 1].raw_at.ns, b = track.points[i].raw_at.ns;
+      const bool step = stepped(track.points[i - 1], track.points[i]);
+      auto& row = track.order.emplace_back(Corner{step ? a : b - (b - a) / 3, b});
+      out.push_back({row, Side(track, a), Side(track, b), step, 0});
     }
   }
   return out;
@@ -142,7 +162,7 @@ void MessageClocks::tighten(std::span<Pair> pairs) {
   bool changed = true;
   for (int pass = 0; changed && pass < kBoundPasses; ++pass) {
     changed = false;
-    for (auto& [c, a, b, exact] : pairs) {
+    for (auto& [c, a, b, exact, early] : pairs) {
       if (!exact || c.dropped) continue;
       const std::int64_t took = c.fetched - c.sent;
       const std::int64_t lowest = a.offset().range.low - took;    // of b at the fetch
@@ -194,11 +214,11 @@ void MessageClocks::tighten(std::span<Pair> pairs) {
 
 void MessageClocks::project(std::span<Pair> pairs) {
   stats_.unresolved = 1;
-  for (int pass = 0; stats_.unresolved > 0 && pass < kOffsetPasses; ++pass) {
+  const std::size_t passes = std::min(kOffsetPasses, kMostSteps / (pairs.size() + 1) + 1);
+  for (std::size_t pass = 0; stats_.unresolved > 0 && pass < passes; ++pass) {
     stats_.unresolved = 0;
-    for (auto& [c, a, b, exact] : pairs) {
-      if (c.dropped) continue;
-      const std::int64_t early = c.sent + a.offset().ns - c.fetched - b.offset().ns;
+    for (auto& [c, a, b, exact, early] : pairs) {
+      early = c.dropped ? 0 : c.sent + a.offset().ns - c.fetched - b.offset().ns;
       if (early <= 0) continue;
       ++stats_.unresolved;
       double norm = 0;
@@ -227,10 +247,11 @@ void MessageClocks::project(std::span<Pair> pairs) {
   }
 }
 
-// Where straight lines from point to point do not let the pairs hold, a point between: the rate changed there, or this is
-// beyond the last one. False: no more are needed, or may be had.
-bool MessageClocks::add_points(std::map<Incarnation, Track>& tracks, std::span<const Pair> pairs) {
-  std::map<Track*, std::vector<std::int64_t>> wanted;
+// Where straight lines from point to point do not let the pairs hold, a point between, the worst first: the rate changed
+// there, or this is beyond the last one. False: no more are needed, or may be had.
+bool MessageClocks::add_points(std::map<Incarnation, Track>& tracks, std::span<const Pair> pairs,
+                               std::int64_t apart) {
+  std::map<Track*, std::vector<std::pair<std::int64_t, std::int64_t>>> wanted;  // how early, raw
   std::map<Track*, std::int64_t> last;  // the last raw time that any pair speaks of
   for (const auto& p : pairs) {
     for (const Side* side : {&p.a, &p.b}) {
@@ -238,22 +259,22 @@ bool MessageClocks::add_points(std::map<Incarnation, Track>& tracks, std::span<c
       at->second = std::max(at->second, side->raw);
     }
   }
-  for (const auto& [c, a, b, exact] : pairs) {
-    if (c.dropped || c.sent + a.offset().ns <= c.fetched + b.offset().ns) continue;
+  for (const auto& [c, a, b, exact, early] : pairs) {
+    if (early <= 0) continue;
     for (const Side* side : {&a, &b}) {
-      if (side->alone() < kApartNs || side->torn()) continue;
+      if (side->alone() < apart || side->torn()) continue;
       const bool beyond = side->after == side->track.points.size();
-      wanted[&side->track].push_back(beyond ? last.at(&side->track) : side->raw);
+      wanted[&side->track].emplace_back(early, beyond ? last.at(&side->track) : side->raw);
     }
   }
   bool added = false;
   for (auto& [incarnation, track] : tracks) {
     auto& times = wanted[&track];
-    std::ranges::sort(times);
-    for (const auto raw : times) {
+    std::ranges::sort(times, std::greater());
+    for (const auto& [early, raw] : times) {
       if (track.points.size() >= kMostPoints) break;
       const Side side(track, raw);
-      if (side.alone() < kApartNs) continue;  // one was added next to it
+      if (side.alone() < apart) continue;  // one was added next to it
       const auto [ns, range] = side.offset();
       const auto bound = side.bound();
       const auto i = track.point(raw);
@@ -292,25 +313,44 @@ bool MessageClocks::look_again(std::map<Incarnation, Track>& tracks) {
   return added;
 }
 
+// Until all pairs hold, with corners and points added where they do not.
+void MessageClocks::settle(std::map<Incarnation, Track>& tracks, std::vector<Pair> known) {
+  project(known);
+  for (const auto apart : kApartNs) {
+    const bool points = stats_.unresolved > 0 && add_points(tracks, known, apart);
+    const bool corners = look_again(tracks);
+    if (stats_.unresolved == 0 && !corners) return;
+    if (!points && !corners) continue;  // nearer
+    known = pairs(tracks);
+    if (corners) tighten(known);
+    project(known);
+  }
+}
+
 std::vector<ClockVersion> MessageClocks::refine(std::span<const ClockVersion> clocks) {
   auto all = tracks(clocks);
   forget(all);
-  find_steps(pairs(all));
   auto known = pairs(all);
+  tighten(known);  // the narrower the others, the nearer a step is placed
+  find_steps(known);
+  known = pairs(all);
   tighten(known);
   for (auto& [incarnation, track] : all) {
     for (auto& v : track.points) v.offset_ns = std::clamp(v.offset_ns, v.lower_ns, v.upper_ns);
   }
-  project(known);
-  for (int round = 0; stats_.unresolved > 0 && round < kRounds && add_points(all, known); ++round) {
-    known = pairs(all);
-    project(known);
+  settle(all, std::move(known));
+  // A small change is none, where no pair needs it.
+  const auto changed = [](const ClockVersion& now, const ClockVersion& was) {
+    return std::max({std::abs(now.offset_ns - was.offset_ns), std::abs(now.lower_ns - was.lower_ns),
+                     std::abs(was.upper_ns - now.upper_ns)});
+  };
+  for (auto& [incarnation, track] : all) {
+    for (std::size_t i = 0; i < track.points.size(); ++i) {
+      auto &now = track.points[i], &was = track.was[i];
+      if (was.version != 0 && changed(now, was) < kWorthNs) now = was;
+    }
   }
-  for (int round = 0; round < kRounds && look_again(all); ++round) {
-    known = pairs(all);
-    tighten(known);
-    project(known);
-  }
+  settle(all, pairs(all));
   std::vector<ClockVersion> out;
   for (auto& [incarnation, track] : all) {
     bool ordered = true;
@@ -322,10 +362,7 @@ std::vector<ClockVersion> MessageClocks::refine(std::span<const ClockVersion> cl
     if (!ordered) continue;
     for (std::size_t i = 0; i < track.points.size(); ++i) {
       auto &now = track.points[i], &was = track.was[i];
-      const std::int64_t changed =
-          std::max({std::abs(now.offset_ns - was.offset_ns), std::abs(now.lower_ns - was.lower_ns),
-                    std::abs(was.upper_ns - now.upper_ns)});
-      if (changed < kWorthNs && was.version != 0) continue;
+      if (was.version != 0 && changed(now, was) == 0) continue;
       now.source = 2;
       out.push_back(now);
     }

@@ -46,12 +46,17 @@ struct RefineStats {
 
 class MessageClocks {
  public:
+  // What was measured before `begun` stays: not all of its messages are told.
+  explicit MessageClocks(ClusterTime begun = {INT64_MIN}) : begun_(begun) {}
+
   static constexpr std::int64_t kSliceNs = 200'000'000;
   static constexpr std::int64_t kRefinedNs = 45'000'000'000;
   static_assert(kRefinedNs < kRevisedNs);
   static constexpr std::size_t kMaxCorners = 100'000;
   static constexpr std::size_t kMaxRecent = 60'000;
 
+  // REQUIRES for `exact`: since both ends a ping came that agrees with what is stored of their clocks; either may have stepped
+  // after the newest.
   void add(const EventId& send, const EventId& arrival, bool exact);
 
   // The revisions worth storing; measured_at and version are for the caller and the store to set. `clocks`: View::clocks().
@@ -77,18 +82,26 @@ class MessageClocks {
   struct Pair;
 
   static void hull(std::vector<Corner>& corners);
-  static std::map<Incarnation, Track> tracks(std::span<const store::ClockVersion> clocks);
+  std::map<Incarnation, Track> tracks(std::span<const store::ClockVersion> clocks);
   void forget(const std::map<Incarnation, Track>& tracks);
   std::vector<Pair> pairs(std::map<Incarnation, Track>& tracks);
   static void find_steps(std::span<const Pair> pairs);
   void tighten(std::span<Pair> pairs);
   void project(std::span<Pair> pairs);
+  void settle(std::map<Incarnation, Track>& tracks, std::vector<Pair> known);
   bool look_again(std::map<Incarnation, Track>& tracks);
-  static bool add_points(std::map<Incarnation, Track>& tracks, std::span<const Pair> pairs);
+  static bool add_points(std::map<Incarnation, Track>& tracks, std::span<const Pair> pairs,
+                         std::int64_t apart);
 
+  ClusterTime begun_;
   std::map<Direction, Slices> corners_;
   std::size_t count_ = 0;
   std::deque<Recent> recent_;
+  struct Judged {
+    std::uint32_t version = 0;
+    std::int64_t raw = INT64_MIN;
+  };
+  std::map<Incarnation, Judged> judged_;  // the newest from pings, at the last refine()
   RefineStats stats_;
 };
 

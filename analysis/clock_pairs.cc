@@ -9,12 +9,18 @@ namespace scope::analysis {
 namespace {
 
 struct Sure : MatchSink {
-  explicit Sure(MessageClocks& to) : clocks(to) {}
+  Sure(const store::View& v, MessageClocks& to) : view(v), clocks(to) {}
+  // Cuts come with pings (AgentSession::on_pong): up to one, the clock is what was stored.
+  bool pinged(const EventId& id) const {
+    const auto until = view.complete_until(id.process.incarnation);
+    return until && id.time <= *until;
+  }
   void matched(const Message& send, const Message& arrival, Matched how, std::uint32_t) override {
-    if (how == Matched::exact || how == Matched::unique)
-      clocks.add(send.id, arrival.id, how == Matched::exact);
+    if (how != Matched::exact && how != Matched::unique) return;
+    clocks.add(send.id, arrival.id, how == Matched::exact && pinged(send.id) && pinged(arrival.id));
   }
   void taken(const Message&, const Message&) override {}
+  const store::View& view;
   MessageClocks& clocks;
 };
 
@@ -34,17 +40,17 @@ PairsRead read_pairs(const Context& context, const PairRange& range, MessageCloc
   spec.payload = true;
   RowStream rows(context, clock, spec);
   Receivers receivers(context, clock);
-  Sure sure(out);
+  Sure sure(*context.view, out);
   MessageMatcher matcher(sure);
   PairsRead read{range.until};
+  ClusterTime last = range.since;
   for (RowStream::Item item; rows.next(item);) {
-    if (++read.rows > range.max_rows) {
-      read.until = item.at.time;
-      break;
-    }
+    last = item.at.time;
+    if (++read.rows > range.max_rows) break;
     if (read.rows % kAdvanceEvery == 0) matcher.advance(item.at.time);
     matcher.add(receivers.message(*item.row, item.at));
   }
+  if (rows.cut() || read.rows > range.max_rows) read.until = last;
   matcher.finish();
   return read;
 }

@@ -39,7 +39,7 @@ void MessageClocks::find_steps(std::span<const Pair> pairs) {
       if (now) found->before = std::min(found->before, side.raw);
     }
   };
-  for (const auto& [c, a, b, exact] : pairs) {
+  for (const auto& [c, a, b, exact, early] : pairs) {
     if (&a.track == &b.track) continue;
     const std::int64_t took = c.fetched - c.sent;
     judge(a, exact, b.offset().range.high + took, false);

@@ -15,8 +15,12 @@ namespace scope::analysis {
 struct MessageClocks::Track {
   std::vector<store::ClockVersion> points;
   std::vector<store::ClockVersion> was;  // as they came; of an added one its version is 0
-  bool older = false;        // there are versions before the first point, which then does not move
-  std::deque<Corner> steps;  // from the point before a step to the one after it
+  bool older = false;       // there are versions before the first point, which then does not move
+  std::int64_t pinged = 0;  // raw, the newest ping's: the clock may have stepped since
+  std::vector<const store::ClockVersion*> pings;  // by point as it came: the newest ping's, or null
+  // From each point to the next, as rows of one node keep their order: after a step any time later, else after a third of
+  // their distance at least.
+  std::deque<Corner> order;
 
   // The index of the point at that raw time; a new one is as the point before it.
   std::size_t point(std::int64_t raw) {
@@ -30,6 +34,30 @@ struct MessageClocks::Track {
     points.insert(next, v);
     was.insert(was.begin() + i, v);
     return static_cast<std::size_t>(i);
+  }
+  // By the pings alone, as if no message had been seen.
+  void begin_again() {
+    std::size_t after = 0;
+    const store::ClockVersion* before = nullptr;
+    for (std::size_t i = 0; i < points.size(); ++i) {
+      if (pings[i] != nullptr) before = pings[i];
+      if (!moves(i)) continue;
+      if (pings[i] != nullptr) {
+        points[i] = *pings[i];
+        continue;
+      }
+      for (after = std::max(after, i); after < pings.size() && pings[after] == nullptr;) ++after;
+      if (before == nullptr || after == pings.size()) continue;
+      auto& v = points[i];
+      const auto [ns, range] = offset_between(before, pings[after], v.raw_at.ns);
+      v.lower_ns = range.low;
+      v.upper_ns = range.high;
+      v.offset_ns = std::clamp(ns, range.low, range.high);
+      v.drift_ppb = before->drift_ppb;
+      v.drift_bound_ppb = stepped(*before, *pings[after])
+                              ? kWithinStepPpb
+                              : static_cast<std::int32_t>(bound_between(*before, *pings[after]));
+    }
   }
   bool moves(std::size_t i) const { return i > 0 || !older; }
   bool covers(std::int64_t raw) const { return !older || raw >= points.front().raw_at.ns; }
@@ -90,6 +118,8 @@ struct MessageClocks::Pair {
   Corner& corner;
   Side a, b;
   bool exact;
+  std::int64_t
+      early;  // by how much the fetch stood before its send in the last pass of project(), when its turn came
 };
 
 }  // namespace scope::analysis

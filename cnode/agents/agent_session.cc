@@ -430,13 +430,13 @@ void AgentSession::on_pong(const TermView& pong) {
   auto versions = clock_->add({sent->second, received, RawTime{*raw}, *system});
   pings_.erase(sent);
   last_raw_ = std::max(last_raw_, RawTime{*raw});
-  const auto complete = pong.arity() == 5u ? pong.element(4).integer() : std::nullopt;
-  // After the batches that came before it, through the same queue; if they still wait here, it is not true yet. A lost
-  // one is made good by the next.
-  if (complete && waiting_.empty()) (void)store_.add_cut(incarnation_, RawTime{*complete});
   for (auto& version : versions) {
     if (auto stored = store_.add_clock(version); !stored) agents_.count(Counter::clock_not_stored);
   }
+  const auto complete = pong.arity() == 5u ? pong.element(4).integer() : std::nullopt;
+  // After the batches that came before it, through the same queue; if they still wait here, it is not true yet. A lost
+  // one is made good by the next. And after what the ping says of the clock (clock_pairs.cc).
+  if (complete && waiting_.empty()) (void)store_.add_cut(incarnation_, RawTime{*complete});
 }
 
 void AgentSession::on_control_reply(const Message& message) {

@@ -56,7 +56,7 @@ struct ClockRefiner::State {
   std::atomic<bool> closing = false;
   bool passing = false;
 
-  analysis::MessageClocks clocks;
+  analysis::MessageClocks clocks{store.now()};
   analysis::RefineStats told;
   ClusterTime since;  // up to when messages were matched
 };

@@ -4,7 +4,8 @@
 //
 // Prints `SEND ARRIVAL HOW CANDIDATES` for each pair, events by their ids in hexadecimal, and `NAME NUMBER` for each of:
 // rows and seconds (of the best of three passes, decoding included), the matcher's counters, and of the clocks, over the
-// sure pairs of two nodes: `crossing`, `causality_violations` (corrected arrival before its send), `clock_bound_violations`
+// sure pairs of two nodes: `crossing`, `causality_violations` (corrected arrival before its send; the first of them as
+// `early SEND ARRIVAL by NS`), `clock_bound_violations`
 // (by more than both ends' errors: a bound was wrong) and `clock_bound_median_us` (of both ends' errors).
 //
 // TRUTH: lines `NODE MACHINE RAW`, what a node's raw clock said when the machine's said MACHINE, by time; the first line's node
@@ -141,10 +142,13 @@ int main(const char* path, const char* truth) {
   }
   std::vector<std::int64_t> errors;
   std::size_t violations = 0, unbounded = 0;
+  constexpr std::size_t kMostNamed = 20;
   for (const auto& p : pass.pairs.all) {
     if (p.how == Matched::ambiguous || p.error_ns == 0) continue;
     errors.push_back(p.error_ns / 2);
-    violations += p.took_ns < 0;
+    if (p.took_ns < 0 && violations++ < kMostNamed) {
+      fmt::print("early {} {} by {}\n", hex(p.send), hex(p.arrival), -p.took_ns);
+    }
     unbounded += p.took_ns < -p.error_ns;
   }
   std::ranges::sort(errors);

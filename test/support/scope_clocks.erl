@@ -95,6 +95,7 @@ figures(D, Db) ->
     Out = string:lexemes(os:cmd(scope_test:bin("match_pairs") ++ " " ++ Db ++ " " ++ Db ++ ".truth"), "\n"),
     Figures = maps:from_list([{list_to_atom(K), V} || L <- Out, [K, V] <- [string:lexemes(L, " ")]]),
     log("~p", [Figures]),
+    [log("~s", [L]) || L = "early " ++ _ <- Out],
     maps:map(fun(_, V) ->
                      case {string:to_integer(V), string:to_float(V)} of {{N, []}, _} -> N; {_, {F, []}} -> F; _ -> V end
              end, Figures).
