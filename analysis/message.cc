@@ -1,5 +1,6 @@
 #include "analysis/message.h"
 
+#define XXH_INLINE_ALL  // keys are short: a call costs as much as their hash
 #include <xxhash.h>
 
 #include <algorithm>

@@ -1,5 +1,6 @@
 #include "analysis/message_match.h"
 
+#define XXH_INLINE_ALL  // keys are short: a call costs as much as their hash
 #include <xxhash.h>
 
 #include <algorithm>
@@ -168,7 +169,8 @@ void MessageMatcher::finish() {
   fetched_.clear();
   fetched_order_.clear();
   anchors_.clear();
-  anchor_order_.clear();
+  found_.clear();
+  sorted_ = 0;
 }
 
 void MessageMatcher::run_due(std::int64_t now, bool last) {
@@ -215,24 +217,22 @@ void MessageMatcher::settle_identity(Bucket& bucket, bool last) {
   auto& sends = bucket.sends;
   auto& arrivals = bucket.arrivals;
   for (std::size_t s = 0; s < sends.size();) {
-    const Message send = sends[s];
-    std::vector<std::size_t>
-        same;  // sends to the same receiver: a caller that tried again with one reference
-    std::vector<std::size_t> there;
+    const auto& send = sends[s];
+    std::size_t first = 0;
+    std::ptrdiff_t there = 0;
     for (std::size_t i = 0; i < arrivals.size(); ++i) {
-      if (meant_for(send, arrivals[i]) && possible(send, arrivals[i])) there.push_back(i);
+      if (meant_for(send, arrivals[i]) && possible(send, arrivals[i]) && there++ == 0) first = i;
     }
-    if (there.empty()) {
+    if (there == 0) {
       ++s;
       continue;
     }
-    for (std::size_t i = 0; i < sends.size(); ++i) {
-      if (meant_for(sends[i], arrivals[there.front()])) same.push_back(i);
-    }
-    const auto candidates = static_cast<std::uint32_t>(std::max(same.size(), there.size()));
-    emit(send, arrivals[there.front()], candidates == 1 ? Matched::exact : Matched::ambiguous,
-         candidates);
-    arrivals.erase(arrivals.begin() + static_cast<std::ptrdiff_t>(there.front()));
+    // Several to the same receiver: a caller that tried again with one reference.
+    const auto same = std::ranges::count_if(
+        sends, [&](const Message& other) { return meant_for(other, arrivals[first]); });
+    const auto candidates = static_cast<std::uint32_t>(std::max(same, there));
+    emit(send, arrivals[first], candidates == 1 ? Matched::exact : Matched::ambiguous, candidates);
+    arrivals.erase(arrivals.begin() + static_cast<std::ptrdiff_t>(first));
     sends.erase(sends.begin() + static_cast<std::ptrdiff_t>(s));
   }
   if (!last) return;
@@ -283,14 +283,8 @@ void MessageMatcher::settle(Bucket& bucket, std::int64_t now, bool last) {
       f = f_begin;
       break;
     }
-    Cluster cluster;
-    cluster.whole_vm = bucket.whole_vm;
-    const auto from = [](auto& v, std::size_t i) {
-      return v.begin() + static_cast<std::ptrdiff_t>(i);
-    };
-    cluster.sends.assign(from(sends, s_begin), from(sends, s));
-    cluster.arrivals.assign(from(arrivals, f_begin), from(arrivals, f));
-    close(std::move(cluster), now);
+    close(std::span(sends).subspan(s_begin, s - s_begin),
+          std::span(arrivals).subspan(f_begin, f - f_begin), bucket.whole_vm, now);
   }
   // Without a send there is nothing to wait for: it would have come before.
   if (s == sends.size() && (last || quiet)) {
@@ -300,29 +294,33 @@ void MessageMatcher::settle(Bucket& bucket, std::int64_t now, bool last) {
   arrivals.erase(arrivals.begin(), arrivals.begin() + static_cast<std::ptrdiff_t>(f));
 }
 
-void MessageMatcher::close(Cluster cluster, std::int64_t now) {
-  if (cluster.arrivals.empty()) {
-    for (const auto& send : cluster.sends) lost(send);
-  } else if (cluster.sends.size() == 1 && cluster.arrivals.size() == 1) {
-    const auto& send = cluster.sends.front();
+void MessageMatcher::close(std::span<const Message> sends, std::span<const Message> arrivals,
+                           bool whole_vm, std::int64_t now) {
+  if (arrivals.empty()) {
+    for (const auto& send : sends) lost(send);
+  } else if (sends.size() == 1 && arrivals.size() == 1) {
+    const auto& send = sends.front();
     const bool bounded = send.has(TraceRecord::kHashBounded);
-    if (possible(send, cluster.arrivals.front())) {
-      emit(send, cluster.arrivals.front(), bounded ? Matched::ambiguous : Matched::unique, 1);
+    if (possible(send, arrivals.front())) {
+      emit(send, arrivals.front(), bounded ? Matched::ambiguous : Matched::unique, 1);
     } else {
       lost(send);
-      orphan(cluster.arrivals.front(), cluster.whole_vm);
+      orphan(arrivals.front(), whole_vm);
     }
   } else {
     // The neighbours that will tell more are settled by then.
     const auto at = now > std::numeric_limits<std::int64_t>::max() - limits_.settle_ns
                         ? now
                         : now + limits_.settle_ns;
-    deferred_.emplace_back(at, std::move(cluster));
+    deferred_.emplace_back(
+        at, Cluster{{sends.begin(), sends.end()}, {arrivals.begin(), arrivals.end()}, whole_vm});
   }
 }
 
 // Which arrivals each send can be, as an interval of the cluster's arrivals; intervals that do not touch are apart.
 void MessageMatcher::narrow(const Cluster& cluster) {
+  for (; sorted_ < found_.size(); ++sorted_)
+    anchors_[found_[sorted_].pair].emplace(found_[sorted_].send, found_[sorted_].arrival);
   const auto& arrivals = cluster.arrivals;
   const std::size_t m = arrivals.size();
   struct Open {
@@ -419,17 +417,17 @@ void MessageMatcher::emit(const Message& send, const Message& arrival, Matched h
   const auto& r = arrival.process;
   const Key pair = mix(std::array{word(send.process.incarnation, send.process.id),
                                   word(send.process.serial, r.incarnation), word(r.id, r.serial)});
-  anchors_[pair].emplace(position(send), position(arrival));
-  anchor_order_.emplace_back(pair, position(send));
-  if (anchor_order_.size() > limits_.max_open) {
-    const auto& [old, at] = anchor_order_.front();
-    const auto found = anchors_.find(old);
-    if (found != anchors_.end()) {
-      found->second.erase(at);
-      if (found->second.empty()) anchors_.erase(found);
+  found_.push_back({pair, position(send), position(arrival)});
+  if (found_.size() <= limits_.max_open) return;
+  if (sorted_ > 0) {
+    --sorted_;
+    const auto old = anchors_.find(found_.front().pair);
+    if (old != anchors_.end()) {
+      old->second.erase(found_.front().send);
+      if (old->second.empty()) anchors_.erase(old);
     }
-    anchor_order_.pop_front();
   }
+  found_.pop_front();
 }
 
 // Nothing sent to this process is its send: perhaps something that was sent to an alias of its VM.

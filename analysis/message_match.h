@@ -24,6 +24,7 @@
 #include <list>
 #include <map>
 #include <queue>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -118,7 +119,8 @@ class MessageMatcher {
   void take(const Message& message);
   void settle(Bucket& bucket, std::int64_t now, bool last);
   void settle_identity(Bucket& bucket, bool last);
-  void close(Cluster cluster, std::int64_t now);
+  void close(std::span<const Message> sends, std::span<const Message> arrivals, bool whole_vm,
+             std::int64_t now);
   void narrow(const Cluster& cluster);
   void emit(const Message& send, const Message& arrival, Matched how, std::uint32_t candidates);
   void orphan(const Message& arrival, bool of_whole_vm);
@@ -140,9 +142,15 @@ class MessageMatcher {
   ByKey<std::list<Message>> fetched_;
   std::deque<std::pair<Key, EventId>> fetched_order_;
   boost::unordered_flat_set<ProcessId, std::hash<ProcessId>> takers_;  // at most max_open
-  // Where the arrivals of a pair's sends are known, by the sends' order.
+  // Sends of a pair of processes whose arrivals are known, as they were found. Most are never asked for: the first
+  // `sorted_` of them are in anchors_, too, by the sends' order.
+  struct Anchor {
+    Key pair;
+    Position send, arrival;
+  };
+  std::deque<Anchor> found_;
+  std::size_t sorted_ = 0;
   ByKey<std::map<Position, Position>> anchors_;
-  std::deque<std::pair<Key, Position>> anchor_order_;
 };
 
 }  // namespace scope::analysis

@@ -105,6 +105,11 @@ Result<Rows> Reader::read(Bytes block) {
   if (!filter_.traces.empty()) {
     ASSIGN_OR_RETURN(only_, head_.rows_with(filter_.traces));
   }
+  if (filter_.processes.empty() && filter_.mfas.empty() && filter_.match_hashes.empty() && !only_ &&
+      !filter_.newest_only) {
+    rows_.reserve(head_.h.rows);
+    places_.reserve(head_.h.rows);
+  }
   for (std::size_t i = head_.incarnations.size(); i-- > 0;) {
     const auto entry = head_.incarnations[i];
     const std::size_t begin = entry.first_process, end = head_.process_end(i);
