@@ -84,7 +84,7 @@ const Option kOptions[] = {
     {"partition_bytes", &Config::partition_bytes, bytes, 4 * kMiB, 3 * kGiB, false, false,
      "size at which the store starts a new partition"},
     {"retain_bytes", &Config::retain_bytes, bytes, 0, ~0ull, false, false,
-     "oldest partitions are dropped beyond so many bytes (0: never)"},
+     "oldest partitions are dropped beyond so many bytes, kept edges included (0: never)"},
     {"retain_ms", &Config::retain_ms, milliseconds, 0, ~0ull, false, false,
      "partitions older than this are dropped (0: never)"},
     {"store_queue_bytes", &Config::store_queue_bytes, bytes, kMiB, kGiB, false, false,

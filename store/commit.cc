@@ -3,8 +3,10 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <ranges>
 
+#include "store/edge_store.h"
 #include "store/key_format.h"
 #include "store/last_states.h"
 #include "store/lives.h"
@@ -347,7 +349,10 @@ void Writer::drop_old() {
       if (state_.manifest.partitions[i].number == p->number()) bytes[i] = p->used_bytes();
     }
   }
-  const auto drop = partitions_to_drop(options_, state_.manifest, bytes, clock_.now());
+  std::error_code none;
+  const auto edges = std::filesystem::file_size(EdgeStore::path_of(options_.path), none);
+  const auto drop =
+      partitions_to_drop(options_, state_.manifest, bytes, none ? 0 : edges, clock_.now());
   if (drop.empty()) return;
   auto manifest = state_.manifest;
   for (const auto i : std::views::reverse(drop))

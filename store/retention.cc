@@ -1,15 +1,16 @@
 #include "store/retention.h"
 
+#include <algorithm>
 #include <chrono>
 
 namespace scope::store {
 
 std::vector<std::size_t> partitions_to_drop(const StoreOptions& options, const Manifest& manifest,
                                             const std::vector<std::uint64_t>& bytes,
-                                            ClusterTime now) {
+                                            std::uint64_t edge_bytes, ClusterTime now) {
   const auto& all = manifest.partitions;
   std::vector<std::size_t> drop, mine;
-  std::uint64_t total = 0;
+  std::uint64_t total = std::min(edge_bytes, options.retain_bytes / 2);
   for (std::size_t i = 0; i < all.size(); ++i) {
     if (all[i].keep || !all[i].folder.empty()) continue;
     mine.push_back(i);

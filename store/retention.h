@@ -15,10 +15,11 @@
 namespace scope::store {
 
 // Those that are to be dropped (places in the manifest, ascending), oldest first; protected and attached ones neither count
-// nor go. `bytes`: of each partition, in the manifest's order.
+// nor go. `bytes`: of each partition, in the manifest's order. `edge_bytes`: of the file of kept edges; it counts too, but
+// leaves the partitions half of the budget at least: it never shrinks, and can be made again, which they cannot.
 std::vector<std::size_t> partitions_to_drop(const StoreOptions& options, const Manifest& manifest,
                                             const std::vector<std::uint64_t>& bytes,
-                                            ClusterTime now);
+                                            std::uint64_t edge_bytes, ClusterTime now);
 
 // Waits for the last view of what it is given. Any thread. What is left at the end is unlinked by its last view, or
 // at the next open: it is in the manifest no more.

@@ -11,31 +11,69 @@
 #include <random>
 #include <thread>
 
+#include "store/edge_store.h"
 #include "test/unit/store/store_fixture.h"
 
 namespace scope::test {
 namespace {
 
-TEST_F(StoreTest, RollsAndDropsWholePartitions) {
-  options_.block_rows = 200;
-  options_.partition_bytes = 400'000;
-  open();
-  BatchMaker m("shop@host", 3, 77);
-  const auto n = incarnation(m);
-  std::mt19937 random(1);
-  std::uint64_t seq = 0;
-  const auto some = [&](int batches) {
+class RetentionTest : public StoreTest {
+ protected:
+  // Partitions of 400 KB, 15 KB a batch.
+  RetentionTest() {
+    options_.block_rows = 200;
+    options_.partition_bytes = 400'000;
+    open();
+    n_ = incarnation(m_);
+  }
+  void some(int batches) {
     for (int k = 0; k < batches; ++k) {
       for (std::int64_t i = 0; i < 50; ++i) {
         std::string text(300, ' ');
-        for (auto& c : text) c = static_cast<char>(random() % 256);
-        m.state(m.own(static_cast<unsigned>(random() % 20)), server_state(i, text),
-                static_cast<std::int64_t>(seq * 50) + i);
+        for (auto& c : text) c = static_cast<char>(random_() % 256);
+        m_.state(m_.own(static_cast<unsigned>(random_() % 20)), server_state(i, text),
+                 static_cast<std::int64_t>(seq_ * 50) + i);
       }
-      append(m.batch(n, ++seq));
+      append(m_.batch(n_, ++seq_));
     }
     flush();
+  }
+  void await_bytes(std::uint64_t most) {
+    for (int i = 0; i < 100 && store_->stats().bytes_on_disk > most; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_LE(store_->stats().bytes_on_disk, most);
+  }
+
+ private:
+  BatchMaker m_{"shop@host", 3, 77};
+  Incarnation n_ = kNoIncarnation;
+  std::mt19937 random_{1};
+  std::uint64_t seq_ = 0;
+};
+
+// They go with their blocks, and can be made again: they never take more than half of it.
+TEST_F(RetentionTest, KeptEdgesCountAgainstTheBudgetOfBytes) {
+  some(200);
+  const auto before = store_->stats().bytes_on_disk;
+  options_.retain_bytes = before + 100'000;
+  const auto with_edges = [&](std::size_t parts) {
+    store_.reset();
+    auto edges = store::EdgeStore::open(options_.path, 1, 1, false, nullptr);
+    ASSERT_TRUE(edges) << to_string(edges.error());
+    for (std::uint32_t part = 0; part < parts; ++part)
+      ASSERT_TRUE((*edges)->put(1, part, std::vector<std::byte>(100'000)));
+    open();
   };
+  with_edges(6);
+  await_bytes(options_.retain_bytes - 600'000);
+  EXPECT_GT(store_->stats().bytes_on_disk, before / 2);
+  with_edges(before / 50'000);
+  await_bytes(options_.retain_bytes / 2);
+  EXPECT_GT(store_->stats().bytes_on_disk,
+            options_.retain_bytes / 2 - 2 * options_.partition_bytes);
+}
+
+TEST_F(RetentionTest, RollsAndDropsWholePartitions) {
   some(200);
   EXPECT_GE(store_->stats().partitions, 3U);
   auto before = rows_of(*store_->snapshot());
@@ -56,9 +94,7 @@ TEST_F(StoreTest, RollsAndDropsWholePartitions) {
       return e.path().filename().string().starts_with("p-") && e.path().extension() == ".mdb";
     });
   };
-  for (int i = 0; i < 100 && store_->stats().bytes_on_disk > options_.retain_bytes; ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  EXPECT_LE(store_->stats().bytes_on_disk, options_.retain_bytes);
+  await_bytes(options_.retain_bytes);
   const auto left = rows_of(*store_->snapshot());
   EXPECT_LT(left.size(), before.size());
   EXPECT_TRUE(rows_of(*view) == shown) << "a view keeps what it shows";
