@@ -4,7 +4,7 @@
 
 -export([new/0, beat/2, silent_ms/2, next/1, sent/2, received/2, under_way/1, flushed/2, last_flush/1,
          captured/2, captured/1, discarded/2, discarded/1, kinds/0, counted/3, totals/1,
-         held/3, held/1, full/1]).
+         held/3, held/1, full/1, shut/2, shut/1]).
 
 -type who() :: session | guard | sup | tracer.
 -type ctx() :: #{beats := atomics:atomics_ref(), _ => _}.
@@ -95,5 +95,12 @@ held(Bytes, Full, #{beats := Ref}) ->
 held(#{beats := Ref}) -> atomics:get(Ref, 22).
 -spec full(ctx()) -> integer().
 full(#{beats := Ref}) -> atomics:get(Ref, 23).
+
+%% The Erlang tracer's bucket is dry and all flags are off: nobody sets any until it is filled. Who sets one looks after it,
+%% too: the tracer says so first, then takes them off.
+-spec shut(boolean(), ctx()) -> ok.
+shut(Shut, #{beats := Ref}) -> atomics:put(Ref, 24, case Shut of true -> 1; false -> 0 end).
+-spec shut(ctx()) -> boolean().
+shut(#{beats := Ref}) -> atomics:get(Ref, 24) =:= 1.
 
 now_ms() -> erlang:monotonic_time(millisecond).

@@ -7,7 +7,8 @@
 %% Spent    = events of each kind x their costs + bytes x the cost of a byte + what was discarded x its tracee's cost
 %%            + reductions of our other processes x the measured time of a reduction.
 %% Bucket   A fifth of a second's worth of each limit. It fills with time, events empty it; who finds it dry says so, once.
-%%          So in any time t at most limit x (t + 0.2 s) is spent, plus what comes until the guard has stepped down.
+%%          So in any time t at most limit x (t + 0.2 s) is spent, plus what comes until the flags are off; with the Erlang
+%%          tracer, which has its queue before the bucket, nothing is traced again until that is paid for (`account`).
 %%          The native tracer's holds a tenth of a second's, and pays for events out of three quarters of the cpu's limit: the
 %%          rest is what our other processes take. The Erlang tracer has its queue before the bucket; a smaller one gained nothing.
 %% Ladder   full -> no_args -> fewer -> counters -> off. On `fewer` those that spent most are left out, 32 at most, until the
@@ -17,7 +18,7 @@
 %%          something else is started or stopped.
 -module(scope_budget).
 
--export([limits/2, narrowest/2, count/1, spent_ns/3, percent/2, bucket/3, native/3, spend/4, bucket_ns/1,
+-export([limits/2, narrowest/2, count/1, spent_ns/3, percent/2, rate/1, account/4, bucket/3, native/3, spend/4, bucket_ns/1, owed_ns/1,
          in_sample/2, new/1, rung/1, factor/1, args/1, fewer/1, left_out/1, still_left_out/2,
          tracees/1, down/5, up/5, demand/3, blame/3, status/1, reset/1]).
 -export_type([limits/0, costs/0, bucket/0, ladder/0, rung/0]).
@@ -93,11 +94,20 @@ percent(Ns, OfNs) -> 100 * Ns / (max(1, OfNs) * erlang:system_info(schedulers_on
                  levels :: {float(), float(), float()}, at :: integer(), dry = false :: boolean()}).
 -type bucket() :: #bucket{} | none.
 
+%% ns that may be spent in a ns.
+-spec rate(limits()) -> float().
+rate(none) -> float(erlang:system_info(schedulers_online));
+rate(#{cpu := Cpu}) -> Cpu / 100 * erlang:system_info(schedulers_online).
+
+%% ns that may be spent yet, less than 0 if too many were: Dt ns later, of which Ns were spent.
+-spec account(limits(), integer(), number(), number()) -> number().
+account(Limits, Dt, Ns, Level) -> min(rate(Limits) * ?BURST_NS, Level + rate(Limits) * Dt - Ns).
+
 %% Filled to that share.
 -spec bucket(limits(), costs(), float()) -> bucket().
 bucket(none, _, _) -> none;
-bucket(#{cpu := Cpu, events := Events, bytes := Bytes}, Costs, Share) ->
-    Rates = {Cpu / 100 * erlang:system_info(schedulers_online), Events / 1.0e9, Bytes / 1.0e9},
+bucket(Limits = #{events := Events, bytes := Bytes}, Costs, Share) ->
+    Rates = {rate(Limits), Events / 1.0e9, Bytes / 1.0e9},
     #bucket{costs = Costs, rates = Rates, levels = times(Rates, Share * ?BURST_NS), at = erlang:monotonic_time(nanosecond)}.
 
 %% The same for the native tracer (scope_nif:set_budget/1): what each thing costs as time, in ns: so long does the budget
@@ -129,6 +139,11 @@ narrowest(_, _) -> events.
 -spec bucket_ns(bucket()) -> number() | infinity.
 bucket_ns(none) -> infinity;
 bucket_ns(#bucket{levels = {Ns, _, _}}) -> Ns.
+
+%% How long it takes until what was spent beyond it is paid for.
+-spec owed_ns(bucket()) -> non_neg_integer().
+owed_ns(#bucket{rates = {R1, R2, R3}, levels = {L1, L2, L3}}) ->
+    round(lists:max([0 | [-L / R || {L, R} <- [{L1, R1}, {L2, R2}, {L3, R3}]]])).
 
 %% {dry, What}: it is empty for the first time since it was made.
 -spec spend(#{atom() => non_neg_integer()}, non_neg_integer(), integer(), bucket()) ->

@@ -88,16 +88,19 @@ wants_new(#start{spec = #{all := All, new_processes := New}}) -> All orelse New.
 %% Of new ones all are traced at first, and the tracer drops what is none of the sample; what its parents brought along
 %% or was asked for by name stays.
 -spec new_flags(#s{}) -> ok | {owned_by, term()}.
-new_flags(S = #s{starts = Starts, tracer = Tracer}) ->
+new_flags(S = #s{starts = Starts, tracer = Tracer, ctx = Ctx}) ->
     Those = [{F, R} || St = #start{flags = F} <- maps:values(Starts), wants_new(St), R <- [rate(St, S)], R > 0],
     Flags = lists:usort(lists:append([F || {F, _} <- Those])),
     Rate = lists:max([0.0 | [R || {_, R} <- Those]]),
     Anyway = lists:append([maps:keys(P) || #start{pids = P} <- maps:values(Starts)]),
     sample(case Flags of [_ | _] -> Rate; [] -> 1 end, Anyway, S),
     scope_trace:new_off(Tracer),
-    case Flags of
-        [] -> ok;
-        _ -> scope_trace:new_on(Flags, Tracer)
+    case Flags =:= [] orelse scope_beat:shut(Ctx) of
+        true -> ok;
+        false ->
+            Result = scope_trace:new_on(Flags, Tracer),
+            _ = scope_beat:shut(Ctx) andalso scope_trace:new_off(Tracer),
+            Result
     end.
 
 %% In the native tracer those that are kept anyway cannot be told apart where the sample is taken: all are kept then.
@@ -130,9 +133,19 @@ flags_on(Pids, Start = #start{flags = Flags}, Follow, S = #s{tracer = Tracer}) -
     {Out, Free} = lists:partition(fun(P) -> is_map_key(P, LeftOut) end, Pids),
     {Rest, Skipped} = lists:partition(fun(P) -> in_sample(P, Start, S) end, Free),
     _ = [Tracer ! {follow, Follow, Rest} || Follow =/= false],
-    Results = in_chunks(fun(P) -> {P, scope_trace:flags_on(P, Flags, Tracer)} end, Rest),
+    Results = in_chunks(fun(P) -> {P, flag(P, Flags, S)} end, Rest),
     {[P || {P, ok} <- Results], Skipped,
      [{P, {owned_by, T}} || {P, {owned_by, T}} <- Results] ++ [{P, map_get(P, LeftOut)} || P <- Out]}.
+
+%% Not while it is shut: whoever steps down then sets them.
+flag(Pid, Flags, #s{tracer = Tracer, ctx = Ctx}) ->
+    case scope_beat:shut(Ctx) of
+        true -> ok;
+        false ->
+            Result = scope_trace:flags_on(Pid, Flags, Tracer),
+            _ = scope_beat:shut(Ctx) andalso scope_trace:flags_off(Pid, [all], Tracer),
+            Result
+    end.
 
 %% With a pause after each chunk, so that nobody waits long for our scheduler, and a sign of life.
 -spec in_chunks(fun((T) -> U), [T]) -> [U].

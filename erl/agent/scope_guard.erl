@@ -28,7 +28,7 @@ init() ->
     scope_session:use(maps:get(trace, Ctx)),
     _ = erlang:send_after(?TICK, self(), tick),
     Limits = scope_budget:limits(maps:get(budget, maps:get(opts, Ctx), #{}), none),
-    S = #s{ctx = Ctx, tracer = Tracer, checked = now_ms(), checked_raw = mono(), idle = mono(), low = mono(), limits = Limits,
+    S = #s{ctx = Ctx, tracer = Tracer, checked = now_ms(), checked_raw = mono(), idle = mono(), low = mono(), account = {0, mono(), 0}, limits = Limits,
            ladder = scope_budget:new(Limits), spent = scope_spent:new(Ctx)},
     %% Quietly, if it comes to that: the supervisor takes everything down, and the node's log is not ours.
     try loop(scope_ask:job(measure, configure(maps:get(opts, Ctx), S)))
@@ -56,8 +56,9 @@ handle({peers, Ctx = #{tracer := Tracer, trace := Trace}}, S) ->
     S#s{ctx = Ctx, tracer = Tracer};
 handle({tracer_lost, From}, S) -> scope_watch:tracer_lost(From, S);
 handle({overload, Tracer, From}, S = #s{tracer = Tracer}) -> scope_watch:overload(From, S);
-handle({dry, What, From, Noticed, Relieved, Spenders}, S) ->      % the tracer has taken all flags off
-    scope_ladder:step_down(What, Spenders, #{from => From, noticed => Noticed, relieved => Relieved}, S);
+handle({dry, What, From, Noticed, Relieved, Spenders, Owed}, S) ->      % the tracer has taken all flags off
+    scope_ladder:step_down(What, Spenders, #{from => From, noticed => Noticed, relieved => Relieved}, Owed, S);
+handle({paid, Ref}, S = #s{debt = {Ref, _, _}}) -> scope_ladder:pay(S);
 handle({resume, Ref}, S = #s{paused = {Ref, Reason, From}}) ->
     S1 = scope_flags:reapply(S#s{paused = no}),
     scope_flags:gap({Reason, unknown, From, mono()}, S1),

@@ -2,11 +2,12 @@
 %% is scope_budget's.
 -module(scope_ladder).
 
--export([breaker/2, changed/1, limits_with/2, look/2, recount/1, refill/2, step_down/4, tell_low/1, traces/1]).
+-export([breaker/2, changed/1, limits_with/2, look/2, pay/1, recount/1, refill/2, step_down/5, tell_low/1, traces/1]).
 
 -include("scope_guard.hrl").
 
 -define(LOW_MS, 5000).          % how often it is told that less than asked is captured
+-define(MOST_OWED_NS, 10000000000).
 
 %% The node's, with what these and the living starts say: the largest share that anybody allows.
 -spec limits_with([map()], #s{}) -> scope_budget:limits().
@@ -47,19 +48,31 @@ kinds(#{events := Events}) ->
 %% Something else is traced now: a bucket that is full.
 -spec changed(#s{}) -> #s{}.
 changed(S = #s{starts = Starts}) when map_size(Starts) =:= 0 ->
-    refill(1.0, recount(S#s{ladder = scope_budget:new(S#s.limits)}));
-changed(S = #s{ladder = Ladder}) ->
-    refill(1.0, recount(S#s{ladder = scope_budget:reset(Ladder)})).
+    refill(1.0, recount(S#s{ladder = scope_budget:new(S#s.limits), debt = none}));
+changed(S = #s{ladder = Ladder, ctx = Ctx}) ->
+    S1 = recount(S#s{ladder = scope_budget:reset(Ladder)}),
+    case scope_beat:shut(Ctx) of
+        true -> S1;                     % what was spent is paid for first
+        false -> refill(1.0, S1)
+    end.
 
 -spec refill(float(), #s{}) -> #s{}.
 %% The native tracer's bucket is the tracees' own, in the library.
-refill(Share, S = #s{tracer = Tracer, costs = Costs, ctx = #{capture := Capture}}) ->
+refill(Share, S = #s{tracer = Tracer, costs = Costs, ctx = Ctx = #{capture := Capture}}) ->
     Limits = limits_with([], S),
     _ = case Capture of
             native -> scope_nif:set_budget(scope_budget:native(Limits, Costs, Share));
-            _ -> Tracer ! {bucket, scope_budget:bucket(Limits, Costs, Share)}
+            _ ->
+                scope_beat:shut(false, Ctx),
+                Tracer ! {bucket, scope_budget:bucket(Limits, Costs, Share)}
         end,
     S#s{filled = {Share, mono()}}.
+
+%% Looks at what was spent, and keeps the account of what events took.
+spent(S = #s{ctx = Ctx, costs = Costs, spent = Spent0, account = {Level, At, Before}}) ->
+    Spent = scope_spent:look(Ctx, Costs, Spent0),
+    {All, Now} = scope_spent:traced(Spent),
+    S#s{spent = Spent, account = {scope_budget:account(limits_with([], S), Now - At, All - Before, Level), Now, All}}.
 
 %% On the rung where calls are only counted: what the starts ask for, and only there.
 -spec recount(#s{}) -> #s{}.
@@ -94,7 +107,7 @@ look(Second, S0 = #s{ctx = Ctx, spent = Spent0, limits = Limits}) ->
     if
         Why =/= none -> breaker(Why, S);
         Full -> breaker(credit, S);
-        Second -> second(read_counters(S#s{spent = scope_spent:look(Ctx, S#s.costs, Spent)}));
+        Second -> second(read_counters(spent(S)));
         true -> S
     end.
 
@@ -107,9 +120,10 @@ second(S = #s{spent = Spent, ladder = Ladder, low = Low}) ->
     Told = Told0#s{ladder = Alive},
     if
         Memory > Most -> breaker(memory, Told);
+        S#s.debt =/= none -> Told;
         true ->
             case scope_budget:up(Share, one_up(Share, Limits, S), args_asked(S), now_ms(), Alive) of
-                {up, New} -> step_to(New, #{}, Told);
+                {up, New} -> step_to(New, #{}, 0, Told);
                 {stay, New} -> Told#s{ladder = New}
             end
     end.
@@ -143,58 +157,79 @@ breaker(_, S = #s{limits = none}) -> S;
 breaker(Why, S = #s{ladder = Ladder}) ->
     case scope_budget:status(Ladder) of
         #{rung := Rung, rung_ms := Ms} when Rung =/= full, Ms < 1000 -> S;
-        _ -> step_down(Why, [], #{noticed => mono()}, S)
+        _ -> step_down(Why, [], #{noticed => mono()}, 0, S)
     end.
 
-%% Spenders: who spent most, and which part of all.
--spec step_down(atom(), [{pid(), float()}], map(), #s{}) -> #s{}.
-step_down(_, _, _, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> scope_flags:reapply(refill(1.0, S));
-step_down(any, Spenders, Figures, S0 = #s{ctx = Ctx, costs = Costs, spent = Spent}) ->
-    S = S0#s{spent = scope_spent:look(Ctx, Costs, Spent)},
+%% Spenders: who spent most, and which part of all. Owed: ns of time until the tracer's bucket would not be dry any more.
+-spec step_down(atom(), [{pid(), float()}], map(), non_neg_integer(), #s{}) -> #s{}.
+step_down(_, _, _, _, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> scope_flags:reapply(refill(1.0, S));
+step_down(any, Spenders, Figures, Owed, S0 = #s{costs = Costs}) ->
+    S = spent(S0),
     Limits = limits_with([], S),
     {What, Share} = scope_budget:blame(seen(S), Limits, 1.0),
     %% What the rings hold is not counted yet, and may be all there is.
-    step_down(case Share > 0.5 of true -> What; false -> scope_budget:narrowest(Limits, Costs) end, Spenders, Figures, S);
-step_down(Why, Spenders, Figures, S0 = #s{follow = #follow{}, ctx = Ctx, ladder = Ladder}) ->      % the follow goes first
-    S = S0#s{spent = scope_spent:look(Ctx, S0#s.costs, S0#s.spent)},
+    step_down(case Share > 0.5 of true -> What; false -> scope_budget:narrowest(Limits, Costs) end, Spenders, Figures, Owed, S);
+step_down(Why, Spenders, Figures, Owed, S0 = #s{follow = #follow{}, ladder = Ladder}) ->      % the follow goes first
+    S = spent(S0),
     Left = scope_follow:over(over_budget, S),
     Rung = scope_budget:rung(Ladder),
     tell_step(stepped_down, maps:get(from, Figures, mono()), #{from => Rung, to => Rung, cause => Why, ended => follow}, S),
-    step_down(Why, Spenders, Figures, Left);
-step_down(Why, Spenders, Figures, S = #s{ladder = Ladder, filled = {Share, At}, ctx = #{capture := Capture}}) ->
+    step_down(Why, Spenders, Figures, Owed, Left);
+step_down(Why, Spenders, Figures, Owed, S = #s{ladder = Ladder, filled = {Share, At}, ctx = #{capture := Capture}}) ->
     Demand = case Figures of
                  #{from := _, noticed := Dry} -> scope_budget:demand(Capture, Share, Dry - At);       % the bucket ran dry
                  _ -> unknown
              end,
     case scope_budget:rung(Ladder) of
         counters when Demand =/= unknown -> scope_flags:reapply(refill(0.25, S));   % what was under way: nothing is traced
-        _ -> step_to(scope_budget:down(Why, args_asked(S), Demand, Spenders, Ladder), Figures, S)
+        _ -> step_to(scope_budget:down(Why, args_asked(S), Demand, Spenders, Ladder), Figures, Owed, S)
     end.
 
 %% Relief first, then order: flags go by one call, those that stay come back.
-step_to(New, Figures, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx}) ->
+step_to(New, Figures, Owed, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx = #{capture := Capture}}) ->
     From = scope_budget:rung(Old),
     #{rung := To, cause := Why} = scope_budget:status(New),
     Down = scope_budget:factor(New) < scope_budget:factor(Old) orelse map_size(scope_budget:left_out(New)) > map_size(scope_budget:left_out(Old)),
-    Off = is_map_key(relieved, Figures),
-    _ = Down andalso not Off andalso scope_trace:all_off(Tracer),
+    Dry = is_map_key(relieved, Figures),
+    Off = Dry andalso (Capture =:= native orelse scope_beat:shut(Ctx)),     % and nobody has set any again
+    _ = (Down orelse Dry) andalso not Off andalso scope_trace:all_off(Tracer),
     Relieved = maps:get(relieved, Figures, mono()),
-    S1 = tell_low(S0#s{spent = scope_spent:look(Ctx, S0#s.costs, S0#s.spent)}),
-    S2 = refill(case Why of quiet -> 0.5; _ -> 0.25 end, S1#s{ladder = New}),   % first: a dry bucket lets no flags stand
+    S1 = tell_low(spent(S0)),
+    S2 = S1#s{ladder = New},
     S3 = case To of
              off -> scope_guard:stop_all(over_budget, S2);
              _ ->
                  {ok, _, Set} = scope_flags:set_patterns(scope_flags:desired(S2#s.starts, S2), recount(S2)),
-                 case scope_budget:tracees(New) =:= scope_budget:tracees(Old) andalso not Off of
-                     true -> Set;
-                     false -> scope_flags:reapply(Set)
+                 Filled = fun() -> refill(case Why of quiet -> 0.5; _ -> 0.25 end, Set) end,     % a dry bucket lets no flags stand
+                 Same = scope_budget:tracees(New) =:= scope_budget:tracees(Old),
+                 if
+                     Off, Capture =/= native, To =/= counters -> pay(Set#s{debt = {make_ref(), Owed, Relieved}});
+                     Set#s.debt =/= none -> Set;
+                     Same, not Dry -> Filled();
+                     true -> scope_flags:reapply(Filled())
                  end
          end,
     Now = mono(),
-    Took = case Figures of #{noticed := At} -> #{took_us => ((case Down orelse Off of true -> Relieved; false -> Now end) - At) div 1000}; _ -> #{} end,
+    Took = case Figures of #{noticed := At} -> #{took_us => ((case Down orelse Dry of true -> Relieved; false -> Now end) - At) div 1000}; _ -> #{} end,
     tell_step(case Why of quiet -> stepped_up; _ -> stepped_down end, maps:get(from, Figures, Now),
               Took#{from => From, to => To, cause => Why, rate => scope_budget:factor(New), left_out => map_size(scope_budget:left_out(New))}, S1),
     S3.
+
+%% What was spent beyond the budget until the flags were off is paid for before anything is traced again.
+-spec pay(#s{}) -> #s{}.
+pay(S0 = #s{debt = {Ref, Bucket, Since}}) ->
+    S = #s{account = {Level, At, _}} = spent(S0),
+    Now = mono(),
+    Owed = max(Bucket - (Now - Since), -Level / scope_budget:rate(limits_with([], S)) - (Now - At)),
+    case min(Owed, ?MOST_OWED_NS - (Now - Since)) / 1000000 of
+        Ms when Ms > 1 ->
+            _ = erlang:send_after(ceil(Ms), self(), {paid, Ref}),
+            S;
+        _ ->
+            S1 = scope_flags:reapply(refill(0.25, S#s{debt = none})),
+            scope_flags:gap({tracing_paused, unknown, Since, mono()}, S1),
+            S1
+    end.
 
 %% With what may be spent and what was.
 tell_step(Reason, From, Figures, S) ->

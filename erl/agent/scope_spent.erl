@@ -2,7 +2,7 @@
 %% the guard.
 -module(scope_spent).
 
--export([new/1, look/3, status/1, breaker/3]).
+-export([new/1, look/3, traced/1, status/1, breaker/3]).
 -export_type([spent/0]).
 
 -define(RUN_QUEUE, 20).        % runnable processes for each scheduler, ..
@@ -12,7 +12,8 @@
 -record(spent, {at :: integer(), totals :: map(), reductions :: non_neg_integer(),
                 last = #{} :: #{atom() => number()},     % of the last second
                 kinds = #{} :: #{atom() => number()},    % events per second
-                ns = 0 :: number(), all = 0 :: number(), busy = no :: no | integer()}).  % since which raw time
+                all = 0 :: number(), own = 0 :: number(),  % ns since the agent began, and what of it no event made
+                busy = no :: no | integer()}).  % since which raw time
 -opaque spent() :: #spent{}.
 
 -spec new(map()) -> spent().
@@ -34,12 +35,16 @@ look(Now, Dt, Ctx, Costs, S = #spent{totals = Before, reductions = R0}) ->
     Own = case Costs of #{reduction := Ns} -> max(0, R1 - R0) * Ns; _ -> 0 end,
     Ns2 = scope_budget:spent_ns(Counts, map_get(bytes, Delta), Costs) + Own,
     PerSecond = fun(N) -> N * 1.0e9 / Dt end,
-    S#spent{at = Now, totals = Totals, reductions = R1, ns = Ns2, all = S#spent.all + Ns2,
+    S#spent{at = Now, totals = Totals, reductions = R1, all = S#spent.all + Ns2, own = S#spent.own + Own,
             kinds = maps:map(fun(_, N) -> round(PerSecond(N)) end, Counts),
             last = #{cpu => case Costs of unknown -> unknown; _ -> scope_budget:percent(Ns2, Dt) end,
                      own_cpu => scope_budget:percent(Own, Dt),
                      events => round(PerSecond(lists:sum(maps:values(Counts)))),
                      bytes => round(PerSecond(map_get(bytes, Delta))), memory => memory(Ctx)}}.
+
+%% {ns that events took since the agent began, raw time up to when}
+-spec traced(spent()) -> {number(), integer()}.
+traced(#spent{at = At, all = All, own = Own}) -> {All - Own, At}.
 
 -spec status(spent()) -> #{atom() => term()}.
 status(#spent{at = At, last = Last, kinds = Kinds, all = All}) -> Last#{kinds => Kinds, total_ns => round(All), at => At}.

@@ -17,6 +17,7 @@
 -define(MAX_MEMORY, 12 bsl 20).
 -define(MAX_UNDER_WAY, 4 bsl 20).      % bytes that the session has not taken in
 -define(IDLE_MS, 250).
+-define(EACH, 16).                     % of what is discarded, whose it was is looked at
 -define(MARK_NS, 50000000).
 -define(SLACK_NS, 20000000).           % from the reading of the clock in a tracee to its message in our queue
 
@@ -34,6 +35,8 @@
             procs = false :: boolean(),                        % process events are wanted, not only needed
             children = #{} :: #{pid() => [term()]},            % tracees whose children are followed => starts
             bucket = none :: scope_budget:bucket(),
+            dry = no :: no | {atom(), integer(), integer(), [pid()]},   % found so: what, since and when in raw time, who made the last events
+            shut = no :: no | non_neg_integer(),    % from then until there is a new bucket: events that were turned away
             fan_out = 1.0 :: number(), away = 0 :: non_neg_integer(),   % the share of receivers; messages turned away by it
             sample = all :: all | {float(), #{pid() => true}},  % the share of processes that is kept, and those kept anyway
             native :: boolean()}).                             % native time unit is the nanosecond
@@ -70,6 +73,10 @@ loop(S, Timeout) ->
     after Timeout -> flush(S)
     end.
 
+traced(Trace, S = #s{shut = N}) when is_integer(N) ->       % somebody's last before his flags went
+    {_, S1} = needed(Trace, S),
+    _ = N rem ?MAX_EVENTS =:= ?MAX_EVENTS - 1 andalso scope_trace:all_off(self()),
+    loop(turned_away(1, S1#s{shut = N + 1}), ?MAX_MS);
 traced({trace_ts, Pid, call, Mfa, At} = Trace, S = #s{sample = all, native = true, n = 0}) ->
     calls(Trace, #c{pid = Pid, mfa = Mfa, start = start(Pid, Mfa), first = At, least = At}, At, <<>>, 0, S);
 traced(Trace, S = #s{sample = all}) -> kept(Trace, S);
@@ -188,7 +195,7 @@ other({flush, From, Ref}, S) ->
     after_batch(S1);
 other({mark, At}, S) -> loop(S#s{cut = At - ?SLACK_NS, marker = false}, wait(S));
 other({patterns, Patterns}, S) -> loop(S#s{patterns = Patterns}, wait(S));
-other({bucket, Bucket}, S) -> loop(S#s{bucket = Bucket}, wait(S));
+other({bucket, Bucket}, S) -> loop(S#s{bucket = Bucket, shut = no}, wait(S));
 other({sample, Sample}, S) -> loop(S#s{sample = Sample}, wait(S));
 other({fan_out, Share}, S) -> loop(S#s{fan_out = Share}, wait(S));
 other({procs, Procs}, S) -> loop(S#s{procs = Procs}, wait(S));
@@ -259,23 +266,40 @@ ship(S0 = #s{events = Events, called = Called, n = N, gaps = Gaps, ctx = Ctx, se
             Empty#s{gaps = []}
     end.
 
-%% When the budget is used up all flags go, here and now; the guard, who may be busy, hears of it and steps down.
-spend(Counts, Bytes, Pids, First, Now, S = #s{bucket = Bucket, ctx = #{guard := Guard}}) ->
-    {Left, New} = scope_budget:spend(Counts, Bytes, Now, Bucket),
-    _ = case Left of
-            {dry, What} ->
-                scope_trace:all_off(self()),
-                Guard ! {dry, What, First, Now, mono(), spenders(Pids())};
-            ok -> ok
-        end,
-    S#s{bucket = New}.
+spend(Counts, Bytes, Pids, First, Now, S = #s{bucket = Bucket}) ->
+    case scope_budget:spend(Counts, Bytes, Now, Bucket) of
+        {{dry, What}, New} -> S#s{bucket = New, dry = {What, First, Now, Pids()}};
+        {ok, New} -> S#s{bucket = New}
+    end.
 
 pids(Events) -> [element(2, E) || E <- Events, element(1, E) =:= trace_ts].
 
-%% Who made most of the events, and which part of them.
-spenders(Pids) ->
-    Of = lists:foldl(fun(P, M) -> maps:update_with(P, fun(N) -> N + 1 end, 1, M) end, #{}, Pids),
-    lists:sublist([{P, N / length(Pids)} || {N, P} <- lists:reverse(lists:sort([{N, P} || {P, N} <- maps:to_list(Of)]))], 32).
+%% The budget is used up: all flags go, here and now, and what is queued is not recorded, or it would be paid for out of
+%% the next bucket. The guard, who may be busy setting flags, sees that it is shut, and hears of it and steps down.
+dried(S = #s{dry = {What, First, Noticed, Pids}, ctx = Ctx = #{guard := Guard}}) ->
+    scope_beat:shut(true, Ctx),
+    scope_trace:all_off(self()),
+    Relieved = mono(),
+    {N, More, S1} = discard(0, [], S),
+    _ = N > ?MAX_QUEUE andalso garbage_collect(),
+    S2 = #s{bucket = Bucket} = spend(#{discarded => N}, 0, fun() -> [] end, First, mono(), turned_away(N, S1)),
+    Guard ! {dry, What, First, Noticed, Relieved, spenders(Pids, More), scope_budget:owed_ns(Bucket)},
+    loop(S2#s{dry = no, shut = 0}, 0).
+
+turned_away(0, S) -> S;
+turned_away(N, S = #s{gaps = Gaps, cut = Cut, ctx = Ctx}) ->
+    scope_beat:discarded(N, Ctx),
+    S#s{gaps = case Gaps of
+                   [{over_budget, Before, From, _} | Rest] -> [{over_budget, Before + N, From, mono()} | Rest];
+                   _ -> [{over_budget, N, Cut, mono()} | Gaps]
+               end}.
+
+%% Who made most of the events, and which part of them; of those that were discarded some are known.
+spenders(Pids, Some) ->
+    Add = fun(Each) -> fun(P, M) -> M#{P => Each + maps:get(P, M, 0)} end end,
+    Of = lists:foldl(Add(?EACH), lists:foldl(Add(1), #{}, Pids), Some),
+    All = length(Pids) + ?EACH * length(Some),
+    lists:sublist([{P, N / All} || {N, P} <- lists:reverse(lists:sort([{N, P} || {P, N} <- maps:to_list(Of)]))], 32).
 
 %% A message to ourselves: when it is received, all that was queued before it has been.
 mark(Now, S = #s{marker = false, marked = Marked}) when Now - Marked > ?MARK_NS ->
@@ -283,12 +307,13 @@ mark(Now, S = #s{marker = false, marked = Marked}) when Now - Marked > ?MARK_NS 
     S#s{marker = true, marked = Now};
 mark(_, S) -> S.
 
-after_batch(S) ->
+after_batch(S = #s{dry = no}) ->
     [{_, Queue}, {_, Memory}] = process_info(self(), [message_queue_len, memory]),
     case Queue > ?MAX_QUEUE orelse Memory > ?MAX_MEMORY of
         true -> overloaded(S);
         false -> loop(S, wait(S))
-    end.
+    end;
+after_batch(S) -> dried(S).
 
 %% What is queued is discarded and counted, but process events that say whose child is whose are looked at.
 overloaded(S = #s{ctx = #{guard := Guard}}) ->
@@ -299,14 +324,17 @@ overloaded(S = #s{ctx = #{guard := Guard}}) ->
     scope_beat:discarded(N, S#s.ctx),
     garbage_collect(),
     Guard ! {overload, self(), From},
-    S2 = spend(#{discarded => N}, 0, fun() -> Pids end, From, Until, S1),
-    loop(S2#s{gaps = [{overload, N, S#s.cut, Until} | S1#s.gaps]}, 0).
+    S2 = spend(#{discarded => N}, 0, fun() -> Pids end, From, Until, S1#s{gaps = [{overload, N, S#s.cut, Until} | S1#s.gaps]}),
+    case S2 of
+        #s{dry = no} -> loop(S2, 0);
+        _ -> dried(S2)
+    end.
 
 discard(N, Pids, S) ->
     receive
         Trace when element(1, Trace) =:= trace_ts ->
             {_, S1} = needed(Trace, S),
-            discard(N + 1, case N rem 16 of 0 -> [element(2, Trace) | Pids]; _ -> Pids end, S1)
+            discard(N + 1, case N rem ?EACH of 0 -> [element(2, Trace) | Pids]; _ -> Pids end, S1)
     after 0 -> {N, Pids, S}
     end.
 

@@ -105,7 +105,9 @@ sample_lost(#s{ctx = #{capture := native}} = S) ->
         {_, _, _, 0} -> flags_lost(S);
         _ -> []                         % dry: they went by themselves, and we shall hear of it
     end;
-sample_lost(S) -> flags_lost(S).
+sample_lost(S = #s{ctx = Ctx}) ->
+    Lost = flags_lost(S),
+    case scope_beat:shut(Ctx) of true -> []; false -> Lost end.
 
 flags_lost(S = #s{starts = Starts, tracer = Tracer}) ->
     Pids = [X || St = #start{pids = P} <- maps:values(Starts), X <- lists:sublist(maps:keys(P), ?SAMPLE),
