@@ -8,7 +8,7 @@
 
 all() ->
     [refused_with_reason, loops_keep_no_returns, limits_end_a_start, over_budget_is_refused, prediction_holds,
-     counting_leaves_nothing, others_counters_stay, flat_out_is_held, comes_back_slowly, busiest_are_left_out,
+     counting_leaves_nothing, others_counters_stay, flat_out_is_held, excess_is_paid_for, comes_back_slowly, busiest_are_left_out,
      rate_is_held, gives_up_trying,
      busy_node, short_of_memory, memory_breaks, mailbox_breaks, credit_breaks, sample_is_stable].
 
@@ -234,6 +234,29 @@ flat_out_is_held(Config) ->
     ok = d(D, control, [Pid, unload]),
     nothing_left(T),
     assert_eq({call_count, false}, agent_test:info(T, {scope_victim, hammered, 1}, call_count)).
+
+%% What came beyond the bucket is paid for before anybody is traced again, whoever asks meanwhile. (The native tracer's
+%% tracees have the bucket before the event.)
+excess_is_paid_for(Config) ->
+    native() orelse excess_is_paid_for_(Config).
+
+excess_is_paid_for_(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 100, events => 200}),
+    P = rpc(T, scope_victim, echo, []),
+    Spec = (calls([{scope_victim, work, 1}]))#{pids => [P], all => false},
+    {ok, _} = start(D, Pid, a, Spec),
+    rpc(T, fun() -> [P ! {self(), X} || X <- lists:seq(1, 1000)], ok end),
+    d(D, wait, [Pid, fun({gap, {stepped_down, _, _, _, #{to := no_args}}}) -> true end]),
+    assert_eq({flags, []}, agent_test:info(T, P, flags)),
+    {ok, _} = start(D, Pid, b, Spec),
+    assert_eq({flags, []}, agent_test:info(T, P, flags)),
+    {gap, {tracing_paused, unknown, From, Until}} = d(D, wait, [Pid, fun({gap, {tracing_paused, _, _, _}}) -> true end, 15000]),
+    {ok, #{captured := Captured, discarded := Discarded}} = d(D, control, [Pid, status]),
+    Owed = min(10.0, (Captured + Discarded - 0.2 * 200) / 200),
+    log("~b recorded, ~b not: ~.2f s, after ~.2f s", [Captured, Discarded, Owed, (Until - From) / 1.0e9]),
+    true = (Until - From) / 1.0e9 > Owed - 0.2,
+    rpc(T, fun() -> P ! {self(), 1}, ok end),
+    d(D, wait, [Pid, fun({event, {trace_ts, Who, call, {scope_victim, work, 1}, At}}) -> Who =:= P andalso At > From end]).
 
 %% Quiet again: rung by rung, up to all that was asked, and events come as before.
 comes_back_slowly(Config) ->
