@@ -241,7 +241,7 @@ excess_is_paid_for(Config) ->
     native() orelse excess_is_paid_for_(Config).
 
 excess_is_paid_for_(Config) ->
-    {T, D, Pid} = budgeted(Config, #{cpu => 100, events => 200}),
+    {T, D, Pid} = budgeted(Config, #{cpu => 100, events => 100}),
     P = rpc(T, scope_victim, echo, []),
     Spec = (calls([{scope_victim, work, 1}]))#{pids => [P], all => false},
     {ok, _} = start(D, Pid, a, Spec),
@@ -252,7 +252,7 @@ excess_is_paid_for_(Config) ->
     assert_eq({flags, []}, agent_test:info(T, P, flags)),
     {gap, {tracing_paused, unknown, From, Until}} = d(D, wait, [Pid, fun({gap, {tracing_paused, _, _, _}}) -> true end, 15000]),
     {ok, #{captured := Captured, discarded := Discarded}} = d(D, control, [Pid, status]),
-    Owed = min(10.0, (Captured + Discarded - 0.2 * 200) / 200),
+    Owed = min(10.0, (Captured + Discarded - 0.2 * 100) / 100),
     log("~b recorded, ~b not: ~.2f s, after ~.2f s", [Captured, Discarded, Owed, (Until - From) / 1.0e9]),
     true = (Until - From) / 1.0e9 > Owed - 0.2,
     rpc(T, fun() -> P ! {self(), 1}, ok end),
