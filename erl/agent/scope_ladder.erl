@@ -107,13 +107,13 @@ look(Second, S0 = #s{ctx = Ctx, spent = Spent0, limits = Limits}) ->
     if
         Why =/= none -> breaker(Why, S);
         Full -> breaker(credit, S);
-        Second -> second(read_counters(spent(S)));
+        Second -> second(limits_with([], S), read_counters(spent(S)));
         true -> S
     end.
 
-second(S = #s{spent = Spent, ladder = Ladder, low = Low}) ->
+second(none, S) -> S;           % a start may do without
+second(Limits = #{memory := Most}, S = #s{spent = Spent, ladder = Ladder, low = Low}) ->
     #{memory := Memory} = scope_spent:status(Spent),
-    Limits = #{memory := Most} = limits_with([], S),
     {_, Share} = scope_budget:blame(seen(S), Limits, 1.0),
     Told0 = case mono() - Low >= ?LOW_MS * 1000000 of true -> tell_low(S); false -> S end,
     Alive = scope_budget:still_left_out(fun is_process_alive/1, Ladder),

@@ -8,7 +8,7 @@
 
 all() ->
     [refused_with_reason, loops_keep_no_returns, limits_end_a_start, over_budget_is_refused, prediction_holds,
-     counting_leaves_nothing, others_counters_stay, flat_out_is_held, excess_is_paid_for, comes_back_slowly, busiest_are_left_out,
+     counting_leaves_nothing, others_counters_stay, flat_out_is_held, excess_is_paid_for, a_start_may_do_without, comes_back_slowly, busiest_are_left_out,
      rate_is_held, gives_up_trying,
      busy_node, short_of_memory, memory_breaks, mailbox_breaks, credit_breaks, sample_is_stable].
 
@@ -257,6 +257,21 @@ excess_is_paid_for_(Config) ->
     true = (Until - From) / 1.0e9 > Owed - 0.2,
     rpc(T, fun() -> P ! {self(), 1}, ok end),
     d(D, wait, [Pid, fun({event, {trace_ts, Who, call, {scope_victim, work, 1}, At}}) -> Who =:= P andalso At > From end]).
+
+%% No limits for as long as it lasts, though the node has some.
+a_start_may_do_without(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 1.0}),
+    {ok, _} = start(D, Pid, a, (calls([{scope_victim, work, 1}]))#{budget => none}),
+    {ok, #{budget := none, spent := #{at := At}}} = d(D, control, [Pid, status]),
+    wait_until(fun() ->
+                       {ok, #{spent := #{at := Later}}} = d(D, control, [Pid, status]),
+                       Later - At > 2000000000 orelse Later - At
+               end),
+    {ok, #{tracing := #{a := _}}} = d(D, control, [Pid, status]),
+    ok = d(D, control, [Pid, {stop, a}]),
+    {ok, #{budget := #{cpu := 1.0}}} = d(D, control, [Pid, status]),
+    ok = d(D, control, [Pid, unload]),
+    nothing_left(T).
 
 %% Quiet again: rung by rung, up to all that was asked, and events come as before.
 comes_back_slowly(Config) ->
