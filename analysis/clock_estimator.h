@@ -7,7 +7,7 @@
 // When   A version is worth storing: the first; then at growing distances (a quarter of the session's age, kFirstIntervalNs to
 //        kSteadyIntervalNs); under round trips of kFarNs and more before drift has widened the last one by a sixteenth, as
 //        they tell little of the rate; and at once when a ping contradicts what the last version allows (a step, or another rate):
-//        then also all pings since that version, so that the kink lies between close points.
+//        then also all pings among which the new rate may have begun, so that the kink lies between close points.
 // Revise As soon as the rate is known twice as well, the versions of the window are given anew with that rate (same raw_at;
 //        clock_model.h): the first second of a session is bounded as well as what follows. Revisions come before the newest.
 // Drift  Erlang's monotonic time is no plain crystal: erts corrects its rate, by 20/2048 (9,766 ppm) when Erlang system

@@ -111,6 +111,7 @@ std::map<Incarnation, MessageClocks::Track> MessageClocks::tracks(
 
 void MessageClocks::forget(const std::map<Incarnation, Track>& tracks) {
   count_ = 0;
+  std::erase_if(judged_, [&](const auto& j) { return !tracks.contains(j.first); });
   for (auto direction = corners_.begin(); direction != corners_.end();) {
     auto& [key, slices] = *direction;
     const auto a = tracks.find(std::get<0>(key));

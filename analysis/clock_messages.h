@@ -9,7 +9,9 @@
 // Bounds By pairs that an identity proves (`exact`), and only these: the offset at a fetch is at least what the sender's lowest
 //        allows, the offset at a send at most what the receiver's highest allows; carried to the points on both sides by
 //        what the clock can drift meanwhile (clock_cone.h), from neighbour to neighbour in kBoundPasses passes. Bounds never
-//        widen. A pair that would leave no room contradicts (a step, a wrong match): it is dropped and counted.
+//        widen, but when a ping contradicts what was stored of any clock: then other clocks' bounds were narrowed by what was
+//        wrong, and all begins again by the pings. A pair that would leave no room contradicts (a step, a wrong match): it is
+//        dropped and counted.
 // Steps  Between two points that no drift joins (clock_cone.h, stepped) the raw clock stepped, and pings do not say when. Pairs
 //        do: one that holds only by the old offset was before the step, one that holds only by the new one after it. The last
 //        of the former and the first of the latter become points, each bounded from its own side if the pairs are exact;
@@ -19,7 +21,7 @@
 // Offsets By all sure pairs: each point moves within its bounds by the least that lets every pair hold, the less certain
 //        end more (projection onto the constraints, one after the other, kOffsetPasses times). So two nodes' times are right
 //        to each other even where messages are quicker than the pings that bound either. Where no straight lines between the
-//        points do (the rate changed there), points are added. A pair that still does not hold is counted (`unresolved`).
+//        points do (the rate changed there), points are added, as near to others as it takes (kApartNs). A pair that still does not hold is counted (`unresolved`).
 // Out    Revisions of these points (clock_model.h), source 2. A point at the edge of what is still revised stays, and so does
 //        an incarnation whose points would put two of its rows out of order.
 // Bounds of it  kMaxRecent pairs, kMaxCorners altogether; beyond, pairs are left out and counted.

@@ -15,9 +15,8 @@ namespace scope::analysis {
 struct MessageClocks::Track {
   std::vector<store::ClockVersion> points;
   std::vector<store::ClockVersion> was;  // as they came; of an added one its version is 0
-  bool older = false;       // there are versions before the first point, which then does not move
-  std::int64_t pinged = 0;  // raw, the newest ping's: the clock may have stepped since
-  std::vector<const store::ClockVersion*> pings;  // by point as it came: the newest ping's, or null
+  bool older = false;  // there are versions before the first point, which then does not move
+  std::vector<const store::ClockVersion*> pings;  // of each point as it came: the newest, or null
   // From each point to the next, as rows of one node keep their order: after a step any time later, else after a third of
   // their distance at least.
   std::deque<Corner> order;
@@ -118,8 +117,7 @@ struct MessageClocks::Pair {
   Corner& corner;
   Side a, b;
   bool exact;
-  std::int64_t
-      early;  // by how much the fetch stood before its send in the last pass of project(), when its turn came
+  std::int64_t early;  // how long before it was sent it was fetched: project()'s last pass
 };
 
 }  // namespace scope::analysis
