@@ -1,12 +1,12 @@
 %% Causal traces of requests that carry a number (scope_order.erl), through front -> orders -> stock on three real nodes, against
 %% what the servers did, and against seq_trace's labels; and the order of what was handled for each.
 -module(causality_SUITE).
--export([all/0, timeout/1, a_request_is_one_tree/1, the_demo_shop/1]).
+-export([all/0, timeout/1, a_request_is_one_tree/1, the_demo_shop/1, groups_registries_and_demand/1]).
 -import(scope_test, [wait_until/2, assert_eq/2]).
 -import(scope_daemon, [ask/3, call/3, all_events/4]).
 -import(scope_order, [expected/1, trace/4, tree/4]).
 
-all() -> [a_request_is_one_tree, the_demo_shop].
+all() -> [a_request_is_one_tree, the_demo_shop, groups_registries_and_demand].
 timeout(_) -> 90000.
 
 %% Several clients at once, so that requests are mixed in every server's queue.
@@ -38,6 +38,16 @@ the_demo_shop(Config) ->
     true = length(Numbers) >= 150,
     true = length(Odd) * 100 =< length(Numbers),
     ok.
+
+%% Messages without a reference, to many at once.
+groups_registries_and_demand(Config) ->
+    {A, D, Takes, Numbers} = scope_fan:record(Config, 20),
+    Trees = fun() -> [{N, scope_fan:tree(A, D, Takes, N)} || N <- Numbers] end,
+    Whole = fun({N, Tree}) -> lists:sort([{M, Above} || {M, Above, _} <- Tree]) =:= lists:sort(scope_fan:expected(N, 3)) end,
+    wait_until(fun() -> Odd = [T || T <- Trees(), not Whole(T)], Odd =:= [] orelse {odd, hd(Odd)} end, 20000),
+    Edges = [{M, C} || {_, Tree} <- Trees(), {M, Above, C} <- Tree, Above =/= client],
+    scope_test:log("~p edges, ~p ambiguous", [length(Edges), length([M || {M, ambiguous} <- Edges])]),
+    assert_eq([], [M || {M, C} <- Edges, M =/= ask, not lists:member(C, [exact, unique])]).
 
 %% Of each request every two handlings of which one led to the other, over whatever steps: by messages, both ways round. Of one
 %% process its own order, whatever the requests.
