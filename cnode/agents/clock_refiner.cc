@@ -14,8 +14,8 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto kPeriod = 2s;
-constexpr auto kMaxPass = 500ms;
-constexpr std::size_t kMaxRows = 50'000;
+constexpr auto kMaxPass = 500ms, kLastPass = 2000ms;
+constexpr std::size_t kMaxRows = 50'000, kLastRows = 1'000'000;  // of the last: all it can
 constexpr std::int64_t kSecond = 1'000'000'000;
 constexpr std::int64_t kOverlapNs = kSecond, kBehindNs = 10 * kSecond;
 constexpr std::int64_t kFreshNs =
@@ -31,14 +31,16 @@ struct ClockRefiner::State {
   // On the pool's thread, one at a time.
   std::vector<store::ClockVersion> work() {
     analysis::Context context{store.snapshot(), store.now(), {}, nullptr};
-    context.budget = {std::chrono::steady_clock::now() + kMaxPass, &stopped};
+    context.budget = {std::chrono::steady_clock::now() + (closing ? kLastPass : kMaxPass),
+                      &stopped};
     // At the end the agents have gone: nothing more will come.
     const std::optional<ClusterTime> complete =
         closing ? context.now : analysis::all_complete_until(context, kFreshNs);
     if (!complete || *complete <= since) return {};
     const std::int64_t oldest = context.now.ns - kBehindNs;
     const ClusterTime from{std::max(since.ns - kOverlapNs, oldest)};
-    const auto read = analysis::read_pairs(context, {from, *complete, kMaxRows}, clocks);
+    const auto read =
+        analysis::read_pairs(context, {from, *complete, closing ? kLastRows : kMaxRows}, clocks);
     since = std::max(since, read.until);
     auto out = clocks.refine(context.view->clocks());
     const auto& now = clocks.stats();

@@ -3,7 +3,8 @@
 // What   Every kPeriod the message rows that came complete since the last pass are matched, and what they say of the clocks
 //        is stored as versions. Rows of the last kOverlapNs are matched again, for messages under way at the end of a pass.
 // Bounds kMaxRows rows and kMaxPass a pass; what a pass did not reach it takes up next time, but nothing older than kBehindNs:
-//        under more load the clocks are refined by a part of the messages. Its memory: MessageClocks, one pass's matcher.
+//        under more load the clocks are refined by a part of the messages. The last takes up to kLastRows and kLastPass.
+//        Its memory: MessageClocks, one pass's matcher.
 // Life   The store and the io_context outlive it; finish() or the destructor end it and wait for a pass under way.
 // Thread The io_context's; passes on a thread of its own.
 #pragma once
