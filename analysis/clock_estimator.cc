@@ -16,9 +16,8 @@ constexpr std::int64_t kFirstIntervalNs = kSecond / 10, kSteadyIntervalNs = 10 *
 constexpr std::int64_t kFarNs = kSecond / 100;
 constexpr std::int64_t kCoarseNs = kSecond / 1000;  // a bound as wide is revised, too
 constexpr std::int64_t kFenceNs = kSecond / 1000, kLeastDoubtNs = 2 * kSecond;
-constexpr std::int64_t kLeastChangePpb =
-    200'000;  // beyond kWanderPpb: NTP slews by 500, erts by 488 ppm
-
+// A change of rate beyond kWanderPpb is taken to be as large: NTP slews by 500, erts by 488 ppm.
+constexpr std::int64_t kLeastChangePpb = 200'000;
 constexpr std::size_t kMaxWindow = 256;
 static_assert(kWindowNs + kSteadyIntervalNs < kRevisedNs);
 

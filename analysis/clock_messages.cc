@@ -75,9 +75,10 @@ std::map<Incarnation, MessageClocks::Track> MessageClocks::tracks(
       return v.incarnation == first->incarnation;
     });
     const std::int64_t from = std::prev(last)->raw_at.ns - kRefinedNs;
-    auto begin = std::find_if(first, last, [&](const ClockVersion& v) {
-      return v.raw_at.ns >= from && v.measured_at >= begun_;
-    });
+    auto begin = std::partition_point(first, last,
+                                      [&](const ClockVersion& v) { return v.raw_at.ns < from; });
+    begin =
+        std::find_if(begin, last, [&](const ClockVersion& v) { return v.measured_at >= begun_; });
     if (begin == last) {
       first = last;
       continue;
@@ -103,8 +104,8 @@ std::map<Incarnation, MessageClocks::Track> MessageClocks::tracks(
     out.emplace(first->incarnation, std::move(track));
     first = last;
   }
-  for (auto& [incarnation, track] : out) {
-    if (contradicted) track.begin_again();
+  if (contradicted) {
+    for (auto& [incarnation, track] : out) track.begin_again();
   }
   return out;
 }
@@ -331,10 +332,8 @@ void MessageClocks::settle(std::map<Incarnation, Track>& tracks, std::vector<Pai
 std::vector<ClockVersion> MessageClocks::refine(std::span<const ClockVersion> clocks) {
   auto all = tracks(clocks);
   forget(all);
+  find_steps(pairs(all));
   auto known = pairs(all);
-  tighten(known);  // the narrower the others, the nearer a step is placed
-  find_steps(known);
-  known = pairs(all);
   tighten(known);
   for (auto& [incarnation, track] : all) {
     for (auto& v : track.points) v.offset_ns = std::clamp(v.offset_ns, v.lower_ns, v.upper_ns);

@@ -17,7 +17,7 @@
 //        of the former and the first of the latter become points, each bounded from its own side if the pairs are exact;
 //        between these both offsets are allowed. Where other sure pairs lie between, they become points `within` the step:
 //        the corrected time follows them, the bound does not. From the last before to the first after it a straight line
-//        breaks no pair. That the one came before the other in their node's own order is a pair, too.
+//        breaks no pair. That each point comes before the next, as the rows of their node do, is a pair, too.
 // Offsets By all sure pairs: each point moves within its bounds by the least that lets every pair hold, the less certain
 //        end more (projection onto the constraints, one after the other, kOffsetPasses times). So two nodes' times are right
 //        to each other even where messages are quicker than the pings that bound either. Where no straight lines between the
