@@ -253,7 +253,9 @@ excess_is_paid_for(Config) ->
     log("~b recorded, ~b not: ~.2f s, after ~.2f s", [Captured, Discarded, Owed, (Until - From) / 1.0e9]),
     true = (Until - From) / 1.0e9 > Owed - 0.2,
     rpc(T, fun() -> P ! {self(), 1}, ok end),
-    d(D, wait, [Pid, fun({event, {trace_ts, Who, call, {scope_victim, work, 1}, At}}) -> Who =:= P andalso At > From end]).
+    %% With its arguments, if the ladder is up again.
+    {event, Call} = d(D, wait, [Pid, fun({event, E}) -> element(3, E) =:= call andalso element(tuple_size(E), E) > From end]),
+    assert_eq({P, {scope_victim, work, 1}}, {element(2, Call), element(4, Call)}).
 
 %% No limits for as long as it lasts, though the node has some.
 a_start_may_do_without(Config) ->
