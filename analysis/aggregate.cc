@@ -180,6 +180,7 @@ Status Aggregation::from_rollups() {
   rollup.incarnations = concerned;
   rollup.mfas = scan_.mfas;
   rollup.times = times;
+  rollup.by_second = groups_.in_buckets() || !rates_->none();
   rollup.stop = [this] { return context_.budget.spent(); };
   const auto& modules = spec_.filter.modules;
   Result<store::RollupInfo> info;
@@ -188,13 +189,12 @@ Status Aggregation::from_rollups() {
     info = context_.view->rollup(rollup, [&](const store::RollupCell& cell) {
       if (scan_.explain != nullptr) ++scan_.explain->rollup_cells;
       if (!modules.empty() && std::ranges::find(modules, cell.mfa.module) == modules.end()) return;
-      const std::int64_t from = cell.second * kSecond;
-      const auto low = clock_.cluster(cell.incarnation, RawTime{from}).time;
-      const auto high = clock_.cluster(cell.incarnation, RawTime{from + kSecond - 1}).time;
-      const RawTime begins{from}, ends{from + kSecond - 1};
+      const RawTime begins{cell.second * kSecond}, ends{cell.last_second * kSecond + kSecond - 1};
+      const auto low = clock_.cluster(cell.incarnation, begins).time;
+      const auto high = clock_.cluster(cell.incarnation, ends).time;
       if (!groups_.one_bucket(low, high) || !rates_->uniform(cell.incarnation, begins, ends)) {
         auto& list = holes[cell.incarnation];
-        if (list.empty() || list.back().first != from) list.emplace_back(from, from + kSecond - 1);
+        if (list.empty() || list.back().first != begins.ns) list.emplace_back(begins.ns, ends.ns);
         return;
       }
       if (!oldest_ || low < *oldest_) oldest_ = low;

@@ -31,6 +31,7 @@ class Groups {
 
   // Do all rows of that type and function between these times belong to one group?
   bool one_bucket(ClusterTime from, ClusterTime until) const;
+  bool in_buckets() const { return bucket_ns_ != 0; }
   bool needs_processes() const { return needs_processes_; }
   bool scaled() const { return scaled_; }
   void finish(Aggregate& out);

@@ -28,6 +28,8 @@ class SampleRates {
 
   // What one row of that kind and raw time stands for: 1 or more.
   double weight(codec::EventType type, Incarnation incarnation, RawTime at) const;
+  // Is each row one row, as far as the range goes?
+  bool none() const { return of_.empty(); }
   // Is it the same from one time to the other?
   bool uniform(Incarnation incarnation, RawTime from, RawTime until) const;
 

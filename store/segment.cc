@@ -461,8 +461,7 @@ Result<std::uint64_t> blocks_of_texts(const SegmentValue& value,
   return out;
 }
 
-Status visit_cells(const SegmentValue& value,
-                   const std::function<Result<int>(const CellRun&)>& wanted,
+Status visit_cells(const SegmentValue& value, const std::function<bool(const CellRun&)>& wanted,
                    const std::function<Status(const BlockIndex::Cell&)>& sink) {
   ByteReader in(value.body);
   while (in.left() > 0) {
@@ -478,9 +477,8 @@ Status visit_cells(const SegmentValue& value,
     const auto count = in.varint();
     ByteReader cells(in.raw(in.varint()));
     if (!in.ok()) return damaged();
-    ASSIGN_OR_RETURN(const int how, wanted(run));
-    if (how == 1) RETURN_IF_ERROR(sink(cell));
-    for (std::uint64_t i = 0; how == 2 && i < count; ++i) {
+    if (!wanted(run)) continue;
+    for (std::uint64_t i = 0; i < count; ++i) {
       cell.second =
           static_cast<std::int64_t>(static_cast<std::uint64_t>(cell.second) + cells.varint());
       cell.rows = static_cast<std::uint32_t>(cells.varint());

@@ -59,9 +59,8 @@ struct CellRun {
   BlockIndex::Cell total;  // second: the first one
   std::int64_t last_second = 0;
 };
-// `wanted` answers what is to be done with a run: 0 nothing, 1 its total is the cell, 2 its cells one by one.
-Status visit_cells(const SegmentValue& value,
-                   const std::function<Result<int>(const CellRun&)>& wanted,
+// `sink` gets the cells of each run that `wanted` says yes to.
+Status visit_cells(const SegmentValue& value, const std::function<bool(const CellRun&)>& wanted,
                    const std::function<Status(const BlockIndex::Cell&)>& sink);
 Status visit_edges(const SegmentValue& value, std::span<const ProcessId> senders,
                    const std::function<Status(const BlockIndex::Edge&)>& sink);

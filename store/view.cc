@@ -88,16 +88,26 @@ Status roll_up_rows(const View& view, const Unit& unit, const RollupSpec& spec,
     std::uint8_t arity;
     auto operator<=>(const Key&) const = default;
   };
-  std::map<Key, std::uint64_t> cells;
+  struct Sum {
+    std::int64_t first, last;
+    std::uint64_t rows = 0;
+  };
+  std::map<Key, Sum> cells;
   for (const auto& row : rows.rows) {
     const auto& r = row.record;
     const auto second = second_of(r.time);
     if (!whole_second_inside(spec.times, row.process.incarnation, second)) continue;
-    ++cells[{row.process.incarnation, spec.by_second ? second : 0, r.type, r.mfa.module,
-             r.mfa.function, r.mfa.arity}];
+    auto& sum = cells
+                    .try_emplace({row.process.incarnation, spec.by_second ? second : 0, r.type,
+                                  r.mfa.module, r.mfa.function, r.mfa.arity},
+                                 Sum{second, second})
+                    .first->second;
+    sum.first = std::min(sum.first, second);
+    sum.last = std::max(sum.last, second);
+    ++sum.rows;
   }
   for (const auto& [k, n] : cells)
-    sink({k.incarnation, k.second, k.type, {k.module, k.function, k.arity}, n});
+    sink({k.incarnation, n.first, n.last, k.type, {k.module, k.function, k.arity}, n.rows});
   return {};
 }
 

@@ -159,10 +159,11 @@ struct Candidates {
   std::uint32_t unindexed = 0;  // of `units`: judged by their statistics only (tail, damaged index)
 };
 
-// Rows of one type and function within one second of one incarnation's raw clock. mfa: none for rows without one.
+// Rows of one type and function within whole seconds of one incarnation's raw clock. mfa: none for rows without one.
 struct RollupCell {
   Incarnation incarnation = kNoIncarnation;
-  std::int64_t second = 0;  // rows with second * 10^9 <= raw time < (second + 1) * 10^9
+  std::int64_t second = 0,
+               last_second = 0;  // rows with second * 10^9 <= raw time < (last_second + 1) * 10^9
   codec::EventType type = codec::EventType::gap;
   codec::Mfa mfa;  // its text is valid during the call
   std::uint64_t rows = 0;
@@ -186,7 +187,7 @@ struct RollupSpec {
   std::span<const MfaPattern> mfas;           // any of them; empty: all
   std::span<const TimeRange> times;           // as in Selection
   bool by_second =
-      true;  // false: the cells' seconds are left out (0) and most sums are made already
+      true;  // a cell is of one second; false: most are summed over all that are wanted
   // Asked between segments, and between units whose rows are read; true: that is enough. Empty: never.
   std::function<bool()> stop = {};
 };

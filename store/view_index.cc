@@ -220,7 +220,7 @@ class Finder {
   std::unique_ptr<Source> source_;
 };
 
-struct CellKey {
+struct CellKey {  // of a batch in the tail
   std::int64_t second;
   codec::EventType type;
   codec::Mfa mfa;
@@ -234,6 +234,27 @@ struct CellKey {
     return h;
   }
 };
+struct SumKey {  // of a partition's cells whose seconds do not matter
+  Incarnation incarnation;
+  codec::EventType type;
+  NameId mfa;
+  bool operator==(const SumKey&) const = default;
+  friend std::size_t hash_value(const SumKey& k) {
+    std::size_t h = k.mfa;
+    boost::hash_combine(h, k.incarnation << 8 | static_cast<unsigned>(k.type));
+    return h;
+  }
+};
+struct Sum {
+  std::int64_t first, last;  // second
+  std::uint64_t rows = 0;
+  void add(std::int64_t from, std::int64_t until, std::uint64_t more) {
+    first = std::min(first, from);
+    last = std::max(last, until);
+    rows += more;
+  }
+};
+constexpr std::size_t kMostSums = 65536;  // as many wait; then they are given
 
 // Asked before each piece of work: a segment's value, a unit's rows. The first is always done.
 class Stop {
@@ -270,6 +291,10 @@ class Sums {
         [&](std::span<const std::uint32_t> here) {
           if (!info_.stopped) add_segment(units, here);
         });
+    give_sums();
+    std::ranges::sort(info_.missing);
+    info_.missing.erase(std::unique(info_.missing.begin(), info_.missing.end()),
+                        info_.missing.end());
     return std::move(info_);
   }
 
@@ -287,7 +312,7 @@ class Sums {
     const auto* batch = tail_batch(shown_, view_.units()[i]);
     if (batch == nullptr) return;
     ++info_.read;
-    boost::unordered_flat_map<CellKey, std::uint64_t> cells;
+    boost::unordered_flat_map<CellKey, Sum> cells;
     const auto incarnation = batch->incarnation();
     for (const auto& row : batch->rows) {
       const auto& r = row.record;
@@ -296,15 +321,19 @@ class Sums {
       if (!spec_.mfas.empty() &&
           std::ranges::none_of(spec_.mfas, [&](const auto& p) { return p.matches(r.mfa); }))
         continue;
-      ++cells[{spec_.by_second ? second : 0, r.type, r.mfa}];
+      cells.try_emplace({spec_.by_second ? second : 0, r.type, r.mfa}, Sum{second, second})
+          .first->second.add(second, second, 1);
     }
-    for (const auto& [k, rows] : cells) sink_({incarnation, k.second, k.type, k.mfa, rows});
+    for (const auto& [k, sum] : cells)
+      sink_({incarnation, sum.first, sum.last, k.type, k.mfa, sum.rows});
   }
 
   void add_segment(std::span<const Unit> units, std::span<const std::uint32_t> here) {
     const auto& first = units[here.front()];
-    if (!source_ || source_->partition->number() != first.partition)
+    if (!source_ || source_->partition->number() != first.partition) {
+      give_sums();
       source_ = Source::open(shown_, first.partition, spec_.mfas);
+    }
     if (source_) source_->renew();
     if (!source_ || !source_->mfas_known) return add_rows(units, here);
     const auto& open = *shown_.open;
@@ -321,9 +350,10 @@ class Sums {
           if (!wants(cell.incarnation, cell.type) || !source_->wants_mfa(spec_.mfas, cell.mfa) ||
               !inside(cell.incarnation, cell.second))
             continue;
-          fine = fine && give(cell).has_value();
+          fine = fine && add(cell, cell.second).has_value();
         }
         if (!fine) info_.missing.push_back(i);
+        summed(i);
       }
       return;
     }
@@ -332,29 +362,57 @@ class Sums {
         source_->partition->segment(source_->file, 'r', segment_of(first.block), bad);
     if (!value) return add_rows(units, here);
     if (!stop_.go_on()) return;
-    const auto how = [&](const CellRun& run) -> Result<int> {
+    const auto by_cell = [&](const CellRun& run) {
       const auto& cell = run.total;
       if (!wants(cell.incarnation, cell.type) || !source_->wants_mfa(spec_.mfas, cell.mfa))
-        return 0;
-      if (spec_.by_second) return 2;
-      return inside(cell.incarnation, cell.second) && inside(cell.incarnation, run.last_second) ? 1
-                                                                                                : 2;
+        return false;
+      if (spec_.by_second || !inside(cell.incarnation, cell.second) ||
+          !inside(cell.incarnation, run.last_second))
+        return true;
+      sum(cell, run.last_second);
+      return false;
     };
     const auto kept = source_->keep(*value, first.partition == open.partition);
-    const auto done = visit_cells(kept, how, [&](const BlockIndex::Cell& cell) -> Status {
-      return spec_.times.empty() || inside(cell.incarnation, cell.second) ? give(cell) : Status{};
+    const auto done = visit_cells(kept, by_cell, [&](const BlockIndex::Cell& cell) -> Status {
+      return inside(cell.incarnation, cell.second) ? add(cell, cell.second) : Status{};
     });
-    if (!done) {  // some cells were given already: the rest is unknown
+    if (!done) {  // some cells were added already: the rest is unknown
       bad.add(Counter::corrupt_indexes);
       info_.missing.insert(info_.missing.end(), here.begin(), here.end());
     }
+    for (const auto i : here) summed(i);
   }
 
-  Status give(const BlockIndex::Cell& cell) {
-    source_->tick();
-    ASSIGN_OR_RETURN(const auto mfa, source_->names->mfa(cell.mfa));
-    sink_({cell.incarnation, spec_.by_second ? cell.second : 0, cell.type, mfa, cell.rows});
+  Status add(const BlockIndex::Cell& cell, std::int64_t last) {
+    if (spec_.by_second)
+      return give({cell.incarnation, cell.type, cell.mfa}, {cell.second, last, cell.rows});
+    sum(cell, last);
     return {};
+  }
+  void sum(const BlockIndex::Cell& cell, std::int64_t last) {
+    sums_.try_emplace({cell.incarnation, cell.type, cell.mfa}, Sum{cell.second, last})
+        .first->second.add(cell.second, last, cell.rows);
+  }
+  Status give(const SumKey& key, const Sum& sum) {
+    source_->tick();
+    ASSIGN_OR_RETURN(const auto mfa, source_->names->mfa(key.mfa));
+    sink_({key.incarnation, sum.first, sum.last, key.type, mfa, sum.rows});
+    return {};
+  }
+
+  // The cells of `unit` are among the sums.
+  void summed(std::uint32_t unit) {
+    if (spec_.by_second) return;
+    summed_.push_back(unit);
+    if (sums_.size() >= kMostSums) give_sums();
+  }
+  // REQUIRES that the source is still the one that they came from.
+  void give_sums() {
+    bool fine = true;
+    for (const auto& [key, sum] : sums_) fine = give(key, sum).has_value() && fine;
+    if (!fine) info_.missing.insert(info_.missing.end(), summed_.begin(), summed_.end());
+    sums_.clear();
+    summed_.clear();
   }
 
   void add_rows(std::span<const Unit> units, std::span<const std::uint32_t> here) {
@@ -373,6 +431,8 @@ class Sums {
   RollupInfo info_;
   Stop stop_{spec_.stop, info_.stopped};
   std::unique_ptr<Source> source_;
+  boost::unordered_flat_map<SumKey, Sum> sums_;
+  std::vector<std::uint32_t> summed_;  // units whose cells these are
 };
 
 class Edges {
