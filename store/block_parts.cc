@@ -172,13 +172,7 @@ Status Frame::open_times() {
   ByteReader in(bytes);
   times.resize(rows_);
   const std::size_t begin = index_ * kFrameRows;
-  // The process of the frame's first row: the last one that begins at or before it.
-  std::size_t low = 0, high = head_.h.processes;
-  while (high - low > 1) {
-    const auto middle = (low + high) / 2;
-    (head_.first_rows[middle] <= begin ? low : high) = middle;
-  }
-  std::size_t process = low, incarnation = 0;
+  std::size_t process = head_.process_of(begin), incarnation = 0;
   bool continues = false;
   for (std::size_t i = 0; i < rows_; ++i) {
     if (begin + i >= head_.row_end(process) && process + 1 < head_.h.processes) {

@@ -75,6 +75,15 @@ struct Head {
   std::uint32_t row_end(std::size_t process) const {
     return process + 1 < h.processes ? first_rows[process + 1] : h.rows;
   }
+  // The last one that begins at or before the row.
+  std::size_t process_of(std::size_t row) const {
+    std::size_t low = 0, high = h.processes;
+    while (high - low > 1) {
+      const auto middle = (low + high) / 2;
+      (first_rows[middle] <= row ? low : high) = middle;
+    }
+    return low;
+  }
   bool has_messages() const { return h.version >= 3; }
   // The rows that can hold one of these trace ids, ascending. nullopt: any can.
   Result<std::optional<std::vector<std::uint32_t>>> rows_with(

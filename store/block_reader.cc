@@ -85,6 +85,12 @@ class Reader {
   Status read_peer(Peer& peer, std::size_t incarnation, std::size_t i);
   Status set_node(std::size_t index, Peer& peer);
   Status fill_payloads();
+  // The last row before `end` that only_ lets through.
+  std::optional<std::size_t> last_wanted(std::size_t end) const {
+    if (!only_) return end == 0 ? std::nullopt : std::optional(end - 1);
+    const auto it = std::ranges::lower_bound(*only_, end);
+    return it == only_->begin() ? std::nullopt : std::optional<std::size_t>(*std::prev(it));
+  }
 
   const RowFilter& filter_;
   NameSource& names_;
@@ -117,7 +123,13 @@ Result<Rows> Reader::read(Bytes block) {
     if (!times || times->from.ns > entry.newest || times->until.ns < entry.oldest) continue;
     if (filter_.processes.empty()) {
       if (!wants_process(filter_, {entry.number, 0, 0})) continue;
-      for (auto p = end; p-- > begin;) RETURN_IF_ERROR(scan(i, p, *times));
+      for (auto p = end; p-- > begin;) {
+        const auto row = last_wanted(head_.row_end(p));
+        if (!row) break;
+        p = std::min(p, head_.process_of(*row));
+        if (p < begin) break;
+        RETURN_IF_ERROR(scan(i, p, *times));
+      }
       continue;
     }
     for (std::size_t w = filter_.processes.size(); w-- > 0;) {
@@ -151,12 +163,8 @@ Status Reader::scan(std::size_t incarnation, std::size_t process, const TimeRang
   if (begin >= end || end > head_.h.rows) return corrupt("directory");
   const ProcessId id{head_.incarnations[incarnation].number, head_.ids[process],
                      head_.serials[process]};
-  if (only_) {
-    const auto first = std::ranges::lower_bound(*only_, begin);
-    if (first == only_->end() || *first >= end) return {};
-  }
-  for (auto row = end; row-- > begin;) {
-    if (only_ && !std::ranges::binary_search(*only_, row)) continue;
+  for (auto next = last_wanted(end); next && *next >= begin; next = last_wanted(*next)) {
+    const std::size_t row = *next;
     RETURN_IF_ERROR(frame_.open(row / kFrameRows));
     const std::size_t i = row % kFrameRows;
     const auto type = frame_.kinds[kType][i];

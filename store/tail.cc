@@ -1,8 +1,10 @@
 #include "store/tail.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "ei_codec/term_builder.h"
+#include "store/trace_ids.h"
 
 namespace scope::store {
 namespace {
@@ -70,6 +72,26 @@ class TailSink final : public codec::RecordSink {
 };
 
 }  // namespace
+
+std::span<const std::uint32_t> TailBatch::by_id() const {
+  std::call_once(sorted_, [this] {
+    by_id_.resize(rows.size());
+    std::iota(by_id_.begin(), by_id_.end(), 0U);
+    std::ranges::sort(by_id_, {}, [this](std::uint32_t i) { return rows[i].id(); });
+  });
+  return by_id_;
+}
+
+bool TailBatch::has_trace(std::span<const std::uint64_t> keys) const {
+  std::call_once(searched_, [this] {
+    for (const auto& row : rows) add_trace_keys(row.record.payload, traces_);
+    std::ranges::sort(traces_);
+    traces_.erase(std::ranges::unique(traces_).begin(), traces_.end());
+    traces_.shrink_to_fit();
+  });
+  return std::ranges::any_of(keys,
+                             [this](auto k) { return std::ranges::binary_search(traces_, k); });
+}
 
 std::uint32_t OrdinalMemory::assign(const TailBatch& so_far, LocalPid pid, RawTime time) {
   if (!late_.empty()) return assign_late(so_far, pid, time);

@@ -11,6 +11,7 @@
 
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -40,8 +41,17 @@ struct TailBatch {
   // What it takes in memory, roughly.
   std::size_t bytes() const {
     return sizeof(TailBatch) + message.size() + strings.memory() +
-           rows.capacity() * sizeof(StoredRow);
+           rows.capacity() * (sizeof(StoredRow) + sizeof(std::uint32_t));
   }
+
+  // Made by the first question that needs it, by any thread. REQUIRES that the batch is published.
+  std::span<const std::uint32_t> by_id() const;               // places of `rows`
+  bool has_trace(std::span<const std::uint64_t> keys) const;  // any of these trace_ids.h keys
+
+ private:
+  mutable std::once_flag sorted_, searched_;
+  mutable std::vector<std::uint32_t> by_id_;
+  mutable std::vector<std::uint64_t> traces_;
 };
 
 class OrdinalMemory {

@@ -114,15 +114,16 @@ Result<Rows> ViewImpl::read_tail(const Unit& unit, const RowFilter& filter) cons
   const auto times = wanted_times(filter, batch.incarnation());
   if (!times) return Rows{{}, *it};
   std::vector<const StoredRow*> found;
-  for (const auto& row : batch.rows) {
+  for (const auto i : batch.by_id()) {
+    const auto& row = batch.rows[i];
     const auto& r = row.record;
     if ((filter.types & type_bit(r.type)) == 0 || r.time > times->until || r.time < times->from ||
         !wants_process(filter, row.process) || !wants_record(filter, r))
       continue;
     found.push_back(&row);
   }
-  std::ranges::sort(found, {}, [](const StoredRow* row) { return row->id(); });
   Rows out;
+  if (!filter.newest_only) out.rows.reserve(found.size());
   out.owner = *it;
   for (std::size_t i = 0; i < found.size(); ++i) {
     if (filter.newest_only && i + 1 < found.size() && found[i + 1]->process == found[i]->process)

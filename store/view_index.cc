@@ -123,18 +123,18 @@ class Finder {
   }
 
  private:
-  // A tail batch is small and in memory: it is looked through, but for its text and trace ids.
+  // A tail batch is small and in memory: it is looked through, but for its text.
   void judge_tail(std::uint32_t i, Candidates& out) {
     const auto* batch = tail_batch(shown_, units_[i]);
-    const bool holds = batch == nullptr || std::ranges::any_of(batch->rows, [&](const auto& row) {
-                         return (filter_.types & type_bit(row.record.type)) != 0 &&
-                                wants_process(filter_, row.process) &&
-                                wants_record(filter_, row.record);
-                       });
+    bool holds = batch == nullptr || std::ranges::any_of(batch->rows, [&](const auto& row) {
+                   return (filter_.types & type_bit(row.record.type)) != 0 &&
+                          wants_process(filter_, row.process) && wants_record(filter_, row.record);
+                 });
     bool first = true;
     for (std::size_t k = 0; k < kIndexes; ++k) {
       if (!used_[k] || (!holds && !first)) continue;
       ++before_[k];
+      if (k == kTrace) holds = holds && (batch == nullptr || batch->has_trace(traces_));
       if (holds) ++after_[k];
       first = false;
     }
@@ -214,7 +214,7 @@ class Finder {
   const std::span<const std::uint64_t> traces_;
   const std::function<bool()>& stop_;
   const std::vector<std::uint32_t> trigrams_;
-  static constexpr std::size_t kIndexes = 5;
+  static constexpr std::size_t kIndexes = 5, kTrace = 4;
   bool used_[kIndexes] = {}, stopped_ = false;
   std::uint32_t before_[kIndexes] = {}, after_[kIndexes] = {};
   std::unique_ptr<Source> source_;
