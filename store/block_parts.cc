@@ -173,18 +173,14 @@ Status Frame::open_times() {
   times.resize(rows_);
   const std::size_t begin = index_ * kFrameRows;
   std::size_t process = head_.process_of(begin), incarnation = 0;
-  bool continues = false;
-  for (std::size_t i = 0; i < rows_; ++i) {
-    if (begin + i >= head_.row_end(process) && process + 1 < head_.h.processes) {
-      ++process;
-      continues = false;
-    }
+  for (std::size_t i = 0; i < rows_; ++process) {
     while (process >= head_.process_end(incarnation) && incarnation + 1 < head_.incarnations.size())
       ++incarnation;
-    const auto base = static_cast<std::uint64_t>(
-        continues ? times[i - 1] : head_.incarnations[incarnation].oldest);
-    times[i] = static_cast<std::int64_t>(base + in.varint());
-    continues = true;
+    const std::size_t end = process + 1 < head_.h.processes
+                                ? std::min<std::size_t>(head_.row_end(process) - begin, rows_)
+                                : rows_;
+    auto time = static_cast<std::uint64_t>(head_.incarnations[incarnation].oldest);
+    for (; i < end; ++i) times[i] = static_cast<std::int64_t>(time += in.varint());
   }
   if (!in.done()) return corrupt("frame's times");
   have_times_ = true;

@@ -4,6 +4,7 @@
 // reads give zeros and empty spans: decode everything, then ask ok() once.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -79,6 +80,21 @@ class ByteReader {
   std::uint64_t u64() { return fixed<std::uint64_t>(); }
   std::int64_t i64() { return fixed<std::int64_t>(); }
   std::uint64_t varint() {
+    if (left() >= 8) {
+      const auto word = load<std::uint64_t>(at_);
+      if ((word & 0x80) == 0) {
+        ++at_;
+        return word & 0x7F;
+      }
+      if (const auto ends = ~word & 0x8080808080808080ULL; ends != 0) {  // within the eight
+        const auto bits = static_cast<unsigned>(std::countr_zero(ends)) + 1;
+        at_ += bits / 8;
+        auto x = word & (~0ULL >> (64 - bits)) & 0x7F7F7F7F7F7F7F7FULL;
+        x = (x & 0x007F007F007F007FULL) | (x & 0x7F007F007F007F00ULL) >> 1;
+        x = (x & 0x00003FFF00003FFFULL) | (x & 0x3FFF00003FFF0000ULL) >> 2;
+        return (x & 0x0FFFFFFFULL) | (x & 0x0FFFFFFF00000000ULL) >> 4;
+      }
+    }
     std::uint64_t value = 0;
     for (unsigned shift = 0; shift < 64; shift += 7) {
       if (at_ == end_) return failed<std::uint64_t>();

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <boost/unordered/unordered_flat_map.hpp>
+#include <limits>
+#include <tuple>
 #include <utility>
 
 #include "store/block.h"
@@ -346,11 +348,16 @@ class Sums {
         }
         if (!stop_.go_on()) return;
         bool fine = true;
-        for (const auto& cell : index->cells) {
-          if (!wants(cell.incarnation, cell.type) || !source_->wants_mfa(spec_.mfas, cell.mfa) ||
-              !inside(cell.incarnation, cell.second))
+        const std::span<const BlockIndex::Cell> cells = index->cells;
+        for (std::size_t c = 0; c < cells.size();) {
+          const auto& cell = cells[c];
+          if (!source_->wants_mfa(spec_.mfas, cell.mfa)) {
+            c = next_wanted(cells, c);
             continue;
-          fine = fine && add(cell, cell.second).has_value();
+          }
+          ++c;
+          if (wants(cell.incarnation, cell.type) && inside(cell.incarnation, cell.second))
+            fine = fine && add(cell, cell.second).has_value();
         }
         if (!fine) info_.missing.push_back(i);
         summed(i);
@@ -381,6 +388,19 @@ class Sums {
       info_.missing.insert(info_.missing.end(), here.begin(), here.end());
     }
     for (const auto i : here) summed(i);
+  }
+
+  // The first cell behind `c` of a function that is wanted, or of the next type or incarnation.
+  std::size_t next_wanted(std::span<const BlockIndex::Cell> cells, std::size_t c) const {
+    const auto& at = cells[c];
+    const auto mfa = std::ranges::upper_bound(source_->mfas, at.mfa);
+    auto from = std::tuple(at.incarnation, at.type, std::numeric_limits<NameId>::max(),
+                           std::numeric_limits<std::int64_t>::max());
+    if (mfa != source_->mfas.end())
+      from = {at.incarnation, at.type, *mfa, std::numeric_limits<std::int64_t>::min()};
+    const auto it =
+        std::ranges::lower_bound(cells.subspan(c + 1), from, {}, &BlockIndex::Cell::key);
+    return static_cast<std::size_t>(it - cells.subspan(c + 1).begin()) + c + 1;
   }
 
   Status add(const BlockIndex::Cell& cell, std::int64_t last) {
