@@ -30,6 +30,7 @@
 #include <thread>
 
 #include "analysis/event_scan.h"
+#include "ei_codec/term_print.h"
 #include "test/bench/recorded_cluster.h"
 #include "test/unit/service/term.h"
 
@@ -127,6 +128,7 @@ struct Figure {
 bool quick = false;
 
 using Ask = std::function<bool()>;  // false: no answer
+std::string last_error;  // its code; a state from before a process's first one is `not_recorded`
 
 // `found`: an answer without events is none.
 Ask asking(Service& service, std::function<Term()> make, bool found = false) {
@@ -136,6 +138,8 @@ Ask asking(Service& service, std::function<Term()> make, bool found = false) {
     service.handle({made->view, made, "", "", nullptr}, [&](TermBuilder reply) {
       const auto view = codec::view(reply.bytes());
       bool good = view && view->is_tuple("ok", 2);
+      if (!good && view && view->is_tuple("error", 2))
+        last_error = codec::print(view->element(1), codec::Syntax::erlang, 60);
       if (good && found) {
         const auto map = view->element(1).map();
         const auto events = map ? map->find("events") : std::nullopt;
@@ -224,8 +228,9 @@ int run(std::uint64_t events, int rounds) {
       if (f.asked == 0 || f.empty == f.asked) return;  // nothing was measured
       figures += fmt::format("{}\"{}_p50_ms{}\": {:.3f}, \"{}_p99_ms{}\": {:.3f}",
                              figures.empty() ? "" : ", ", name, when, f.p50, name, when, f.p99);
-      std::fprintf(stderr, "%-16s%-14s p50 %8.3f ms  p99 %8.3f ms  (%zu asked, %zu errors)\n", name,
-                   when, f.p50, f.p99, f.asked, f.empty);
+      std::fprintf(stderr, "%-16s%-14s p50 %8.3f ms  p99 %8.3f ms  (%zu asked, %zu errors%s%s)\n",
+                   name, when, f.p50, f.p99, f.asked, f.empty, f.empty == 0 ? "" : ": ",
+                   f.empty == 0 ? "" : last_error.c_str());
     };
     const auto stats = [](const Pairs& filter, Term by) {
       return tup({atm("aggregate"), kw(filter), std::move(by), lst({atm("count")})});
