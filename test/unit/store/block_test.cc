@@ -369,6 +369,23 @@ void golden_is_read(const std::string& name, unsigned version, std::size_t rows_
   ASSERT_TRUE(rows) << to_string(rows.error());
   EXPECT_EQ(texts(rows->rows), names.rows);
   EXPECT_EQ(names.rows.size(), rows_in_it);
+  // Its rows are found by the trace ids in them, as they were when it was written.
+  std::size_t with_id = 0;
+  for (const auto& row : rows->rows) {
+    std::vector<std::uint64_t> keys;
+    store::add_trace_keys(row.record.payload, keys);
+    with_id += keys.empty() ? 0 : 1;
+    for (const auto& key : keys) {
+      store::RowFilter by_id;
+      by_id.traces = {&key, 1};
+      const auto found = store::read_block(block, by_id, names, std::make_shared<store::Arena>());
+      ASSERT_TRUE(found) << to_string(found.error());
+      const auto all = texts(found->rows);
+      EXPECT_NE(std::ranges::find(all, to_text(row)), all.end());
+      EXPECT_TRUE(version < 4 || found->rows.size() < rows_in_it);
+    }
+  }
+  EXPECT_TRUE(version < 4 || with_id > 0);
 }
 
 std::string golden(unsigned version) {
