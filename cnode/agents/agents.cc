@@ -149,6 +149,7 @@ Awaitable<void> Agents::start_on(Agents& agents, std::shared_ptr<AgentSession> s
   std::vector<std::byte> prediction, missing;
   if (auto it = agents.traces_.find(id); it != agents.traces_.end()) {
     auto request = agents.start_request(id, it->second, session->peer());
+    if (session->state() == AgentState::live) it->second.asked[session->peer()] = session->epoch();
     const bool all = it->second.spec.pids.empty();
     auto reply = co_await AgentSession::control(session, std::move(request), kControlTimeout);
     if (!reply) {
@@ -192,7 +193,7 @@ Awaitable<Result<StartOutcome>> Agents::start_trace(TraceSpec spec, std::string 
                      "nodes", name);
     }
   }
-  traces_[id] = {std::move(spec), std::move(by), expires, {}};
+  traces_[id] = {std::move(spec), std::move(by), expires, {}, {}};
 
   StartOutcome outcome{id, {}, expires};
   auto done = std::make_shared<Signal>(io_);
@@ -373,7 +374,7 @@ Awaitable<void> Agents::went_live(std::shared_ptr<AgentSession> session) {
   if (reply) {
     for (auto& found : read_traces(reply->term)) {
       there.push_back(found.id);
-      traces_.try_emplace(found.id, Trace{found.spec, found.meta.by, found.meta.expires, {}});
+      traces_.try_emplace(found.id, Trace{found.spec, found.meta.by, found.meta.expires, {}, {}});
     }
     traces_changed_->notify();
   }
@@ -384,6 +385,9 @@ Awaitable<void> Agents::went_live(std::shared_ptr<AgentSession> session) {
     auto it = traces_.find(id);
     if (it == traces_.end() || !wants(it->second.spec, session->peer())) continue;
     if (std::ranges::find(there, id) != there.end()) continue;
+    // Asked for since it is live, and perhaps not begun when it said what it traces.
+    const auto asked = it->second.asked.find(session->peer());
+    if (asked != it->second.asked.end() && asked->second == session->epoch()) continue;
     auto done = std::make_shared<Signal>(io_);
     co_await start_on(*this, session, id, *outcomes, done);
     if (!outcomes->empty() && outcomes->back().error) {

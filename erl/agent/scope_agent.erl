@@ -120,6 +120,7 @@
             full_since = none :: integer() | none,
             mode = idle :: idle | removed,          % removed: tracing was taken away from us
             refused = 0 :: non_neg_integer(),
+            redact = none :: none | map(),          % for status, which is asked for every other second: what is hidden
             tracing = [] :: [term()],               % Ids of the starts
             waiting = #{} :: map(),                 % Ref of the guard's reply => Ref of the daemon's control
             leaving = no :: no | {draining, term()} | {acking, term(), integer()}}).
@@ -170,7 +171,11 @@ session(Daemon, Opts) ->
 
 loop(S) ->
     receive
-        Msg -> loop(ship(handle(Msg, S)))
+        Msg ->
+            Begun = scope_beat:begun(),
+            New = ship(handle(Msg, S)),
+            scope_beat:worked(session, Begun, S#s.ctx),
+            loop(New)
     end.
 
 handle({batch, Bytes, Made}, S) -> captured(Bytes, Made, S);
@@ -285,7 +290,11 @@ configure(Opts, S) ->
         ForTracer -> maps:get(guard, S#s.ctx) ! {configure, ForTracer}
     end,
     New = maps:merge(S#s.opts, Known),
-    S#s{opts = New, hold = scope_hold:limit(maps:get(hold_bytes, New), S#s.hold)}.
+    Redact = case {S#s.opts, New, S#s.redact} of
+                 {#{redact := Same}, #{redact := Same}, About} when About =/= none -> About;
+                 _ -> scope_redact:about(maps:get(redact, New, #{}))
+             end,
+    S#s{opts = New, redact = Redact, hold = scope_hold:limit(maps:get(hold_bytes, New), S#s.hold)}.
 
 %% --- shipping --------------------------------------------------------------------------------------------------------
 
@@ -393,8 +402,7 @@ tracing({stop, Id}, ok, Ids) -> lists:delete(Id, Ids);
 tracing(_, _, Ids) -> Ids.
 
 own_status(S) ->
-    (scope_hold:status(S#s.hold))#{mode => S#s.mode, refused => S#s.refused,
-                                   redact => scope_redact:about(maps:get(redact, S#s.opts, #{}))}.
+    (scope_hold:status(S#s.hold))#{mode => S#s.mode, refused => S#s.refused, redact => S#s.redact}.
 
 %% --- small things ----------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@
 
 -export([new/0, beat/2, silent_ms/2, next/1, sent/2, received/2, under_way/1, flushed/2, last_flush/1,
          captured/2, captured/1, discarded/2, discarded/1, kinds/0, counted/3, totals/1,
-         held/3, held/1, full/1, shut/2, shut/1]).
+         held/3, held/1, full/1, shut/2, shut/1, begun/0, worked/3, worked/1]).
 
 -type who() :: session | guard | sup | tracer.
 -type ctx() :: #{beats := atomics:atomics_ref(), _ => _}.
@@ -15,7 +15,7 @@
 
 -spec new() -> atomics:atomics_ref().
 new() ->
-    Ref = atomics:new(24, []),
+    Ref = atomics:new(26, []),
     [atomics:put(Ref, I, now_ms()) || I <- [1, 2, 3, 4]],
     atomics:put(Ref, 6, erlang:monotonic_time(nanosecond)),
     Ref.
@@ -102,5 +102,28 @@ full(#{beats := Ref}) -> atomics:get(Ref, 23).
 shut(Shut, #{beats := Ref}) -> atomics:put(Ref, 24, case Shut of true -> 1; false -> 0 end).
 -spec shut(ctx()) -> boolean().
 shut(#{beats := Ref}) -> atomics:get(Ref, 24) =:= 1.
+
+%% What a piece of work took of the session and of the native tracer's drainer, by the clock of the thread. They run at
+%% priority high and wait for nobody in it, so that hardly anybody else's is in it. Moved to another thread meanwhile: what
+%% passed, which is not less. none: there is no library.
+-spec begun() -> none | {{non_neg_integer(), integer()}, integer()}.
+begun() ->
+    case scope_nif:cpu() of
+        none -> none;
+        Cpu -> {Cpu, erlang:monotonic_time(nanosecond)}
+    end.
+
+-spec worked(session | tracer, none | {{non_neg_integer(), integer()}, integer()}, ctx()) -> ok.
+worked(_, none, _) -> ok;
+worked(Who, {{Thread, Ns}, At}, #{beats := Ref}) ->
+    Took = case scope_nif:cpu() of
+               {Thread, Now} -> Now - Ns;
+               _ -> erlang:monotonic_time(nanosecond) - At
+           end,
+    atomics:add(Ref, case Who of session -> 25; tracer -> 26 end, Took).
+
+%% ns since the agent began: the session, the drainer.
+-spec worked(ctx()) -> {integer(), integer()}.
+worked(#{beats := Ref}) -> {atomics:get(Ref, 25), atomics:get(Ref, 26)}.
 
 now_ms() -> erlang:monotonic_time(millisecond).

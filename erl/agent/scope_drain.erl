@@ -118,7 +118,15 @@ configure(Map, S) ->
 
 %% --- draining --------------------------------------------------------------------------------------------------------
 
-look(S = #s{drained = Drained, rest = Rest, events = Events, ctx = Ctx}) ->
+look(S) -> timed(fun looked/1, S).
+
+timed(Work, S = #s{ctx = Ctx}) ->
+    Begun = scope_beat:begun(),
+    New = Work(S),
+    scope_beat:worked(tracer, Begun, Ctx),
+    New.
+
+looked(S = #s{drained = Drained, rest = Rest, events = Events, ctx = Ctx}) ->
     scope_beat:beat(tracer, Ctx),
     {Bytes, Fullest, Lost, Dry} = scope_nif:pending(),
     S1 = dry(Dry, S),
@@ -160,7 +168,7 @@ drain(N, S) ->
 
 %% Everything that was traced before this time is with the session when this returns, if no tracee stands still.
 until(Time, Until, S0) ->
-    S = drain(?ROUNDS, S0),
+    S = timed(fun(S1) -> drain(?ROUNDS, S1) end, S0),
     case S#s.cut >= Time orelse mono() > Until of
         true -> S;
         false ->

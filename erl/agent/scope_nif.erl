@@ -9,7 +9,7 @@
 
 -export([load/2, samples/0, random/0]).
 -export([enabled/3, trace/5]).
--export([setup/1, drain/0, pending/0, spenders/0, counters/0, lease/1, stop/0, watch/1, drainer/1, active/0, calibrated/0,
+-export([setup/1, drain/0, pending/0, spenders/0, counters/0, lease/1, stop/0, watch/1, drainer/1, active/0, calibrated/0, cpu/0,
          set_sample/1, set_receivers/1, set_budget/1, set_procs/2, set_caps/1, set_key/1, set_roles/1,
          set_redaction/1]).
 -export_type([drained/0]).
@@ -198,6 +198,9 @@ drainer(_) -> ok.
 active() -> binary_to_term(<<131, 119, 5, "false">>).      % so that dialyzer does not believe it for ever
 -spec calibrated() -> [refs | aliases | bigs | cells | funs].
 calibrated() -> [].
+%% The thread that the caller runs on, and the time it has had; none: there is no library.
+-spec cpu() -> none | {non_neg_integer(), non_neg_integer()}.
+cpu() -> none.
 %% Processes are traced whose hash is below so many 65536ths.
 -spec set_sample(0..65536) -> ok.
 set_sample(_) -> ok.

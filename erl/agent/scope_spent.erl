@@ -9,7 +9,7 @@
 -define(SOON_NS, 5000000).
 -define(BUSY_MS, 500).         % .. at each look for so long
 
--record(spent, {at :: integer(), totals :: map(), reductions :: non_neg_integer(),
+-record(spent, {at :: integer(), totals :: map(), reductions :: non_neg_integer(), worked :: {integer(), integer()},
                 last = #{} :: #{atom() => number()},     % of the last second
                 kinds = #{} :: #{atom() => number()},    % events per second
                 all = 0 :: number(), own = 0 :: number(),  % ns since the agent began, and what of it no event made
@@ -17,7 +17,7 @@
 -opaque spent() :: #spent{}.
 
 -spec new(map()) -> spent().
-new(Ctx) -> #spent{at = mono(), totals = scope_beat:totals(Ctx), reductions = reductions(Ctx)}.
+new(Ctx) -> #spent{at = mono(), totals = scope_beat:totals(Ctx), reductions = reductions(Ctx), worked = scope_beat:worked(Ctx)}.
 
 %% Since the look before; too soon after it there is nothing to be said.
 -spec look(map(), scope_budget:costs(), spent()) -> spent().
@@ -27,15 +27,16 @@ look(Ctx, Costs, S = #spent{at = At}) ->
         Now -> look(Now, Now - At, Ctx, Costs, S)
     end.
 
-look(Now, Dt, Ctx, Costs, S = #spent{totals = Before, reductions = R0}) ->
+look(Now, Dt, Ctx, Costs, S = #spent{totals = Before, reductions = R0, worked = {Session0, Drainer0}}) ->
     Totals = scope_beat:totals(Ctx),
     R1 = reductions(Ctx),
+    Worked = {Session, Drainer} = scope_beat:worked(Ctx),
     Delta = maps:map(fun(K, N) -> N - maps:get(K, Before, 0) end, Totals),
     Counts = maps:without([bytes], Delta),
-    Own = case Costs of #{reduction := Ns} -> max(0, R1 - R0) * Ns; _ -> 0 end,
-    Ns2 = scope_budget:spent_ns(Counts, map_get(bytes, Delta), Costs) + Own,
+    Own = Session - Session0 + case Costs of #{reduction := Ns} -> max(0, R1 - R0) * Ns; _ -> 0 end,
+    Ns2 = scope_budget:spent_ns(Counts, map_get(bytes, Delta), tracees(Ctx, Costs)) + Drainer - Drainer0 + Own,
     PerSecond = fun(N) -> N * 1.0e9 / Dt end,
-    S#spent{at = Now, totals = Totals, reductions = R1, all = S#spent.all + Ns2, own = S#spent.own + Own,
+    S#spent{at = Now, totals = Totals, reductions = R1, worked = Worked, all = S#spent.all + Ns2, own = S#spent.own + Own,
             kinds = maps:map(fun(_, N) -> round(PerSecond(N)) end, Counts),
             last = #{cpu => case Costs of unknown -> unknown; _ -> scope_budget:percent(Ns2, Dt) end,
                      own_cpu => scope_budget:percent(Own, Dt),
@@ -49,11 +50,15 @@ traced(#spent{at = At, all = All, own = Own}) -> {All - Own, At}.
 -spec status(spent()) -> #{atom() => term()}.
 status(#spent{at = At, last = Last, kinds = Kinds, all = All}) -> Last#{kinds => Kinds, total_ns => round(All), at => At}.
 
-%% The processes of ours that do not receive traces. What the Erlang tracer does is in the costs of events; of the native
-%% one's drainer what the library does.
+%% Of the costs those that no clock of ours saw: where the drainer is timed, what is not its own.
+tracees(#{capture := native}, Costs) when is_map(Costs) ->
+    maps:map(fun(_, {Tracee, _}) -> {Tracee, 0}; (_, N) -> N end, Costs);
+tracees(_, Costs) -> Costs.
+
+%% Of the processes of ours that are not timed and do not receive traces: what the Erlang tracer does is in the costs of events.
 reductions(Ctx) ->
-    Drainer = case Ctx of #{capture := native} -> [tracer]; _ -> [] end,
-    lists:sum([N || P <- maps:values(maps:with([session, guard, sup | Drainer], Ctx)), {_, N} <- [process_info(P, reductions)]]).
+    Session = case Ctx of #{capture := native} -> []; _ -> [session] end,
+    lists:sum([N || P <- maps:values(maps:with([guard, sup | Session], Ctx)), {_, N} <- [process_info(P, reductions)]]).
 
 memory(Ctx) ->
     scope_beat:under_way(Ctx) + scope_beat:held(Ctx)

@@ -1,4 +1,5 @@
 // scope_nif's library: loading, setting up, settings, the lease and the monitor. See erl/agent/scope_nif.erl.
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -333,6 +334,14 @@ ERL_NIF_TERM found(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   return list;
 }
 
+// cpu() -> {Thread, Ns}: which one the caller runs on, and what time it has had.
+ERL_NIF_TERM cpu(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
+  timespec t;
+  (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return enif_make_tuple2(env, enif_make_uint64(env, pthread_self()),
+                          enif_make_int64(env, std::int64_t{t.tv_sec} * 1'000'000'000 + t.tv_nsec));
+}
+
 ErlNifFunc functions[] = {{"enabled", 3, enabled, 0},
                           {"trace", 5, trace, 0},
                           {"setup", 1, setup, 0},
@@ -353,7 +362,8 @@ ErlNifFunc functions[] = {{"enabled", 3, enabled, 0},
                           {"set_roles", 1, set_roles, 0},
                           {"set_redaction", 1, set_redaction, 0},
                           {"active", 0, active, 0},
-                          {"calibrated", 0, found, 0}};
+                          {"calibrated", 0, found, 0},
+                          {"cpu", 0, cpu, 0}};
 
 }  // namespace
 }  // namespace scope::tracer

@@ -5,7 +5,8 @@
          traced_node_killed/1, node_restarted_keeps_incarnations_apart/1, agent_killed/1,
          agent_of_another_version_is_replaced/1, two_daemons/1,
          wrong_cookie/1, disabled_node_is_left_alone/1, other_tools_pattern_is_refused/1, other_tools_monitor_is_kept/1, dbg_stop_clear/1,
-         many_schedulers/1, big_dist_buffer/1, short_ticktime/1, disk_full/1, restart_knows_its_traces/1]).
+         many_schedulers/1, big_dist_buffer/1, short_ticktime/1, disk_full/1, restart_knows_its_traces/1,
+         started_while_it_goes_live/1]).
 -import(scope_test, [start_node/2, start_node/3, rpc/2, rpc/4, node_of/1, wait_until/2, assert_eq/2, kill/1]).
 -import(scope_daemon, [call/3, ask/3, await_live/3, await_nodes/3, all_events/4, lost/1]).
 
@@ -14,7 +15,7 @@ all() -> [daemon_killed_within_the_hold, daemon_killed_beyond_the_hold, grace_ov
           wrong_cookie,
           disabled_node_is_left_alone, other_tools_pattern_is_refused, other_tools_monitor_is_kept, dbg_stop_clear,
           many_schedulers,
-          big_dist_buffer, short_ticktime, disk_full, restart_knows_its_traces].
+          big_dist_buffer, short_ticktime, disk_full, restart_knows_its_traces, started_while_it_goes_live].
 timeout(_) -> 120000.
 
 recorded(Config, NodeOpts, DaemonOpts) ->
@@ -306,3 +307,23 @@ restart_knows_its_traces(Config) ->
     wait_until(fun() -> [I || #{id := I} <- maps:get(tracing, ask(A, D2, status))] =:= [Id] end, 5000),
     {ok, _} = call(A, D2, {stop, Id}),
     wait_until(fun() -> rpc(A, erlang, trace_info, [Pid, flags]) =:= {flags, []} end, 5000).
+
+%% Asked for between the moment when a node is live again and its word of what it traces: told to it once.
+started_while_it_goes_live(Config) ->
+    {A, D = #{scope := Scope, log := Log}, Pid} = recorded(Config, #{}, #{}),
+    Lines = fun(What) -> {ok, Text} = file:read_file(Log), length(binary:matches(Text, What)) end,
+    Guard = rpc(A, erlang, whereis, [scope_guard]),
+    Holder = rpc(A, fun() -> spawn(fun() -> true = erlang:suspend_process(Guard), receive stop -> ok end end) end),
+    true = rpc(A, erlang, disconnect_node, [Scope]),
+    wait_until(fun() -> Lines(<<": recording (">>) =:= 2 end, 2500),        % after 3 s the guard counts as lost
+    Self = self(),
+    spawn_link(fun() -> Self ! {started, ask(A, D, {start, #{pids => [Pid], events => [state]}})} end),
+    wait_until(fun() ->
+                       {messages, Queue} = rpc(A, erlang, process_info, [Guard, messages]),
+                       Asked = [R || {request, _, _, R} <- Queue],
+                       lists:member(status, Asked) andalso lists:keymember(start, 1, Asked) orelse Asked
+               end, 2000),
+    rpc(A, fun() -> Holder ! stop end),
+    receive {started, #{nodes := PerNode}} -> assert_eq([ok], maps:values(PerNode)) end,
+    timer:sleep(300),
+    assert_eq(0, Lines(<<"does not start">>)).
