@@ -55,16 +55,29 @@ void see(std::uint32_t id) {
   }
 }
 
+// The sizes of items in which there is nothing to be seen, by their tags; most of what there is.
+constexpr auto kPlain = [] {
+  std::array<std::uint8_t, 256> size{};
+  size[etf::kNil] = size[etf::kExport] = 1;
+  size[etf::kSmallInteger] = size[etf::kSmallTuple] = 2;
+  size[etf::kInteger] = size[etf::kLargeTuple] = size[etf::kMap] = 5;
+  size[etf::kNewFloat] = 9;
+  return size;
+}();
+
 // The local atoms of the terms from `p` to `end`; and is there a text in them that is to be hidden? A binary's mark of
 // having been cut goes. `arguments`: the first list is one of arguments.
 bool see_terms(std::byte* p, const std::byte* end, const TextPatterns* texts, bool arguments) {
   bool secret = false;
   while (p < end) {
+    const auto tag = std::to_integer<std::uint8_t>(*p);
+    if (tag == etf::kLocalAtom) see(be32(p + 1));
+    if (const unsigned size = tag == etf::kLocalAtom ? 5 : kPlain[tag]) {
+      p += size;
+      continue;
+    }
     const WireItem item = wire_item(p);
     switch (item.tag) {
-      case etf::kLocalAtom:
-        see(be32(item.body));
-        break;
       case kCutBinary:
       case etf::kBinary:
         if (texts && !secret) {

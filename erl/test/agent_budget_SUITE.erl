@@ -10,7 +10,7 @@ all() ->
     [refused_with_reason, loops_keep_no_returns, limits_end_a_start, over_budget_is_refused, prediction_holds,
      counting_leaves_nothing, others_counters_stay, flat_out_is_held, excess_is_paid_for, a_start_may_do_without, comes_back_slowly, busiest_are_left_out,
      rate_is_held, gives_up_trying,
-     busy_node, short_of_memory, memory_breaks, mailbox_breaks, credit_breaks, sample_is_stable].
+     busy_node, short_of_memory, memory_breaks, mailbox_breaks, credit_breaks, sample_is_stable, spent_is_what_it_took].
 
 timeout(_) -> 60000.
 
@@ -456,3 +456,29 @@ sample_is_stable(Config) ->
     log("~b of 400 at 0.1, ~b at 0.5, ~b new ones at 0.25", [length(Tenth), length(Half), length(Fresh)]),
     [true = N > Low andalso N < High || {N, Low, High} <- [{length(Tenth), 15, 75}, {length(Half), 150, 250},
                                                             {length(Fresh), 60, 150}]].
+
+%% A node that does nothing else than what we ask it: by the kernel's word it took more than `spent` says, but with the
+%% native tracer, whose session and drainer are timed, not many times as much.
+spent_is_what_it_took(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 100}),
+    Cpu = fun() ->
+                  rpc(T, fun() ->
+                                 lists:sum([binary_to_integer(hd(binary:split(B, <<" ">>)))
+                                            || F <- filelib:wildcard("/proc/self/task/*/schedstat"), {ok, B} <- [file:read_file(F)]])
+                         end)
+          end,
+    Spent = fun() ->
+                    Now = rpc(T, erlang, monotonic_time, [nanosecond]),
+                    {ok, #{spent := #{total_ns := Ns}}} =
+                        agent_SUITE:status_until(D, Pid, fun(#{spent := S}) -> maps:get(at, S) > Now end),
+                    Ns
+            end,
+    _ = Spent(),
+    S0 = Spent(),
+    C0 = Cpu(),
+    [{ok, _} = d(D, control, [Pid, status]) || _ <- lists:seq(1, 1000)],
+    C1 = Cpu(),
+    Part = (Spent() - S0) / (C1 - C0),
+    log("~.2f of ~.1f ms", [Part, (C1 - C0) / 1.0e6]),
+    true = Part < 1.0,
+    true = Part > 0.15 orelse not native().

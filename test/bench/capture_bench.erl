@@ -1,5 +1,6 @@
 %% What tracing costs the tracee, and all threads: the native tracer with its real drainer, against a tracer that does
-%% nothing, a local process that discards, and dbg's file port. On this node, sides interleaved, medians of the rounds.
+%% nothing, a local process that discards, and dbg's file port. On this node, sides interleaved, medians of the rounds; who
+%% takes the events has the other scheduler, but for one figure, the big state beside the drainer.
 -module(capture_bench).
 -export([main/0, work/1, sink/1]).
 -export([init/1, handle_call/3, handle_cast/2]).
@@ -12,7 +13,7 @@ main() ->
     ok = capture_floor:load(Floor),
     Bin = capture_agent_bench:load(Agent),
     native = scope_nif:load(Bin, #{}),
-    Drainer = drainer(),
+    Drainer = drainer(2),
     {Rounds, Calls, Gen} = case Quick of "quick" -> {7, 200000, 30000}; _ -> {15, 500000, 100000} end,
     Modes = [none, floor, nif, process, file],
     Call = rounds(Rounds, fun(M) -> calls(M, Calls, small) end, Modes),
@@ -23,6 +24,10 @@ main() ->
                     [{none, small}, {nif, small}, {none, big}, {nif, big}]),
     Error = accounting(Calls),
     exit(Drainer, kill),
+    receive after 100 -> ok end,
+    Drainer1 = drainer(1),
+    Shared = rounds(Rounds, fun(M) -> state(M, Gen div 3, Big) end, [none, nif]),
+    exit(Drainer1, kill),
     Ns = fun(Key, From, M) -> added(Key, From, M) end,
     Figures =
         #{drop_floor_ns => Ns(tracee, Call, floor), nif_ns => Ns(tracee, Call, nif),
@@ -36,6 +41,7 @@ main() ->
           genserver_nif_over_process_discard => Ns(tracee, GenCall, nif) / Ns(tracee, GenCall, process),
           small_state_ns => added2(States, small), big_state_ns => added2(States, big),
           big_state_over_small_state => added2(States, big) / added2(States, small),
+          big_state_beside_drainer_ns => Ns(tracee, Shared, nif),
           accounting_error => Error},
     [io:format("~s ~s~n", [K, number(V)]) || {K, V} <- maps:to_list(Figures)],
     halt(0).
@@ -44,11 +50,11 @@ number(V) when is_integer(V) -> integer_to_list(V);
 number(V) -> io_lib:format("~.4f", [V]).
 
 %% The agent's own process, with a session that takes everything in and throws it away.
-drainer() ->
+drainer(Scheduler) ->
     Beats = scope_beat:new(),
     Sink = spawn_opt(?MODULE, sink, [#{beats => Beats}], [{priority, high}]),
     Alive = spawn(fun() -> lease() end),
-    {Drainer, _} = scope_drain:start(),
+    Drainer = spawn_opt(scope_drain, init, [], [{priority, high}, {scheduler, Scheduler}]),
     Trace = scope_session:weak(scope_session:open({scope_nif, scope})),
     Drainer ! {peers, #{beats => Beats, guard => Alive, sup => Alive, session => Sink, opts => #{}, trace => Trace}},
     Drainer ! {procs, true},
