@@ -1,6 +1,7 @@
 %% What tracing costs the tracee, and all threads: the native tracer with its real drainer, against a tracer that does
 %% nothing, a local process that discards, and dbg's file port. On this node, sides interleaved, medians of the rounds; who
-%% takes the events has the other scheduler, but for one figure, the big state beside the drainer.
+%% takes the events has the other scheduler, but for one figure, the big state beside the drainer. What a state costs is the
+%% CPU of the tracee's scheduler, which others' load does not change; the rest is time that passes.
 -module(capture_bench).
 -export([main/0, work/1, sink/1]).
 -export([init/1, handle_call/3, handle_cast/2]).
@@ -26,7 +27,7 @@ main() ->
     exit(Drainer, kill),
     receive after 100 -> ok end,
     Drainer1 = drainer(1),
-    Shared = rounds(Rounds, fun(M) -> state(M, Gen div 3, Big) end, [none, nif]),
+    Shared = rounds(Rounds, fun({M, big}) -> state(M, Gen div 3, Big) end, [{none, big}, {nif, big}]),
     exit(Drainer1, kill),
     Ns = fun(Key, From, M) -> added(Key, From, M) end,
     Figures =
@@ -39,9 +40,9 @@ main() ->
           nif_tracee_over_drop_floor => Ns(tracee, Call, nif) / Ns(tracee, Call, floor),
           genserver_nif_ns => Ns(tracee, GenCall, nif), genserver_process_discard_ns => Ns(tracee, GenCall, process),
           genserver_nif_over_process_discard => Ns(tracee, GenCall, nif) / Ns(tracee, GenCall, process),
-          small_state_ns => added2(States, small), big_state_ns => added2(States, big),
-          big_state_over_small_state => added2(States, big) / added2(States, small),
-          big_state_beside_drainer_ns => Ns(tracee, Shared, nif),
+          small_state_ns => added(thread, States, small), big_state_ns => added(thread, States, big),
+          big_state_over_small_state => added(thread, States, big) / added(thread, States, small),
+          big_state_beside_drainer_ns => added(thread, Shared, big),
           accounting_error => Error},
     [io:format("~s ~s~n", [K, number(V)]) || {K, V} <- maps:to_list(Figures)],
     halt(0).
@@ -73,16 +74,19 @@ sink(Ctx) ->
 
 %% --- rounds ----------------------------------------------------------------------------------------------------------
 
-%% #{Mode => [{TraceeNsPerOp, CpuNsPerOp}]}
+%% #{Mode => [{TraceeNsPerOp, CpuNsPerOp, CpuNsPerOp of the tracee's scheduler}]}
 rounds(N, Fun, Modes) ->
     _ = [Fun(M) || M <- Modes],
     Of = [{M, Fun(M)} || _ <- lists:seq(1, N), M <- Modes],
     maps:from_list([{M, [R || {X, R} <- Of, X =:= M]} || M <- Modes]).
 
-added(tracee, Of, Mode) -> median([T || {T, _} <- map_get(Mode, Of)]) - median([T || {T, _} <- map_get(none, Of)]);
-added(cpu, Of, Mode) -> median([C || {_, C} <- map_get(Mode, Of)]) - median([C || {_, C} <- map_get(none, Of)]).
-added2(Of, Size) ->
-    median([T || {T, _} <- map_get({nif, Size}, Of)]) - median([T || {T, _} <- map_get({none, Size}, Of)]).
+added(tracee, Of, Mode) -> added(1, Of, Mode, none);
+added(cpu, Of, Mode) -> added(2, Of, Mode, none);
+added(thread, Of, Size) -> added(3, Of, {nif, Size}, {none, Size}).
+
+added(I, Of, Mode, Plain) ->
+    Median = fun(M) -> median([element(I, R) || R <- map_get(M, Of)]) end,
+    Median(Mode) - Median(Plain).
 
 median(L) -> lists:nth((length(L) + 1) div 2, lists:sort(L)).
 
@@ -102,12 +106,14 @@ measured(Mode, Ops, Flags, Patterns, Prepare, Fun) ->
     Traced = case X of S when is_pid(S) -> S; _ -> P end,
     Off = trace(Mode, Traced, Flags, Patterns),
     C0 = cpu(),
+    T0 = cpu("1_scheduler"),
     P ! go,
     Ns = receive {done, P, N} -> N end,
     Off(),                                      % waits until all is written
+    T1 = cpu("1_scheduler"),
     C1 = cpu(),
     P ! stop,
-    {Ns / Ops, (C1 - C0) / Ops}.
+    {Ns / Ops, (C1 - C0) / Ops, (T1 - T0) / Ops}.
 
 %% CPU of all threads, in ns; the node is started without busy waiting.
 cpu() ->
@@ -115,6 +121,13 @@ cpu() ->
     [_, After] = string:split(Stat, ")", trailing),
     Fields = string:lexemes(After, " "),
     10000000 * (binary_to_integer(lists:nth(12, Fields)) + binary_to_integer(lists:nth(13, Fields))).
+
+%% Of the thread of that name.
+cpu(Name) ->
+    [Ns] = [binary_to_integer(hd(binary:split(Stat, <<" ">>)))
+            || F <- filelib:wildcard("/proc/self/task/*/comm"), file:read_file(F) =:= {ok, list_to_binary([Name, $\n])},
+               {ok, Stat} <- [file:read_file(filename:join(filename:dirname(F), "schedstat"))]],
+    Ns.
 
 trace(none, _, _, _) -> fun() -> ok end;
 trace(file, P, Flags, Patterns) ->
