@@ -5,7 +5,8 @@
 %% Costs    ns that one small event of a kind takes of its tracee and of us, and that each byte beyond costs, measured on
 %%          this node (scope_probe:costs/2).
 %% Spent    = events of each kind x their costs + bytes x the cost of a byte + what was discarded x its tracee's cost
-%%            + reductions of our other processes x the measured time of a reduction.
+%%            + reductions of our other processes x the measured time of a reduction. With the native tracer the session and the
+%%            drainer are timed instead (scope_beat:worked/3), and what is ours of the events' costs is the drainer's time.
 %% Bucket   A fifth of a second's worth of each limit. It fills with time, events empty it; who finds it dry says so, once.
 %%          So in any time t at most limit x (t + 0.2 s) is spent, plus what comes until the flags are off; with the Erlang
 %%          tracer, which has its queue before the bucket, nothing is traced again until that is paid for (`account`).

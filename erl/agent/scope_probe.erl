@@ -319,8 +319,9 @@ second(Numbers) -> lists:nth(2, lists:sort(Numbers)).
 %% ns of a reduction. A piece is so short, some 40 us, that others seldom run in it, whatever the load; of many the one in the
 %% middle counts. Each by a process of its own, whose heap grows.
 piece() ->
-    {_, Mon} = spawn_opt(fun() -> exit({price, reduction()}) end, [monitor, {priority, high}]),
-    receive {'DOWN', Mon, _, _, {price, Ns}} -> Ns end.
+    Me = self(),
+    Pid = spawn_opt(fun() -> Me ! {price, self(), reduction()} end, [{priority, high}]),
+    receive {price, Pid, Ns} -> Ns end.
 
 reduction() ->
     {_, R0} = process_info(self(), reductions),

@@ -117,7 +117,7 @@ budget(Daemon, Seconds) ->
              || _ <- lists:seq(1, 60)],
     {ok, _} = ask(Daemon, {start, hostile, spec(#{})}),
     Hammers = hammers(2),
-    %% It is added up every second and at each step: `at`. Each question costs some 18,000 reductions of the agent's own.
+    %% It is added up every second and at each step: `at`.
     Spent = fun() -> {ok, #{spent := #{total_ns := Ns, at := At}}} = ask(Daemon, status), {At, Ns} end,
     First = Spent(),
     Looks = lists:usort([First | [begin receive after 500 -> ok end, Spent() end || _ <- lists:seq(1, Seconds * 2)]]),
