@@ -32,15 +32,6 @@ constexpr std::int64_t kFirstAheadNs = 250'000'000;
 constexpr std::int64_t kLongestWindowNs =
     std::numeric_limits<std::int64_t>::max() / 4;  // rows bound it
 
-struct Forest {
-  Causality causality;
-  ClusterTime until;  // rows were read until then
-  bool rows_cut = false, deadline_cut = false;
-  std::uint64_t corrupt = 0;
-
-  Forest(const Context& context, const ClockModel& clock) : causality(context, clock) {}
-};
-
 ScanSpec spec_of(ClusterTime since, ClusterTime until, std::optional<store::Lsn> upper) {
   ScanSpec spec;
   spec.types = Causality::kTypes;
@@ -53,26 +44,55 @@ ScanSpec spec_of(ClusterTime since, ClusterTime until, std::optional<store::Lsn>
   return spec;
 }
 
-std::unique_ptr<Forest> read(const Context& context, const ClockModel& clock,
-                             const ScanSpec& spec) {
-  auto forest = std::make_unique<Forest>(context, clock);
-  forest->until = *spec.until;
-  RowStream rows(context, clock, spec);
-  std::size_t seen = 0;
-  for (RowStream::Item item; rows.next(item);) {
-    if (++seen > kMaxRows) {
-      forest->rows_cut = true;
-      forest->until = item.at.time;
-      break;
+struct Forest {
+  std::unique_ptr<Causality> causality;
+  ClusterTime until;  // rows were read until then
+  bool rows_cut = false, deadline_cut = false;
+  std::uint64_t corrupt = 0;
+};
+
+// A range that may grow at its end: what lies before is not read again.
+class Reading {
+ public:
+  Reading(const Context& context, const ClockModel& clock)
+      : context_(context), clock_(clock), causality_(std::make_unique<Causality>(context, clock)) {}
+
+  // REQUIRES that only spec.until differs from the call before, and is later.
+  void read(ScanSpec spec) {
+    if (read_until_) spec.since = ClusterTime{read_until_->ns + 1};
+    read_until_ = until_ = *spec.until;
+    RowStream rows(context_, clock_, std::move(spec));
+    for (RowStream::Item item; rows.next(item);) {
+      if (++seen_ > kMaxRows) {
+        rows_cut_ = true;
+        until_ = item.at.time;
+        break;
+      }
+      causality_->add(item);
+      if (rows.cut()) until_ = item.at.time;
     }
-    forest->causality.add(item);
-    if (rows.cut()) forest->until = item.at.time;
+    deadline_cut_ = rows.cut();
+    corrupt_.insert(rows.corrupt_units().begin(), rows.corrupt_units().end());
   }
-  forest->causality.finish();
-  forest->deadline_cut = rows.cut();
-  forest->corrupt = rows.corrupt_blocks();
-  return forest;
-}
+  bool cut() const { return rows_cut_ || deadline_cut_; }
+  // What the rows tell. REQUIRES last = false if read() is called again.
+  Forest forest(bool last) {
+    Forest out{last ? std::move(causality_) : causality_->copy(), until_, rows_cut_, deadline_cut_,
+               corrupt_.size()};
+    out.causality->finish();
+    return out;
+  }
+
+ private:
+  const Context& context_;
+  const ClockModel& clock_;
+  std::unique_ptr<Causality> causality_;
+  std::optional<ClusterTime> read_until_;
+  ClusterTime until_;
+  std::size_t seen_ = 0;
+  bool rows_cut_ = false, deadline_cut_ = false;
+  std::set<std::uint32_t> corrupt_;  // units
+};
 
 // How many rows a range may hold, from the units' statistics.
 std::size_t rows_in(const Context& context, const ClockModel& clock, const ScanSpec& spec) {
@@ -279,20 +299,21 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
     }
     length = std::min(length, longest);
     longest = 4 * std::min(longest, kLongestWindowNs);
-    std::unique_ptr<Forest> forest;
+    Forest forest;
+    Reading reading(context, clock);
     for (std::int64_t ahead = kFirstAheadNs;; ahead = std::min(4 * ahead, kLookAheadNs)) {
       const auto spec = choose(kLookBackNs, ahead);
-      forest = read(context, clock, spec);
-      const bool again = ahead < kLookAheadNs && *spec.until < newest_row && !forest->rows_cut &&
-                         !forest->deadline_cut && !context.budget.spent() &&
-                         under_way(forest->causality.spans(), from, until, *spec.until);
-      out.completeness.corrupt_blocks += again ? 0 : forest->corrupt;
+      reading.read(spec);
+      const bool more = ahead < kLookAheadNs && *spec.until < newest_row && !reading.cut() &&
+                        !context.budget.spent();
+      forest = reading.forest(!more);
+      if (more && under_way(forest.causality->spans(), from, until, *spec.until)) continue;
+      out.completeness.corrupt_blocks += forest.corrupt;
       // Traces may be longer than shown, or missing.
-      if (!again && forest->rows_cut)
-        unread.push_back({"", forest->until, *spec.until, {}, "too_many_rows"});
-      if (!again) break;
+      if (forest.rows_cut) unread.push_back({"", forest.until, *spec.until, {}, "too_many_rows"});
+      break;
     }
-    if (forest->deadline_cut) {
+    if (forest.deadline_cut) {
       // Half a window tells nothing: it is the next page's.
       if (!read_any) {
         return fail(Code::deadline,
@@ -304,7 +325,7 @@ Result<TraceList> get_traces(const Context& context, const Filter& filter,
       break;
     }
     read_any = true;
-    const auto& spans = forest->causality.spans();
+    const auto& spans = forest.causality->spans();
     const auto roots = roots_of(spans);
     std::vector<std::vector<std::uint32_t>> members(spans.size());
     for (std::uint32_t i = 0; i < spans.size(); ++i) members[roots[i]].push_back(i);
@@ -541,27 +562,29 @@ Result<Trace> get_trace(const Context& context, const EventId& id) {
   }
   const auto begun = clock.cluster(id.process.incarnation, id.time);
   std::int64_t ahead = 1'000'000'000;
+  Reading reading(context, clock);
   while (true) {
     const ClusterTime from{begun.time.ns - kLookBackNs},
         until{std::min(begun.time.ns + ahead,
                        std::max(begun.time.ns, context.now.ns) + kLookAheadNs)};
     auto spec = spec_of(from, until, {});
     spec.payloads |= kWithContext;
-    const auto forest = read(context, clock, spec);
-    const auto& spans = forest->causality.spans();
-    auto root = forest->causality.span_of(id);
+    reading.read(spec);
+    const bool more = until < context.now && !reading.cut() && ahead < kMaxTraceNs;
+    const auto forest = reading.forest(!more);
+    const auto& spans = forest.causality->spans();
+    auto root = forest.causality->span_of(id);
     if (root == kNoSpan) return nothing();
     while (spans[root].parent != kNoSpan) root = spans[root].parent;
-    auto tree = tree_of(forest->causality, root);
+    auto tree = tree_of(*forest.causality, root);
     const bool near_end =
         tree.open || tree.end + ahead / kQuiet > until.ns || (tree.waits && ahead < kLookAheadNs);
-    const bool more = until < context.now && !forest->rows_cut && !forest->deadline_cut;
-    if (near_end && more && ahead < kMaxTraceNs && !context.budget.spent()) {
+    if (near_end && more && !context.budget.spent()) {
       ahead *= 4;
       continue;
     }
-    if (forest->rows_cut) tree.trace.cut.push_back(TraceCut::rows);
-    if (forest->deadline_cut || (near_end && until < context.now)) {
+    if (forest.rows_cut) tree.trace.cut.push_back(TraceCut::rows);
+    if (forest.deadline_cut || (near_end && until < context.now)) {
       tree.trace.cut.push_back(TraceCut::time);
     }
     std::set<Incarnation> concerned;
@@ -570,8 +593,8 @@ Result<Trace> get_trace(const Context& context, const EventId& id) {
     tree.trace.completeness =
         certify(context, clock, incarnations, kMessages, tree.trace.spans.front().span.start.time,
                 ClusterTime{std::max(tree.end, tree.trace.spans.front().span.start.time.ns)});
-    tree.trace.completeness.corrupt_blocks += forest->corrupt;
-    tree.trace.completeness.deadline_cut |= forest->deadline_cut;
+    tree.trace.completeness.corrupt_blocks += forest.corrupt;
+    tree.trace.completeness.deadline_cut |= forest.deadline_cut;
     return std::move(tree.trace);
   }
 }

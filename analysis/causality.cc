@@ -117,6 +117,12 @@ Causality::Causality(const Context& context, const ClockModel& clock)
       receivers_(context, clock),
       matcher_(*this) {}
 
+std::unique_ptr<Causality> Causality::copy() const {
+  auto out = std::unique_ptr<Causality>(new Causality(*this));
+  out->matcher_.set_sink(*out);
+  return out;
+}
+
 void Causality::matched(const Message& send, const Message& arrival, Matched how,
                         std::uint32_t candidates) {
   matches_[arrival.id] = {send.id, how, candidates};

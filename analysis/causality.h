@@ -16,13 +16,14 @@
 //            function that returned. A handled request is the child of its call.
 // Root       A span that nothing recorded caused: a timer, a port, an untraced sender, or a process that was busy
 //            already (`process`): each thing that one sends is a root of its own.
-// Life       Refers to context and clock. Owns the rows that its spans need later (EventIds only).
+// Life       Refers to context and clock. A copy goes on alone. Owns the rows that its spans need later (EventIds only).
 // Bounds     One Span per activity, call and returned function; the caller bounds the rows. Thread: one.
 #pragma once
 
 #include <array>
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -95,6 +96,7 @@ struct SpanLink {
 class Causality : MatchSink {
  public:
   Causality(const Context& context, const ClockModel& clock);
+  std::unique_ptr<Causality> copy() const;
 
   // In the stream's order; all types that kTypes names.
   void add(const RowStream::Item& item);
@@ -110,6 +112,8 @@ class Causality : MatchSink {
   std::uint32_t span_of(const EventId& event) const;
 
  private:
+  Causality(const Causality&) = default;
+
   struct Fetched {  // by a plain process
     EventId id;
     Corrected at;

@@ -65,7 +65,7 @@ std::int64_t slack(const Corrected& a, const EventId& of_a, const Corrected& b,
 }
 
 MessageMatcher::MessageMatcher(MatchSink& sink, MatchLimits limits)
-    : sink_(sink), limits_(limits), watermark_(std::numeric_limits<std::int64_t>::min()) {}
+    : sink_(&sink), limits_(limits), watermark_(std::numeric_limits<std::int64_t>::min()) {}
 
 MessageMatcher::Key MessageMatcher::key_of(const Message& m, const ProcessId& receiver,
                                            bool identity) {
@@ -117,7 +117,7 @@ void MessageMatcher::take(const Message& m) {
   if (m.hash != 0) {
     const auto waiting = fetched_.find(key_of(m, m.process, false));
     if (waiting != fetched_.end()) {
-      sink_.taken(waiting->second.front(), m);
+      sink_->taken(waiting->second.front(), m);
       waiting->second.pop_front();
       if (waiting->second.empty()) fetched_.erase(waiting);
       return;
@@ -412,7 +412,7 @@ void MessageMatcher::emit(const Message& send, const Message& arrival, Matched h
   ++(how == Matched::exact    ? stats_.exact
      : how == Matched::unique ? stats_.unique
                               : stats_.ambiguous);
-  sink_.matched(send, arrival, how, candidates);
+  sink_->matched(send, arrival, how, candidates);
   if (how == Matched::ambiguous || arrival.type != EventType::message_fetch) return;
   const auto& r = arrival.process;
   const Key pair = mix(std::array{word(send.process.incarnation, send.process.id),

@@ -14,7 +14,7 @@
 //        `settle_ns` after their last row, sends wait for `window_ns`. Both, and `max_open`, bound the memory; what they
 //        push out before it was matched is counted (`fell_out`). finish() settles what is left.
 // Not here  Priority messages of OTP 28, which overtake: their anchors contradict each other and are then not used.
-// Life   The sink outlives the matcher. Thread: one.
+// Life   The sink outlives the matcher. A copy goes on alone, with the same sink until it is given its own. Thread: one.
 #pragma once
 
 #include <boost/unordered/unordered_flat_map.hpp>
@@ -75,6 +75,7 @@ struct MatchStats {
 class MessageMatcher {
  public:
   explicit MessageMatcher(MatchSink& sink, MatchLimits limits = {});
+  void set_sink(MatchSink& sink) { sink_ = &sink; }
 
   // REQUIRES not older than the message before; a send, fetch or take.
   void add(const Message& message);
@@ -129,7 +130,7 @@ class MessageMatcher {
   void run_due(std::int64_t now, bool last);
   void forget_old(std::int64_t now);
 
-  MatchSink& sink_;
+  MatchSink* sink_;
   const MatchLimits limits_;
   MatchStats stats_;
   std::int64_t watermark_;

@@ -43,7 +43,7 @@ void RowStream::open_units() {
     ++next_unit_;
     auto rows = context_.view->read(context_.view->units()[candidate.unit], filter_);
     if (!rows) {
-      ++corrupt_;
+      corrupt_.push_back(candidate.unit);
       continue;
     }
     auto open = std::make_unique<Open>();

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "analysis/event_scan.h"
@@ -33,7 +34,8 @@ class RowStream {
   bool next(Item& out);
 
   bool cut() const { return cut_; }
-  std::uint64_t corrupt_blocks() const { return corrupt_; }
+  std::uint64_t corrupt_blocks() const { return corrupt_.size(); }
+  std::span<const std::uint32_t> corrupt_units() const { return corrupt_; }
 
  private:
   struct Place {  // one row of an open unit
@@ -58,7 +60,7 @@ class RowStream {
   std::vector<std::unique_ptr<Open>> open_;  // a heap: the unit with the oldest next row on top
   std::unique_ptr<Open> given_;              // holds the row given last
   bool cut_ = false;
-  std::uint64_t corrupt_ = 0;
+  std::vector<std::uint32_t> corrupt_;
 };
 
 }  // namespace scope::analysis
