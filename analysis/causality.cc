@@ -225,7 +225,7 @@ void Causality::sent(Process& process, const RowStream::Item& item, const Messag
   if (message.identity.kind == Identity::Kind::request) {
     sent.activity = child_of(process, SpanKind::call, message.id, item.at);
     spans_[sent.activity].name = message_label(item.row->record);
-    calls_[message.identity.ref] = {message.process, sent.activity};
+    calls_[{message.identity.ref, message.process}] = sent.activity;
   }
   sends_.emplace(message.id, sent);
   remember(process.sends, {.hash = message.hash, .id = message.id});
@@ -235,9 +235,9 @@ void Causality::sent(Process& process, const RowStream::Item& item, const Messag
 bool Causality::answered(Process& process, const RowStream::Item& item, const Message& message) {
   const bool answers = message.identity.kind == Identity::Kind::reply ||
                        message.identity.kind == Identity::Kind::down;
-  const auto call = answers ? calls_.find(message.identity.ref) : calls_.end();
-  if (call == calls_.end() || call->second.caller != message.process) return false;
-  auto& span = spans_[call->second.span];
+  const auto call = answers ? calls_.find({message.identity.ref, message.process}) : calls_.end();
+  if (call == calls_.end()) return false;
+  auto& span = spans_[call->second];
   span.stop = item.at;
   if (message.identity.kind == Identity::Kind::down) {
     const auto& record = item.row->record;
@@ -245,7 +245,7 @@ bool Causality::answered(Process& process, const RowStream::Item& item, const Me
                      ? "down"
                      : codec::print(record.term().element(4), codec::Syntax::erlang, kMaxSpanText);
   } else {
-    replies_.push_back({call->second.span, message.id});
+    replies_.push_back({call->second, message.id});
     span.events.push_back(message.id);
   }
   calls_.erase(call);
@@ -516,7 +516,7 @@ void Causality::finish() {
   for (const auto& [id, sent] : sends_) {
     if (!sent.arrived) wait(sent.activity);
   }
-  for (const auto& [ref, call] : calls_) wait(call.span);
+  for (const auto& [ref, call] : calls_) wait(call);
   // Who answered a call, if it was not its own handling.
   for (const auto& reply : replies_) {
     const auto match = matches_.find(reply.fetch);

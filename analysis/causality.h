@@ -136,10 +136,8 @@ class Causality : MatchSink {
     std::vector<Recent> rows;
     unsigned next = 0;
   };
-  struct Call {
-    ProcessId caller;
-    std::uint32_t span;
-  };
+  // By who asked, too: whoever passes a request on to another process sends the same reference.
+  using CallKey = std::pair<Identity::Ref, ProcessId>;
   struct Frame {  // a function that was entered
     std::string mfa;
     EventId id;
@@ -233,7 +231,7 @@ class Causality : MatchSink {
   std::vector<SpanLink> links_;
   std::vector<Cause> causes_;
   std::unordered_map<ProcessId, Process> processes_;
-  std::map<Identity::Ref, Call> calls_;  // that wait for their reply
+  std::map<CallKey, std::uint32_t> calls_;  // spans that wait for their reply
   struct Replied {
     std::uint32_t call;
     EventId fetch;

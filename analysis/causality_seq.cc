@@ -59,7 +59,7 @@ void Causality::seq_sent(Process& process, const RowStream::Item& item, const Me
       span.parent = caller;
       if (caller == kNoSpan) span.root = RootKind::process;
       span.name = message_label(item.row->record);
-      calls_[message.identity.ref] = {message.process, sent.activity};
+      calls_[{message.identity.ref, message.process}] = sent.activity;
     }
     remember(process.sends, {.hash = message.hash, .id = message.id, .token = true});
   }
@@ -76,9 +76,8 @@ void Causality::seq_received(Process& process, const RowStream::Item& item, cons
   if (message.identity.kind == Kind::reply || message.identity.kind == Kind::spawned) {
     // It goes on with what it was at when it asked.
     auto activity = process.activity;
-    const auto call = calls_.find(message.identity.ref);
-    if (call != calls_.end() && call->second.caller == message.process)
-      activity = spans_[call->second.span].parent;
+    const auto call = calls_.find({message.identity.ref, message.process});
+    if (call != calls_.end()) activity = spans_[call->second].parent;
     (void)answered(process, item, message);
     token_taken_[taken] = activity;
     return remember();

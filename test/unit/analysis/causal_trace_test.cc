@@ -437,6 +437,20 @@ TEST_F(CausalSmallBlocks, ATraceIdIsLookedForWhereItIs) {
   }
 }
 
+TEST_F(CausalTest, ARequestThatIsPassedOnIsStillItsCallersCall) {
+  const Request r{client, 1};
+  one.send(client, front, request(r), a(100));
+  one.fetch(front, request(r), a(101)).take(front, request(r), a(102));
+  one.send(front, stock, request(r), a(103)).state(front, int_term(1), a(104));
+  two.fetch(stock, request(r), b(105)).take(stock, request(r), b(106));
+  two.send(stock, client, reply(r), b(107)).state(stock, int_term(1), b(108));
+  one.fetch(client, reply(r), a(109));
+  append();
+  const auto t = trace(list().traces.at(0).root.id);
+  EXPECT_EQ(t.spans.at(0).span.process.id, client.id);
+  EXPECT_EQ(t.spans[0].service_ns, 9 * kMs) << "until the reply was fetched";
+}
+
 TEST_F(CausalTest, AReplyByAnotherHandlingIsALink) {
   const Request r{client, 1};
   one.send(client, front, request(r), a(100));
