@@ -9,6 +9,7 @@
 #include "analysis/completeness.h"
 #include "analysis/cursor.h"
 #include "analysis/resolve.h"
+#include "analysis/trace_outward.h"
 
 namespace scope::analysis {
 namespace {
@@ -120,23 +121,6 @@ std::pair<ClusterTime, ClusterTime> recorded(const Context& context, const Clock
 }
 
 std::int64_t end_of(const Span& span) { return (span.stop ? *span.stop : span.start).time.ns; }
-
-// The root of each span. The spans have no circles.
-std::vector<std::uint32_t> roots_of(const std::vector<Span>& spans) {
-  std::vector<std::uint32_t> roots(spans.size(), kNoSpan), path;
-  for (std::uint32_t i = 0; i < spans.size(); ++i) {
-    auto at = i;
-    path.clear();
-    while (roots[at] == kNoSpan && spans[at].parent != kNoSpan) {
-      path.push_back(at);
-      at = spans[at].parent;
-    }
-    const auto root = roots[at] == kNoSpan ? at : roots[at];
-    roots[at] = root;
-    for (const auto p : path) roots[p] = root;
-  }
-  return roots;
-}
 
 // Does a trace that began in the window wait for something, or was it still at work when the time read ended?
 bool under_way(const std::vector<Span>& spans, ClusterTime from, ClusterTime until,
@@ -547,7 +531,7 @@ Tree tree_of(const Causality& causality, std::uint32_t root) {
 
 }  // namespace
 
-Result<Trace> get_trace(const Context& context, const EventId& id) {
+Result<Trace> get_trace(const Context& context, const EventId& id, TraceReading how) {
   const ClockModel clock(*context.view);
   const auto nothing = [] {
     return fail(Code::not_recorded,
@@ -563,15 +547,19 @@ Result<Trace> get_trace(const Context& context, const EventId& id) {
   const auto begun = clock.cluster(id.process.incarnation, id.time);
   std::int64_t ahead = 1'000'000'000;
   Reading reading(context, clock);
+  Outward outward(context, clock);
   while (true) {
     const ClusterTime from{begun.time.ns - kLookBackNs},
         until{std::min(begun.time.ns + ahead,
                        std::max(begun.time.ns, context.now.ns) + kLookAheadNs)};
     auto spec = spec_of(from, until, {});
     spec.payloads |= kWithContext;
-    reading.read(spec);
+    Forest forest;
+    if (how == TraceReading::outward) forest = {outward.read(spec, id), until};
+    const bool of_parties = forest.causality != nullptr;
+    if (!of_parties) reading.read(spec);
     const bool more = until < context.now && !reading.cut() && ahead < kMaxTraceNs;
-    const auto forest = reading.forest(!more);
+    if (!of_parties) forest = reading.forest(!more);
     const auto& spans = forest.causality->spans();
     auto root = forest.causality->span_of(id);
     if (root == kNoSpan) return nothing();
@@ -583,6 +571,7 @@ Result<Trace> get_trace(const Context& context, const EventId& id) {
       ahead *= 4;
       continue;
     }
+    tree.trace.outward = of_parties;
     if (forest.rows_cut) tree.trace.cut.push_back(TraceCut::rows);
     if (forest.deadline_cut || (near_end && until < context.now)) {
       tree.trace.cut.push_back(TraceCut::time);

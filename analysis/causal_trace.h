@@ -63,11 +63,16 @@ struct Trace {
   std::vector<TraceSpan> spans;  // the root first, then by depth-first order of start
   std::vector<SpanLink> links;   // places in `spans`
   std::vector<TraceCut> cut;
+  bool outward = false;  // worked out of the rows of those that took part
   Completeness completeness;
 };
 
+// Both give the same trace: `outward` reads what trace_outward.h says, and all where that does not tell.
+enum class TraceReading : std::uint8_t { outward, all };
+
 // The trace that an event belongs to: the root's id, or that of any event that began a span or sent a message in it.
 // Errors: not_recorded.
-Result<Trace> get_trace(const Context& context, const EventId& id);
+Result<Trace> get_trace(const Context& context, const EventId& id,
+                        TraceReading reading = TraceReading::outward);
 
 }  // namespace scope::analysis

@@ -17,7 +17,10 @@ using codec::TermView;
 using codec::TraceRecord;
 
 constexpr std::size_t kMaxFetched = 16, kMaxFrames = 64;
-constexpr std::uint64_t kAdvanceEvery = 4096;
+// By time, not by rows: a message's fate must not depend on the traffic beside it (trace_outward.h).
+constexpr std::int64_t kAdvanceNs = 100'000'000;
+// When nothing comes for so long, nothing waits any more (MatchLimits, and a cluster's second look).
+constexpr std::int64_t kMostSteps = 700;
 
 std::string label(const TermView& term) {
   if (const auto atom = term.atom()) return std::string(atom->substr(0, kMaxSpanText));
@@ -179,7 +182,6 @@ std::uint32_t Causality::child_of(Process& process, SpanKind kind, const EventId
 void Causality::add(const RowStream::Item& item) {
   const auto& row = *item.row;
   const auto type = row.record.type;
-  if (++since_advance_ % kAdvanceEvery == 0) matcher_.advance(item.at.time);
   if (type == EventType::process_spawn) return spawned(item);
   if (type == EventType::seq_send || type == EventType::seq_receive) return seq(item);
   auto& process = processes_[receivers_.home(row.process)];
@@ -188,8 +190,7 @@ void Causality::add(const RowStream::Item& item) {
     case EventType::message_send:
     case EventType::message_fetch:
     case EventType::message_take: {
-      const auto message = receivers_.message(row, item.at);
-      matcher_.add(message);
+      const auto message = match(item);
       if (type == EventType::message_send) return sent(process, item, message);
       if (type == EventType::message_fetch) return fetched(process, item, message);
       return took(process, item, message);
@@ -208,6 +209,22 @@ void Causality::add(const RowStream::Item& item) {
     default:
       return;
   }
+}
+
+Message Causality::match(const RowStream::Item& item) {
+  advance(item.at.time);
+  auto message = receivers_.message(*item.row, item.at);
+  matcher_.add(message);
+  return message;
+}
+
+void Causality::advance(ClusterTime until) {
+  const auto step = until.ns / kAdvanceNs;
+  if (!step_ || step - *step_ > kMostSteps) {
+    for (auto i = 0; step_ && i < kMostSteps; ++i) matcher_.advance({++*step_ * kAdvanceNs});
+    step_ = step - 1;
+  }
+  while (*step_ < step) matcher_.advance({++*step_ * kAdvanceNs});
 }
 
 void Causality::sent(Process& process, const RowStream::Item& item, const Message& message) {
@@ -325,16 +342,9 @@ void Causality::took(Process& process, const RowStream::Item& item, const Messag
 
 void Causality::spawned(const RowStream::Item& item) {
   const auto& row = *item.row;
-  const auto& peer = row.record.peer;
   const bool child_side = row.record.has(TraceRecord::kChildSide);
-  if (peer.kind != codec::Peer::Kind::pid) return;
-  const auto* own = info_of(view_, row.process.incarnation);
-  if (own == nullptr) return;
-  const std::string_view node = peer.node.empty() ? std::string_view(own->node) : peer.node;
-  const bool local = peer.creation == 0 && node == own->node;
-  ProcessId other = receivers_.home(
-      codec::PidParts{node, peer.id, peer.serial, local ? own->creation : peer.creation});
-  if (other.incarnation == kNoIncarnation) return;
+  const auto other = receivers_.other_end(row);
+  if (!other) return;
   const auto mine = receivers_.home(row.process);
   const auto child = child_side ? mine : other, parent = child_side ? other : mine;
   auto known = children_.find(child);
@@ -583,6 +593,22 @@ std::uint32_t Causality::span_of(const EventId& event) const {
   if (const auto at = began_.find(event); at != began_.end()) return at->second;
   if (const auto at = sends_.find(event); at != sends_.end()) return at->second.activity;
   return kNoSpan;
+}
+
+std::vector<std::uint32_t> roots_of(const std::vector<Span>& spans) {
+  std::vector<std::uint32_t> roots(spans.size(), kNoSpan), path;
+  for (std::uint32_t i = 0; i < spans.size(); ++i) {
+    auto at = i;
+    path.clear();
+    while (roots[at] == kNoSpan && spans[at].parent != kNoSpan) {
+      path.push_back(at);
+      at = spans[at].parent;
+    }
+    const auto root = roots[at] == kNoSpan ? at : roots[at];
+    roots[at] = root;
+    for (const auto p : path) roots[p] = root;
+  }
+  return roots;
 }
 
 }  // namespace scope::analysis

@@ -102,12 +102,20 @@ class Causality : MatchSink {
   void add(const RowStream::Item& item);
   void finish();
 
+  // For who adds the rows of some processes only (trace_outward.h): a message of another one, as far as it takes part in
+  // matching; and that all messages until then have been added.
+  void add_message(const RowStream::Item& item) { (void)match(item); }
+  void advance(ClusterTime until);
+
   static const std::uint32_t kTypes, kPayloads;  // of which types it looks at the payload
 
   // After finish(). Merged spans have been taken out; parents come before or after their children.
   const std::vector<Span>& spans() const { return spans_; }
   const std::vector<SpanLink>& links() const { return links_; }
   const MatchStats& matching() const { return matcher_.stats(); }
+  // Were messages of this content told apart by others between the same processes?
+  bool narrowed(std::uint64_t hash) const { return matcher_.narrowed(hash); }
+  bool tokens() const { return tokens_; }
   // The span that an event belongs to; kNoSpan: none.
   std::uint32_t span_of(const EventId& event) const;
 
@@ -189,6 +197,7 @@ class Causality : MatchSink {
                std::uint32_t candidates) override;
   void taken(const Message& fetch, const Message& take) override;
 
+  Message match(const RowStream::Item& item);
   void sent(Process& process, const RowStream::Item& item, const Message& message);
   void fetched(Process& process, const RowStream::Item& item, const Message& message);
   void took(Process& process, const RowStream::Item& item, const Message& message);
@@ -250,8 +259,11 @@ class Causality : MatchSink {
   std::unordered_map<ProcessId, Exit> exits_;
   std::unordered_map<ProcessId, std::uint32_t> children_;  // spawn spans, by child
   ByEvent<std::uint32_t> began_;                           // by any of a span's events
-  std::uint64_t since_advance_ = 0;
+  std::optional<std::int64_t> step_;                       // to which the matcher was advanced
 };
+
+// The root of each span. REQUIRES that they have no circles.
+std::vector<std::uint32_t> roots_of(const std::vector<Span>& spans);
 
 // The message without its protocol, as a short name: its atom, or its tag and arity.
 std::string message_label(const codec::TraceRecord& record);

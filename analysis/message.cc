@@ -126,6 +126,17 @@ Destination Receivers::owner(std::string_view node, std::string_view name, Clust
   return {Destination::Kind::vm, {now, 0, 0}};
 }
 
+ProcessId Receivers::other_end(const store::StoredRow& spawn) const {
+  const auto& peer = spawn.record.peer;
+  const auto* own = info_of(view_, spawn.process.incarnation);
+  if (peer.kind != codec::Peer::Kind::pid || own == nullptr) return {};
+  const std::string_view node = peer.node.empty() ? std::string_view(own->node) : peer.node;
+  const bool local = peer.creation == 0 && node == own->node;
+  const auto out =
+      home(codec::PidParts{node, peer.id, peer.serial, local ? own->creation : peer.creation});
+  return out ? out : ProcessId{};
+}
+
 Destination Receivers::destination(const store::StoredRow& send, ClusterTime at) {
   const auto& peer = send.record.peer;
   const auto* own = info_of(view_, send.process.incarnation);

@@ -312,6 +312,7 @@ void MessageMatcher::close(std::span<const Message> sends, std::span<const Messa
     const auto at = now > std::numeric_limits<std::int64_t>::max() - limits_.settle_ns
                         ? now
                         : now + limits_.settle_ns;
+    narrowed_.insert(sends.front().hash);
     deferred_.emplace_back(
         at, Cluster{{sends.begin(), sends.end()}, {arrivals.begin(), arrivals.end()}, whole_vm});
   }

@@ -83,6 +83,8 @@ class MessageMatcher {
   void finish();
 
   const MatchStats& stats() const { return stats_; }
+  // Was step 3 needed for this hash?
+  bool narrowed(std::uint64_t hash) const { return narrowed_.contains(hash); }
 
  private:
   using Key = std::array<std::uint64_t, 2>;
@@ -138,6 +140,8 @@ class MessageMatcher {
   std::size_t open_ = 0;  // rows in buckets
   std::priority_queue<Due, std::vector<Due>, std::greater<>> due_;
   std::deque<std::pair<std::int64_t, Cluster>> deferred_;  // for narrow(), by time
+
+  boost::unordered_flat_set<std::uint64_t> narrowed_;
 
   // Fetches whose taking may come, and in which order they were added.
   ByKey<std::list<Message>> fetched_;
