@@ -78,7 +78,10 @@ bool RowStream::next(Item& out) {
   given_ = std::move(open_.back());
   open_.pop_back();
   const auto& place = given_->order[given_->next++];
-  out = {&given_->rows.rows[place.row], place.at, given_->unit, given_->rows.owner};
+  out.row = &given_->rows.rows[place.row];
+  out.at = place.at;
+  out.unit = given_->unit;
+  if (out.owner != given_->rows.owner) out.owner = given_->rows.owner;
   return true;
 }
 

@@ -41,35 +41,51 @@ std::unique_ptr<Causality> Outward::read(const ScanSpec& spec, const EventId& id
   return nullptr;
 }
 
+// Unit by unit: within one a process's rows follow each other. Their order as a whole does not matter here.
 bool Outward::extend(ScanSpec spec) {
   if (read_until_) spec.since = ClusterTime{read_until_->ns + 1};
   read_until_ = spec.until;
   spec.types = kTypes;
   spec.payload = false;
-  RowStream rows(context_, clock_, std::move(spec));
-  for (RowStream::Item item; rows.next(item);) {
-    if (rows_.size() == kMaxRows) return false;
-    append(item);
+  spec.order = Order::oldest_first;
+  const auto plan = make_plan(context_, clock_, spec);
+  const auto filter = row_filter(spec, plan);
+  for (const auto& unit : plan.units) {
+    if (rows_.size() > kMaxRows || context_.budget.spent()) return false;
+    const auto rows = context_.view->read(context_.view->units()[unit.unit], filter);
+    if (!rows) return false;
+    ProcessId process;
+    Chain* own = nullptr;
+    for (const auto& row : rows->rows) {
+      const auto at = clock_.cluster(row.process.incarnation, row.record.time);
+      if (at.time < *spec.since || at.time > *spec.until) continue;
+      if (own == nullptr || row.process != process) {
+        process = row.process;
+        own = &by_process_[receivers_.home(process)];
+      }
+      append(row, at, unit.unit, *own);
+    }
   }
   wanted_ = 0;
   for (const auto& p : processes_) wanted_ += by_process_.find(p)->second.rows;
-  return !rows.cut() && rows.corrupt_blocks() == 0;
+  return rows_.size() <= kMaxRows;
 }
 
-void Outward::append(const RowStream::Item& item) {
+void Outward::append(const store::StoredRow& from, const Corrected& at, std::uint32_t unit,
+                     Chain& own) {
   const auto place = static_cast<std::uint32_t>(rows_.size());
-  const auto& record = item.row->record;
+  const auto& record = from.record;
   auto& row = rows_.emplace_back();
-  row.at = item.at;
-  row.id = item.row->id();
-  row.process = receivers_.home(item.row->process);
+  row.at = at;
+  row.id = from.id();
+  row.process = receivers_.home(from.process);
   row.hash = record.has(TraceRecord::kHashed) ? record.match_hash : 0;
-  row.unit = item.unit;
+  row.unit = unit;
   row.type = record.type;
   row.flags = record.flags;
-  if (row.type == EventType::message_send) row.to = receivers_.destination(*item.row, item.at.time);
+  if (row.type == EventType::message_send) row.to = receivers_.destination(from, at.time);
   if (row.type == EventType::process_spawn) {
-    row.to.process = receivers_.other_end(*item.row);
+    row.to.process = receivers_.other_end(from);
     spawns_.push_back(place);
   }
   const auto link = [&](Chain& chain, std::uint32_t Row::* next) {
@@ -77,11 +93,10 @@ void Outward::append(const RowStream::Item& item) {
     chain.last = place;
     ++chain.rows;
   };
-  auto& own = by_process_[row.process];
   own.takes |= row.type == EventType::message_take;
   link(own, &Row::next_of_process);
   if (row.type != EventType::message_send && !row.arrives()) return;
-  last_message_ = item.at.time;
+  last_message_ = std::max(last_message_, at.time);
   if (row.hash != 0) link(by_hash_[row.hash], &Row::next_of_hash);
 }
 
@@ -120,12 +135,13 @@ std::uint32_t Outward::cause(std::uint32_t begun) const {
   auto out = kNone;
   if (row.type == EventType::process_spawn) {
     of_process(row.to.process, [&](std::uint32_t i) {
-      if (i < begun) out = i;
+      if (rows_[i].at.time <= row.at.time) out = i;
     });
     return out;
   }
   of_hash(row.hash, [&](std::uint32_t i) {
-    if (rows_[i].sent_to(row.process) && i < begun) out = i;
+    if (!rows_[i].sent_to(row.process) || rows_[i].at.time > row.at.time) return;
+    if (out == kNone || rows_[out].at.time <= rows_[i].at.time) out = i;
   });
   return out;
 }
@@ -206,7 +222,7 @@ std::unique_ptr<Causality> Outward::work_out(const ScanSpec& spec) {
     if (processes_.contains(rows_[i].to.process) && !processes_.contains(rows_[i].process))
       others.push_back(i);
   }
-  std::ranges::sort(others);
+  std::ranges::sort(others, {}, [&](auto i) { return std::tie(rows_[i].at.time, rows_[i].id); });
   std::vector<Hit> hits;
   for (const auto i : others) {
     const auto& row = rows_[i];

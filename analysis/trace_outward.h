@@ -70,7 +70,7 @@ class Outward {
   };
 
   bool extend(ScanSpec spec);  // false: not all can be read
-  void append(const RowStream::Item& item);
+  void append(const store::StoredRow& row, const Corrected& at, std::uint32_t unit, Chain& own);
   void guess(const EventId& id);
   std::uint32_t cause(std::uint32_t row) const;  // kNone: none is known
   std::uint32_t begun(const ProcessId& process, ClusterTime at) const;
@@ -91,7 +91,7 @@ class Outward {
   bool possible_ = true;
   std::optional<ClusterTime> read_until_;
   ClusterTime last_message_;
-  std::vector<Row> rows_;  // in the stream's order
+  std::vector<Row> rows_;
   std::vector<std::uint32_t> spawns_;
   boost::unordered_flat_map<ProcessId, Chain, std::hash<ProcessId>> by_process_;
   boost::unordered_flat_map<std::uint64_t, Chain> by_hash_;
