@@ -115,7 +115,6 @@ class Causality : MatchSink {
   const MatchStats& matching() const { return matcher_.stats(); }
   // Were messages of this content told apart by others between the same processes?
   bool narrowed(std::uint64_t hash) const { return matcher_.narrowed(hash); }
-  bool tokens() const { return tokens_; }
   // The span that an event belongs to; kNoSpan: none.
   std::uint32_t span_of(const EventId& event) const;
 

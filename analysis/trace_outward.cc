@@ -16,21 +16,20 @@ constexpr int kRounds = 4;
 constexpr std::uint32_t kTypes = bit(EventType::message_send) | bit(EventType::message_fetch) |
                                  bit(EventType::message_take) | bit(EventType::process_spawn) |
                                  bit(EventType::process_exit);
+constexpr std::uint32_t kTokens = bit(EventType::seq_send) | bit(EventType::seq_receive);
 
 }  // namespace
 
 Outward::Outward(const Context& context, const ClockModel& clock)
-    : context_(context), clock_(clock), receivers_(context, clock) {
-  constexpr auto kTokens = bit(EventType::seq_send) | bit(EventType::seq_receive);
-  possible_ = std::ranges::none_of(context.view->units(),
-                                   [](const auto& unit) { return (unit.types & kTokens) != 0; });
-}
+    : context_(context), clock_(clock), receivers_(context, clock) {}
 
 std::unique_ptr<Causality> Outward::read(const ScanSpec& spec, const EventId& id) {
   possible_ = possible_ && extend(spec);
   if (!possible_) return nullptr;
   guess(id);
-  for (int round = 0; round < kRounds && !too_many(); ++round) {
+  std::size_t worked = 0;  // rows
+  for (int round = 0; round < kRounds && !too_many() && worked < rows_.size(); ++round) {
+    worked += wanted_;
     auto causality = work_out(spec);
     if (!causality) break;
     const auto found = judge(*causality, id);
@@ -45,14 +44,17 @@ std::unique_ptr<Causality> Outward::read(const ScanSpec& spec, const EventId& id
 bool Outward::extend(ScanSpec spec) {
   if (read_until_) spec.since = ClusterTime{read_until_->ns + 1};
   read_until_ = spec.until;
-  spec.types = kTypes;
+  spec.types = kTypes | kTokens;
   spec.payload = false;
   spec.order = Order::oldest_first;
   const auto plan = make_plan(context_, clock_, spec);
+  spec.types = kTypes;
   const auto filter = row_filter(spec, plan);
   for (const auto& unit : plan.units) {
     if (rows_.size() > kMaxRows || context_.budget.spent()) return false;
-    const auto rows = context_.view->read(context_.view->units()[unit.unit], filter);
+    const auto& from = context_.view->units()[unit.unit];
+    if ((from.types & kTokens) != 0) return false;
+    const auto rows = context_.view->read(from, filter);
     if (!rows) return false;
     ProcessId process;
     Chain* own = nullptr;
@@ -222,6 +224,7 @@ std::unique_ptr<Causality> Outward::work_out(const ScanSpec& spec) {
     if (processes_.contains(rows_[i].to.process) && !processes_.contains(rows_[i].process))
       others.push_back(i);
   }
+  if (others.size() > rows_.size() / 4) return nullptr;
   std::ranges::sort(others, {}, [&](auto i) { return std::tie(rows_[i].at.time, rows_[i].id); });
   std::vector<Hit> hits;
   for (const auto i : others) {

@@ -334,5 +334,24 @@ TEST_F(EqualMessages, AreInQuestionAlsoIfWhoSentThemIsNotInTheTrace) {
   EXPECT_FALSE(got.outward);
 }
 
+// What a token says of a message stands in payloads.
+TEST(Outward, ReadsAllWhereTokensWereRecorded) {
+  for (const std::int64_t before : {100 * kSec, std::int64_t{0}}) {
+    World world;
+    auto& node = world.node("a@h", 1);
+    const auto mine = node.own(1), idle = node.own(2);
+    node.token(true, idle, mine, 1, 0, 1, int_term(7), kBegin - before);
+    world.append(node);
+    ASSERT_TRUE(world.store->flush(10'000));
+    for (int i = 0; i < 50; ++i) node.take(idle, int_term(i), kBegin + i);
+    node.take(mine, int_term(1), kBegin + kMs);
+    world.append(node);
+    const auto got = get_trace(world.context(kBegin + 1'000 * kSec),
+                               {{node.incarnation, mine.id, 0}, {kBegin + kMs}, 0});
+    ASSERT_TRUE(got) << to_string(got.error());
+    EXPECT_EQ(got->outward, before > 0);
+  }
+}
+
 }  // namespace
 }  // namespace scope::analysis
