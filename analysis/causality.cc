@@ -120,9 +120,10 @@ Causality::Causality(const Context& context, const ClockModel& clock)
       receivers_(context, clock),
       matcher_(*this) {}
 
-std::unique_ptr<Causality> Causality::copy() const {
+std::unique_ptr<Causality> Causality::finished() const {
   auto out = std::unique_ptr<Causality>(new Causality(*this));
   out->matcher_.set_sink(*out);
+  out->finish();
   return out;
 }
 

@@ -16,7 +16,7 @@
 //            function that returned. A handled request is the child of its call.
 // Root       A span that nothing recorded caused: a timer, a port, an untraced sender, or a process that was busy
 //            already (`process`): each thing that one sends is a root of its own.
-// Life       Refers to context and clock. A copy goes on alone. Owns the rows that its spans need later (EventIds only).
+// Life       Refers to context and clock. Owns the rows that its spans need later (EventIds only).
 // Bounds     One Span per activity, call and returned function; the caller bounds the rows. Thread: one.
 #pragma once
 
@@ -96,7 +96,8 @@ struct SpanLink {
 class Causality : MatchSink {
  public:
   Causality(const Context& context, const ClockModel& clock);
-  std::unique_ptr<Causality> copy() const;
+  // What finish() would make of the rows until now. This one goes on.
+  std::unique_ptr<Causality> finished() const;
 
   // In the stream's order; all types that kTypes names.
   void add(const RowStream::Item& item);
@@ -119,7 +120,7 @@ class Causality : MatchSink {
   std::uint32_t span_of(const EventId& event) const;
 
  private:
-  Causality(const Causality&) = default;
+  Causality(const Causality&) = default;  // for finish() alone
 
   struct Fetched {  // by a plain process
     EventId id;
@@ -238,7 +239,7 @@ class Causality : MatchSink {
   std::vector<std::uint32_t> merged_;  // by span: into which; itself if it stands
   std::vector<SpanLink> links_;
   std::vector<Cause> causes_;
-  std::unordered_map<ProcessId, Process> processes_;
+  LeftOut<std::unordered_map<ProcessId, Process>> processes_;
   std::map<CallKey, std::uint32_t> calls_;  // spans that wait for their reply
   struct Replied {
     std::uint32_t call;
@@ -256,9 +257,9 @@ class Causality : MatchSink {
       token_taken_;         // activity, by label, taker, serial
   ByEvent<EventId> takes_;  // take -> fetch
   std::unordered_map<ProcessId, Exit> exits_;
-  std::unordered_map<ProcessId, std::uint32_t> children_;  // spawn spans, by child
-  ByEvent<std::uint32_t> began_;                           // by any of a span's events
-  std::optional<std::int64_t> step_;                       // to which the matcher was advanced
+  LeftOut<std::unordered_map<ProcessId, std::uint32_t>> children_;  // spawn spans, by child
+  ByEvent<std::uint32_t> began_;                                    // by any of a span's events
+  std::optional<std::int64_t> step_;  // to which the matcher was advanced
 };
 
 // The root of each span. REQUIRES that they have no circles.

@@ -14,7 +14,8 @@
 //        `settle_ns` after their last row, sends wait for `window_ns`. Both, and `max_open`, bound the memory; what they
 //        push out before it was matched is counted (`fell_out`). finish() settles what is left.
 // Not here  Priority messages of OTP 28, which overtake: their anchors contradict each other and are then not used.
-// Life   The sink outlives the matcher. A copy goes on alone, with the same sink until it is given its own. Thread: one.
+// Life   The sink outlives the matcher. A copy is for finish() alone, with the same sink until it is given its own.
+//        Thread: one.
 #pragma once
 
 #include <boost/unordered/unordered_flat_map.hpp>
@@ -70,6 +71,13 @@ struct MatchStats {
   // Because of max_open alone, before kPatienceNs had passed: contents settled early, and fetches of processes whose takings
   // are seen that are no longer known. Something may be missing then, or less sure.
   std::uint64_t pushed_out = 0;
+};
+
+// What a copy does not need: it begins empty there.
+template <typename T>
+struct LeftOut : T {
+  LeftOut() = default;
+  LeftOut(const LeftOut&) : T() {}
 };
 
 class MessageMatcher {
@@ -144,9 +152,9 @@ class MessageMatcher {
   boost::unordered_flat_set<std::uint64_t> narrowed_;
 
   // Fetches whose taking may come, and in which order they were added.
-  ByKey<std::list<Message>> fetched_;
-  std::deque<std::pair<Key, EventId>> fetched_order_;
-  boost::unordered_flat_set<ProcessId, std::hash<ProcessId>> takers_;  // at most max_open
+  LeftOut<ByKey<std::list<Message>>> fetched_;
+  LeftOut<std::deque<std::pair<Key, EventId>>> fetched_order_;
+  LeftOut<boost::unordered_flat_set<ProcessId, std::hash<ProcessId>>> takers_;  // at most max_open
   // Sends of a pair of processes whose arrivals are known, as they were found. Most are never asked for: the first
   // `sorted_` of them are in anchors_, too, by the sends' order.
   struct Anchor {
