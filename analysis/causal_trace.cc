@@ -52,22 +52,16 @@ struct Forest {
   std::uint64_t corrupt = 0;
 };
 
-// A range that may grow at its end. The first look is enough as a rule, so nothing is kept for a second one (a copy costs
-// a seventh of what the rows cost); from the second on what lies before is not read again.
+// A range that may grow at its end: what lies before is not read again.
 class Reading {
  public:
-  Reading(const Context& context, const ClockModel& clock) : context_(context), clock_(clock) {}
+  Reading(const Context& context, const ClockModel& clock)
+      : context_(context), clock_(clock), causality_(std::make_unique<Causality>(context, clock)) {}
 
   // REQUIRES that only spec.until differs from the call before, and is later.
   void read(ScanSpec spec) {
-    if (causality_) {
-      spec.since = ClusterTime{until_.ns + 1};
-    } else {
-      causality_ = std::make_unique<Causality>(context_, clock_);
-      seen_ = 0;
-      corrupt_.clear();
-    }
-    until_ = *spec.until;
+    if (read_until_) spec.since = ClusterTime{read_until_->ns + 1};
+    read_until_ = until_ = *spec.until;
     RowStream rows(context_, clock_, std::move(spec));
     for (RowStream::Item item; rows.next(item);) {
       if (++seen_ > kMaxRows) {
@@ -84,7 +78,6 @@ class Reading {
   bool cut() const { return rows_cut_ || deadline_cut_; }
   // What the rows tell. REQUIRES last = false if read() is called again.
   Forest forest(bool last) {
-    last |= std::exchange(first_, false);
     if (last) causality_->finish();
     return {last ? std::move(causality_) : causality_->finished(), until_, rows_cut_, deadline_cut_,
             corrupt_.size()};
@@ -94,7 +87,7 @@ class Reading {
   const Context& context_;
   const ClockModel& clock_;
   std::unique_ptr<Causality> causality_;
-  bool first_ = true;
+  std::optional<ClusterTime> read_until_;
   ClusterTime until_;
   std::size_t seen_ = 0;
   bool rows_cut_ = false, deadline_cut_ = false;
