@@ -596,20 +596,4 @@ std::uint32_t Causality::span_of(const EventId& event) const {
   return kNoSpan;
 }
 
-std::vector<std::uint32_t> roots_of(const std::vector<Span>& spans) {
-  std::vector<std::uint32_t> roots(spans.size(), kNoSpan), path;
-  for (std::uint32_t i = 0; i < spans.size(); ++i) {
-    auto at = i;
-    path.clear();
-    while (roots[at] == kNoSpan && spans[at].parent != kNoSpan) {
-      path.push_back(at);
-      at = spans[at].parent;
-    }
-    const auto root = roots[at] == kNoSpan ? at : roots[at];
-    roots[at] = root;
-    for (const auto p : path) roots[p] = root;
-  }
-  return roots;
-}
-
 }  // namespace scope::analysis

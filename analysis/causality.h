@@ -262,9 +262,6 @@ class Causality : MatchSink {
   std::optional<std::int64_t> step_;  // to which the matcher was advanced
 };
 
-// The root of each span. REQUIRES that they have no circles.
-std::vector<std::uint32_t> roots_of(const std::vector<Span>& spans);
-
 // The message without its protocol, as a short name: its atom, or its tag and arity.
 std::string message_label(const codec::TraceRecord& record);
 // What a process does that acts on the message.

@@ -1,7 +1,7 @@
 // Outward: one trace out of the rows of those who took part in it, where these give what all rows of its range give.
 //
-// How    All messages, spawns and exits of the range are read without their payloads (a tenth of the cost of what Causality
-//        makes of a row). Who took part is guessed from these: backwards from the event by what was taken, and the sends of
+// How    All messages, spawns and exits of the range are read without their payloads (a fifth of what a row costs
+//        else). Who took part is guessed from these: backwards from the event by what was taken, and the sends of
 //        the same hash, then forwards by what was sent until the next taking. Causality gets all rows of these processes,
 //        and of others the messages of the contents in question and the spawns from or of one of these. Then, of the trace
 //        that comes out, what follows is looked at; what is missing is added, and it is done again, at most kRounds times.
@@ -32,6 +32,9 @@
 #include "analysis/causality.h"
 
 namespace scope::analysis {
+
+// The root of each span. REQUIRES that they have no circles.
+std::vector<std::uint32_t> roots_of(const std::vector<Span>& spans);
 
 class Outward {
  public:
