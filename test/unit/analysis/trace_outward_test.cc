@@ -59,11 +59,11 @@ struct Traffic {
     for (std::uint32_t i = 0; i < 3; ++i) {
       behind_[i] = behind[i];
       nodes_[i] = &world.node(fmt::format("{}@h", static_cast<char>('a' + i)), i + 1, behind[i],
-                              (i + 1) * 300 * kUs);
+                              std::int64_t{i + 1} * 300 * kUs);
     }
     for (int i = 0; i < 150; ++i) work(kBegin + pick(8 * kSec), group(), 0);
     for (std::uint32_t n = 0; n < 3; ++n) {
-      std::ranges::stable_sort(events_[n], {}, &Event::at);
+      std::ranges::sort(events_[n], {}, &Event::at);
       std::int64_t last = 0;
       for (auto& e : events_[n]) {
         last = std::max(last + 1, e.at);
@@ -99,7 +99,7 @@ struct Traffic {
   PidParts pid(Who w) const { return nodes_[w.node]->own(w.id); }
   // `record` gets the node and the raw time. Some of it is not recorded.
   template <typename F>
-  void at(Who who, std::int64_t when, F record) {
+  void at(Who who, std::int64_t when, const F& record) {
     if (pick(40) == 0) return;
     events_[who.node].push_back({when, [this, who, record](std::int64_t raw) {
                                    record(*nodes_[who.node], raw);
@@ -162,7 +162,7 @@ struct Traffic {
         at(other, when += soon(),
            [=, this](auto& o, auto raw) { o.send(pid(other), me, reply, raw); });
         ends(other, when);
-        at(self, when += soon(), [=, this](auto& o, auto raw) { o.fetch(me, reply, raw); });
+        at(self, when += soon(), [=](auto& o, auto raw) { o.fetch(me, reply, raw); });
         if (traced)
           at(self, when += soon(), [=, this](auto& o, auto raw) {
             o.returned(pid(self), {"m", "f", 1}, int_term(1), raw);
@@ -291,7 +291,7 @@ struct EqualMessages : testing::Test {
   test::Node& two = world.node("b@h", 2, 0, 100 * kUs);
   PidParts mine = one.own(1), other = one.own(2), log = two.own(3), idle = one.own(4);
 
-  static Term cast(std::string what) {
+  static Term cast(const std::string& what) {
     return [what](codec::TermBuilder& b) { b.tuple(2).atom("$gen_cast").atom(what); };
   }
   static std::int64_t at(double ms) { return kBegin + static_cast<std::int64_t>(ms * kMs); }
@@ -304,7 +304,7 @@ struct EqualMessages : testing::Test {
     if (with_others) one.send(other, log, cast("mark"), at(100.1));
     one.send(other, log, cast("tick"), at(100.2));
   }
-  Trace arrived(std::vector<std::string> messages) {
+  Trace arrived(const std::vector<std::string>& messages) {
     for (std::size_t i = 0; i < messages.size(); ++i) {
       const auto then = 102 + static_cast<double>(i);
       two.fetch(log, cast(messages[i]), at(then)).take(log, cast(messages[i]), at(then + 0.5));
