@@ -47,7 +47,8 @@ void MessageClocks::hull(std::vector<Corner>& corners) {
   corners = std::move(out);
 }
 
-void MessageClocks::add(const EventId& send, const EventId& arrival, bool exact) {
+void MessageClocks::add(const EventId& send, const EventId& arrival,
+                        std::optional<RawTime> proven) {
   const auto a = send.process.incarnation, b = arrival.process.incarnation;
   if (a == b) return;
   ++stats_.pairs;
@@ -55,10 +56,16 @@ void MessageClocks::add(const EventId& send, const EventId& arrival, bool exact)
     ++stats_.left_out;
     return;
   }
-  auto& slice = corners_[{a, b, exact}][send.time.ns / kSliceNs];
-  slice.push_back({send.time.ns, arrival.time.ns});
-  recent_.push_back({{a, b, exact}, slice.back()});
+  const Corner pair{send.time.ns, arrival.time.ns};
+  keep({a, b, false}, pair);
+  recent_.push_back({{a, b, false}, pair});
   if (recent_.size() > kMaxRecent) recent_.pop_front();
+  if (proven) keep({a, b, true}, {proven->ns, arrival.time.ns});
+}
+
+void MessageClocks::keep(const Direction& direction, const Corner& corner) {
+  auto& slice = corners_[direction][corner.sent / kSliceNs];
+  slice.push_back(corner);
   ++count_;
   if (slice.size() % kLooseCorners != 0) return;
   count_ -= slice.size();

@@ -6,7 +6,7 @@
 //        Where a point lies in a slice they do not: the newest kMaxRecent pairs are looked at once more when the points have
 //        moved, and what does not hold becomes a corner that stays.
 //        The points are the clock model's versions of the last kRefinedNs.
-// Bounds By pairs that an identity proves (`exact`), and only these: the offset at a fetch is at least what the sender's lowest
+// Bounds By pairs that an identity proves (`exact`), sent when they are proven to have been at the earliest, and only these: the offset at a fetch is at least what the sender's lowest
 //        allows, the offset at a send at most what the receiver's highest allows; carried to the points on both sides by
 //        what the clock can drift meanwhile (clock_cone.h), from neighbour to neighbour in kBoundPasses passes. Bounds never
 //        widen, but when a ping contradicts what was stored of any clock: then other clocks' bounds were narrowed by what was
@@ -31,6 +31,7 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <optional>
 #include <span>
 #include <tuple>
 #include <vector>
@@ -57,9 +58,9 @@ class MessageClocks {
   static constexpr std::size_t kMaxCorners = 100'000;
   static constexpr std::size_t kMaxRecent = 60'000;
 
-  // REQUIRES for `exact`: since both ends a ping came that agrees with what is stored of their clocks; either may have stepped
-  // after the newest.
-  void add(const EventId& send, const EventId& arrival, bool exact);
+  // `proven`: this pair is one, and was not sent before that. REQUIRES of such that since both ends a ping came that agrees with
+  // what is stored of their clocks; either may have stepped after the newest.
+  void add(const EventId& send, const EventId& arrival, std::optional<RawTime> proven);
 
   // The revisions worth storing; measured_at and version are for the caller and the store to set. `clocks`: View::clocks().
   std::vector<store::ClockVersion> refine(std::span<const store::ClockVersion> clocks);
@@ -84,6 +85,7 @@ class MessageClocks {
   struct Pair;
 
   static void hull(std::vector<Corner>& corners);
+  void keep(const Direction& direction, const Corner& corner);
   std::map<Incarnation, Track> tracks(std::span<const store::ClockVersion> clocks);
   void forget(const std::map<Incarnation, Track>& tracks);
   std::vector<Pair> pairs(std::map<Incarnation, Track>& tracks);

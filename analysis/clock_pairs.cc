@@ -1,5 +1,12 @@
 // The messages that the clocks are refined by: read from the view and matched.
+//
+// When was it sent?  The VM traces a message to another node after it has handed it to the connection (remote_send in OTP's
+// bif.c; one to a process of its own node before). Another thread may write it and its receiver fetch it meanwhile, if the
+// sender's loses the processor there: the time of its row is then late, by 100 us where that was seen. So a bound takes it as
+// sent when its process's row before it was made, as it certainly was later; and is not there without such a row.
 #include <algorithm>
+#include <boost/unordered/unordered_flat_map.hpp>
+#include <utility>
 
 #include "analysis/clock_messages.h"
 #include "analysis/message_match.h"
@@ -17,7 +24,8 @@ struct Sure : MatchSink {
   }
   void matched(const Message& send, const Message& arrival, Matched how, std::uint32_t) override {
     if (how != Matched::exact && how != Matched::unique) return;
-    clocks.add(send.id, arrival.id, how == Matched::exact && pinged(send.id) && pinged(arrival.id));
+    const bool proves = how == Matched::exact && pinged(send.id) && pinged(arrival.id);
+    clocks.add(send.id, arrival.id, proves ? send.follows : std::nullopt);
   }
   void taken(const Message&, const Message&) override {}
   const store::View& view;
@@ -42,13 +50,18 @@ PairsRead read_pairs(const Context& context, const PairRange& range, MessageCloc
   Receivers receivers(context, clock);
   Sure sure(*context.view, out);
   MessageMatcher matcher(sure);
+  boost::unordered_flat_map<ProcessId, RawTime, std::hash<ProcessId>>
+      newest;  // row of each process
   PairsRead read{range.until};
   ClusterTime last = range.since;
   for (RowStream::Item item; rows.next(item);) {
     last = item.at.time;
     if (++read.rows > range.max_rows) break;
     if (read.rows % kAdvanceEvery == 0) matcher.advance(item.at.time);
-    matcher.add(receivers.message(*item.row, item.at));
+    auto message = receivers.message(*item.row, item.at);
+    const auto [before, first] = newest.try_emplace(message.id.process, message.id.time);
+    if (!first) message.follows = std::exchange(before->second, message.id.time);
+    matcher.add(message);
   }
   if (rows.cut() || read.rows > range.max_rows) read.until = last;
   matcher.finish();

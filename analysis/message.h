@@ -59,6 +59,8 @@ struct Message {
   ProcessId process;  // whose event it is; home
   Destination to;     // of a send
   Identity identity;
+  std::optional<RawTime>
+      follows;  // of a send, where clock_pairs reads it: the row of its process before it
 
   bool has(codec::TraceRecord::Flag flag) const { return (flags & flag) != 0; }
 };

@@ -74,7 +74,7 @@ class AgentSession : public Process, public std::enable_shared_from_this<AgentSe
   const std::string& reason() const { return reason_; }
   const AgentInfo& info() const { return info_; }
   Incarnation incarnation() const { return incarnation_; }
-  std::uint64_t epoch() const { return epoch_; }  // another one each time it tries to go live
+  std::uint64_t epoch() const { return epoch_; }      // another one each time it tries to go live
   ClusterTime heard_at() const { return heard_at_; }  // of the agent's last message
   // Live, and not heard of for 3 s; after 15 s the link is cut, which TCP and the VMs' ticks would take minutes for.
   bool silent() const;

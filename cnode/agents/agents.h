@@ -86,8 +86,9 @@ class Agents : public NodeObserver {
     TraceSpec spec;
     std::string by;
     std::optional<ClusterTime> expires;
-    std::map<std::string, std::string> ended;    // node -> why it ended there before its time
-    std::map<std::string, std::uint64_t> asked;  // node -> its session's epoch that was told to start
+    std::map<std::string, std::string> ended;  // node -> why it ended there before its time
+    std::map<std::string, std::uint64_t>
+        asked;  // node -> its session's epoch that was told to start
   };
 
   void consider(const std::string& name, bool given);
