@@ -8,8 +8,8 @@
 // `early SEND ARRIVAL by NS`), `clock_bound_violations`
 // (by more than both ends' errors: a bound was wrong) and `clock_bound_median_us` (of both ends' errors).
 //
-// TRUTH: lines `NODE MACHINE RAW`, what a node's raw clock said when the machine's said MACHINE, by time; the first line's node
-// is the reference. Then `offset_error_us_max_NAME` with how far a node's corrected time was from the truth, against the
+// TRUTH: lines `NODE MACHINE RAW`, what a node's raw clock said when the machine's said MACHINE, by time; nodes with the first
+// line's name (before its number) are the reference. Then `offset_error_us_max_NAME` with how far a node's corrected time was from the truth, against the
 // reference's at most 0.2 s away, and `offset_bound_violations`: by more than both errors (each as `beyond`). A pair whose
 // arrival came before its send by the machine's clock, too, is no fault of ours: it is one of `traced_late` (clock_pairs.cc), not
 // one of the violations.
@@ -127,20 +127,21 @@ void judge_offsets(const store::View& view, const char* path) {
   std::int64_t machine = 0, raw = 0, behind = 0, behind_error = 0, behind_at = 0;
   std::map<std::string, std::int64_t> most;
   std::size_t violations = 0, samples = 0;
+  const auto name_of = [](const std::string& n) { return n.substr(0, n.find_first_of("_@")); };
   while (in >> node >> machine >> raw) {
-    if (reference.empty()) reference = node;
+    if (reference.empty()) reference = name_of(node);
     const auto info = std::ranges::find_if(
         view.incarnations(), [&](const auto& i) { return i.node == node && i.agent_id != 0; });
     if (info == view.incarnations().end()) continue;
     const auto at = clock.cluster(info->number, RawTime{raw});
     if (at.error_ns == kUnknownError) continue;
-    if (node == reference) {
+    if (name_of(node) == reference) {
       behind = at.time.ns - machine;
       behind_error = at.error_ns;
       behind_at = machine;
     } else if (behind_at != 0 && machine - behind_at < 200'000'000) {
       const auto wrong = std::abs(at.time.ns - machine - behind);
-      auto& worst = most[node.substr(0, node.find_first_of("_@"))];
+      auto& worst = most[name_of(node)];
       worst = std::max(worst, wrong);
       if (wrong > at.error_ns + behind_error) {
         ++violations;

@@ -44,7 +44,7 @@ run(Config, Nodes = [True | _], During) ->
     [scope_test:assert_eq(ok, R) || R <- maps:values(Started)],
     [ok = rpc(N, ?MODULE, load, [filename:join(filename:dirname(scope_test:bin("match_pairs")), "clock_truth")]) || N <- Nodes],
     [rpc(True, erlang, send, [P, go]) || P <- Askers],
-    {ok, Truth} = file:open(Db ++ ".truth", [write]),
+    {ok, Truth} = file:open(Db ++ ".truth", [append]),
     lists:foldl(fun(Ms, During1) ->
                         receive after 100 -> ok end,
                         [begin
