@@ -6,9 +6,9 @@
 //        Where a point lies in a slice they do not: the newest kMaxRecent pairs are looked at once more when the points have
 //        moved, and what does not hold becomes a corner that stays.
 //        The points are the clock model's versions of the last kRefinedNs.
-// Bounds By pairs that an identity proves (`exact`), sent when they are proven to have been at the earliest, and only these: the offset at a fetch is at least what the sender's lowest
-//        allows, the offset at a send at most what the receiver's highest allows; carried to the points on both sides by
-//        what the clock can drift meanwhile (clock_cone.h), from neighbour to neighbour in kBoundPasses passes. Bounds never
+// Bounds By pairs that an identity proves (`exact`), and only these, each as sent when it can have been at the earliest
+//        (clock_pairs.cc): the offset at a fetch is at least what the sender's lowest allows, the offset at a send at most what
+//        the receiver's highest allows; carried to the points on both sides by what the clock can drift meanwhile (clock_cone.h), from neighbour to neighbour in kBoundPasses passes. Bounds never
 //        widen, but when a ping contradicts what was stored of any clock: then other clocks' bounds were narrowed by what was
 //        wrong, and all begins again by the pings. A pair that would leave no room contradicts (a step, a wrong match): it is
 //        dropped and counted.

@@ -27,14 +27,8 @@ skewed_and_drifting(Config) ->
      end || {N, Ahead, Rate} <- Skewed],
     Figures = figures(D, Db),
     %% By pings alone the fetch is before the send in some of a hundred.
-    #{crossing := Crossing, clock_bound_violations := 0, offset_bound_violations := 0, fell_out := 0} = Figures,
+    #{crossing := Crossing, causality_violations := 0, clock_bound_violations := 0, offset_bound_violations := 0, fell_out := 0} = Figures,
     true = Crossing >= 500,
-    in_order(Figures).
-
-%% No fetch before its send, but where the VM read a send's time when the message was fetched already (traced_late): what tells
-%% the wrong order may take others near it along.
-in_order(#{causality_violations := Violations, traced_late := Late}) ->
-    true = Violations =< 3 * Late,
     ok.
 
 %% By half a second: the system's clock alone of one node (which erts follows by running faster), all clocks of another.
@@ -58,6 +52,6 @@ stepped_while_running(Config) ->
          true = is_integer(Offset)
      end || N <- [True, System, All]],
     %% Pings leave open for half a second when it stepped: by them alone, 70 to 96 of 20,000 pairs have the fetch before the send.
-    #{crossing := Crossing, clock_bound_violations := 0, offset_bound_violations := 0} = Figures = figures(D, Db),
+    #{crossing := Crossing, causality_violations := 0, clock_bound_violations := 0, offset_bound_violations := 0} = figures(D, Db),
     true = Crossing >= 500,
-    in_order(Figures).
+    ok.
