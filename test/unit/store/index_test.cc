@@ -4,6 +4,7 @@
 #include <set>
 
 #include "store/segment.h"
+#include "store/trace_ids.h"
 #include "test/unit/store/store_fixture.h"
 
 namespace scope::test {
@@ -260,6 +261,32 @@ TEST_F(IndexTest, FindsWhatIsThereAndRulesOutTheRest) {
   SCOPED_TRACE("a view from before");
   check_all(*view);
   check_sums(*view);
+}
+
+TEST_F(IndexTest, OfTheTailOnlyBatchesWithTheTraceIdAreCandidates) {
+  start();
+  constexpr std::string_view kId = "4bf92f3577b34da6a3ce929d0e0e4736";
+  const Term context = [&](codec::TermBuilder& out) {
+    out.binary(std::string_view(fmt::format("00-{}-00f067aa0ba902b7-01", kId)));
+  };
+  auto& m = makers_[0];
+  for (int batch = 0; batch < 3; ++batch) {
+    const auto plain = gen_call(m.own(1), static_cast<unsigned>(batch), "hello");
+    for (int i = 0; i < 5; ++i)
+      m.send(m.own(1), m.own(2), batch == 1 && i == 3 ? context : plain, clock_ += 1000);
+    append(m.batch(numbers_[0], ++seqs_[0]));
+  }
+  flush();
+  const auto view = store_->snapshot();
+  ASSERT_EQ(view->units().size(), 3U);
+  const auto candidates = [&](std::string_view id) {
+    const auto key = store::trace_key(*store::read_trace_id(id));
+    Selection s;
+    s.rows.traces = {&key, 1};
+    return view->candidates(s).units;
+  };
+  EXPECT_EQ(candidates(kId), std::vector<std::uint32_t>{1});
+  EXPECT_TRUE(candidates("4bf92f3577b34da6a3ce929d0e0e4737").empty());
 }
 
 TEST_F(IndexTest, HoldsOverPartitions) {
