@@ -104,19 +104,31 @@ bool ClockEstimator::combine(store::ClockVersion& version, Rate rate) const {
 }
 
 // Each ping since the last version, and before that those within which a change of rate by kLeastChangePpb was not noticed, by
-// what each alone says: it may have begun between any two of them. Shortly before the new one a version that stays wide: what
-// is learnt of the new rate is told of the new one, and does not hold before it.
+// what each alone says: it may have begun between any two of them. What they told of earlier times is taken back: those are
+// as the pings before have it. Shortly before the new one a version that stays wide: what is learnt of the new rate is told of
+// the new one, and does not hold before it.
 std::vector<store::ClockVersion> ClockEstimator::contradicted(const Ping& ping) {
-  std::vector<store::ClockVersion> out;
+  std::vector<store::ClockVersion> out, alone;
   const store::ClockVersion& known = stored_.back();
   const std::int64_t unnoticed = known.upper_ns - known.lower_ns + ping.received.ns - ping.sent.ns;
   const std::int64_t doubt = std::max(kLeastDoubtNs, unnoticed * (kSecond / kLeastChangePpb));
-  for (const Ping& old : window_) {
-    if (old.raw >= known.raw_at || ping.raw.ns - old.raw.ns < doubt)
-      out.push_back(version_of(old, ping.received));
+  const auto doubtful = std::ranges::partition_point(window_, [&](const Ping& old) {
+    return old.raw < known.raw_at && ping.raw.ns - old.raw.ns >= doubt;
+  });
+  for (auto old = doubtful; old != window_.end(); ++old)
+    alone.push_back(version_of(*old, ping.received));
+  window_.erase(doubtful, window_.end());
+  const auto rate = window_.empty() ? std::nullopt : observe();
+  for (auto v : stored_) {
+    if (window_.empty() || v.raw_at > window_.back().raw || v.raw_at < window_.front().raw)
+      continue;
+    if (ping.received.ns - v.measured_at.ns >= doubt) continue;
+    v.measured_at = ping.received;
+    if (combine(v, rate.value_or(Rate{}))) out.push_back(v);
   }
+  out.insert(out.end(), alone.begin(), alone.end());
   auto before = version_of(ping, ping.received);
-  const auto last = out.empty() ? stored_.back().raw_at : out.back().raw_at;
+  const auto last = alone.empty() ? known.raw_at : alone.back().raw_at;
   const std::int64_t way = std::min(kFenceNs, (ping.raw.ns - last.ns) / 2);
   before.raw_at.ns -= way;
   before.lower_ns -= part(kWideDriftPpb, way);

@@ -19,7 +19,8 @@ constexpr std::int64_t kApartNs[] = {20'000'000, 20'000'000, 5'000'000, 1'000'00
                                      200'000,    40'000,     40'000,    40'000};
 constexpr std::size_t kMostPoints = 512;
 constexpr std::int64_t kSpareNs = 500;  // by how much a pair that did not hold holds afterwards
-constexpr double kFarthest = 1e15;      // ns that a point moves at once: no overflow
+constexpr double kWidest = 1e6;     // ns; else two pairs would take turns at one end, within a step
+constexpr double kFarthest = 1e15;  // ns that a point moves at once: no overflow
 constexpr std::int64_t kWorthNs = 100;  // a change smaller than that is none
 
 }  // namespace
@@ -95,6 +96,10 @@ std::map<Incarnation, MessageClocks::Track> MessageClocks::tracks(
     track.older = begin != first;
     auto& judged = judged_[first->incarnation];
     const auto known = judged;
+    RawTime until{INT64_MIN};  // up to when anything was said of this clock before
+    for (auto v = begin; v != last; ++v) {
+      if (v->source == 2 || v->version <= known) until = v->raw_at;
+    }
     for (auto v = begin; v != last; ++v) {
       if (track.points.empty() || track.points.back().raw_at != v->raw_at) {
         track.points.emplace_back();
@@ -103,9 +108,9 @@ std::map<Incarnation, MessageClocks::Track> MessageClocks::tracks(
       track.points.back() = *v;
       if (v->source != 1) continue;
       track.pings.back() = &*v;
-      contradicted = contradicted || (v->version > known.version && v->raw_at.ns <= known.raw &&
+      contradicted = contradicted || (v->version > known && v->raw_at <= until &&
                                       v->drift_bound_ppb == kWideDriftPpb);
-      judged = {std::max(judged.version, v->version), std::max(judged.raw, v->raw_at.ns)};
+      judged = std::max(judged, v->version);
     }
     track.was = track.points;
     out.emplace(first->incarnation, std::move(track));
@@ -155,7 +160,7 @@ std::vector<MessageClocks::Pair> MessageClocks::pairs(std::map<Incarnation, Trac
     for (std::size_t i = 1; i < track.points.size(); ++i) {
       const auto a = track.points[i - 1].raw_at.ns, b = track.points[i].raw_at.ns;
       const bool step = stepped(track.points[i - 1], track.points[i]);
-      auto& row = track.order.emplace_back(Corner{step ? a : b - (b - a) / 3, b});
+      auto& row = track.order.emplace_back(Corner{step ? a + 1 : b - (b - a) / 3, b});
       out.push_back({row, Side(track, a), Side(track, b), step, 0});
     }
   }
@@ -232,7 +237,7 @@ void MessageClocks::project(std::span<Pair> pairs) {
       ++stats_.unresolved;
       double norm = 0;
       const auto width = [](const ClockVersion& v) {
-        return static_cast<double>(v.upper_ns - v.lower_ns + 1);
+        return std::min(static_cast<double>(v.upper_ns - v.lower_ns + 1), kWidest);
       };
       for (const Side* side : {&a, &b}) {
         side->points([&](std::size_t i, double weight) {

@@ -101,23 +101,21 @@ class MessageClocks {
   std::map<Direction, Slices> corners_;
   std::size_t count_ = 0;
   std::deque<Recent> recent_;
-  struct Judged {
-    std::uint32_t version = 0;
-    std::int64_t raw = INT64_MIN;
-  };
-  std::map<Incarnation, Judged> judged_;  // the newest from pings, at the last refine()
+  std::map<Incarnation, std::uint32_t> judged_;  // the newest from pings, at the last refine()
   RefineStats stats_;
 };
 
-// Matches the messages of a range and adds the sure pairs of two nodes.
+// Matches the messages of a range and adds the sure pairs of two nodes. The next range begins before this one ends, for messages
+// that were under way: by kOverlapNs, or by a quarter of the rows read, where there were more than it was to read or had time for.
 struct PairRange {
   ClusterTime since, until;
   std::size_t max_rows = 50'000;
 };
 struct PairsRead {
-  ClusterTime until;  // up to where they were read
+  ClusterTime until, next;  // up to where they were read, where the next range begins
   std::size_t rows = 0;
 };
+inline constexpr std::int64_t kOverlapNs = 1'000'000'000;
 PairsRead read_pairs(const Context& context, const PairRange& range, MessageClocks& out);
 
 // Up to when all that the incarnations whose clocks were measured within the last `fresh_ns` recorded is in the view.

@@ -52,18 +52,26 @@ PairsRead read_pairs(const Context& context, const PairRange& range, MessageCloc
   MessageMatcher matcher(sure);
   boost::unordered_flat_map<ProcessId, RawTime, std::hash<ProcessId>>
       newest;  // row of each process
-  PairsRead read{range.until};
+  PairsRead read{range.until, std::max(range.since, ClusterTime{range.until.ns - kOverlapNs})};
   ClusterTime last = range.since;
+  std::vector<ClusterTime> marks;  // of every kAdvanceEvery'th row
   for (RowStream::Item item; rows.next(item);) {
     last = item.at.time;
     if (++read.rows > range.max_rows) break;
-    if (read.rows % kAdvanceEvery == 0) matcher.advance(item.at.time);
+    if (read.rows % kAdvanceEvery == 0) {
+      matcher.advance(last);
+      marks.push_back(last);
+    }
     auto message = receivers.message(*item.row, item.at);
     const auto [before, first] = newest.try_emplace(message.id.process, message.id.time);
     if (!first) message.follows = std::exchange(before->second, message.id.time);
     matcher.add(message);
   }
-  if (rows.cut() || read.rows > range.max_rows) read.until = last;
+  if (rows.cut() || read.rows > range.max_rows) {
+    const auto before = marks.empty() ? last : marks[marks.size() * 3 / 4];
+    read.until = last;
+    read.next = std::max(before, ClusterTime{last.ns - kOverlapNs});
+  }
   matcher.finish();
   return read;
 }

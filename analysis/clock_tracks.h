@@ -46,16 +46,20 @@ struct MessageClocks::Track {
         continue;
       }
       for (after = std::max(after, i); after < pings.size() && pings[after] == nullptr;) ++after;
-      if (before == nullptr || after == pings.size()) continue;
+      if (before == nullptr) continue;
+      const auto* next = after == pings.size() ? nullptr : pings[after];
       auto& v = points[i];
-      const auto [ns, range] = offset_between(before, pings[after], v.raw_at.ns);
+      const auto [ns, range] = offset_between(before, next, v.raw_at.ns);
       v.lower_ns = range.low;
       v.upper_ns = range.high;
       v.offset_ns = std::clamp(ns, range.low, range.high);
       v.drift_ppb = before->drift_ppb;
-      v.drift_bound_ppb = stepped(*before, *pings[after])
-                              ? kWithinStepPpb
-                              : static_cast<std::int32_t>(bound_between(*before, *pings[after]));
+      v.drift_bound_ppb = before->drift_bound_ppb;
+      if (next != nullptr) {
+        v.drift_bound_ppb = stepped(*before, *next)
+                                ? kWithinStepPpb
+                                : static_cast<std::int32_t>(bound_between(*before, *next));
+      }
     }
   }
   bool moves(std::size_t i) const { return i > 0 || !older; }

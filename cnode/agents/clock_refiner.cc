@@ -17,7 +17,7 @@ constexpr auto kPeriod = 2s;
 constexpr auto kMaxPass = 500ms, kLastPass = 2000ms;
 constexpr std::size_t kMaxRows = 50'000, kLastRows = 1'000'000;  // of the last: all it can
 constexpr std::int64_t kSecond = 1'000'000'000;
-constexpr std::int64_t kOverlapNs = kSecond, kBehindNs = 10 * kSecond;
+constexpr std::int64_t kBehindNs = 30 * kSecond;
 constexpr std::int64_t kFreshNs =
     5 * kSecond;  // a clock measured since then is of a node that is there
 static_assert(kBehindNs < analysis::MessageClocks::kRefinedNs);
@@ -36,12 +36,12 @@ struct ClockRefiner::State {
     // At the end the agents have gone: nothing more will come.
     const std::optional<ClusterTime> complete =
         closing ? context.now : analysis::all_complete_until(context, kFreshNs);
-    if (!complete || *complete <= since) return {};
-    const std::int64_t oldest = context.now.ns - kBehindNs;
-    const ClusterTime from{std::max(since.ns - kOverlapNs, oldest)};
+    if (!complete || *complete <= until) return {};
+    const ClusterTime from{std::max(next.ns, context.now.ns - kBehindNs)};
     const auto read =
         analysis::read_pairs(context, {from, *complete, closing ? kLastRows : kMaxRows}, clocks);
-    since = std::max(since, read.until);
+    until = std::max(until, read.until);
+    next = read.next;
     auto out = clocks.refine(context.view->clocks());
     const auto& now = clocks.stats();
     counters->add(Counter::clock_contradictions, now.contradict - told.contradict);
@@ -60,7 +60,7 @@ struct ClockRefiner::State {
 
   analysis::MessageClocks clocks{store.now()};
   analysis::RefineStats told;
-  ClusterTime since;  // up to when messages were matched
+  ClusterTime until, next;  // up to when messages were matched, from where they will be
 };
 
 ClockRefiner::ClockRefiner(boost::asio::io_context& io, store::TraceStore& store,

@@ -1,7 +1,7 @@
 // ClockRefiner: keeps the clock model in line with the messages between the nodes (analysis/clock_messages.h).
 //
 // What   Every kPeriod the message rows that came complete since the last pass are matched, and what they say of the clocks
-//        is stored as versions. Rows of the last kOverlapNs are matched again, for messages under way at the end of a pass.
+//        is stored as versions.
 // Bounds kMaxRows rows and kMaxPass a pass; what a pass did not reach it takes up next time, but nothing older than kBehindNs:
 //        under more load the clocks are refined by a part of the messages. The last takes up to kLastRows and kLastPass.
 //        Its memory: MessageClocks, one pass's matcher.

@@ -62,5 +62,28 @@ TEST_F(ClockPairs, WithoutARowBeforeItItBoundsNothing) {
   EXPECT_EQ(upper, kHalf);
 }
 
+// More than one pass reads, all within the time by which passes overlap: the next goes on, until every message was matched.
+TEST_F(ClockPairs, PassesThatCannotReadAllGoOn) {
+  constexpr std::int64_t kMessages = 20'000;
+  for (std::int64_t i = 0; i < kMessages; ++i) {
+    const auto at = kAt + i * 10 * kUs;
+    from.send(a, b, test::int_term(i), at);
+    to.fetch(b, test::int_term(i), at + 20 * kUs);
+  }
+  world.append(from);
+  world.append(to);
+  const auto context = world.context(kAt + 1000 * kMs);
+  const ClusterTime end{kAt + 1000 * kMs};
+  ClusterTime next{0};
+  int passes = 0;
+  for (PairsRead read; read.until < end && passes < 20; ++passes) {
+    read = read_pairs(context, {next, end, 8'000}, clocks);
+    ASSERT_LE(read.next, read.until);
+    ASSERT_GE(read.next, next);
+    next = read.next;
+  }
+  EXPECT_EQ(passes, 7);
+}
+
 }  // namespace
 }  // namespace scope::analysis
