@@ -173,6 +173,7 @@ loop(S) ->
     receive
         Msg ->
             Begun = scope_beat:begun(),
+            scope_beat:beat(session, S#s.ctx),
             New = ship(handle(Msg, S)),
             scope_beat:worked(session, Begun, S#s.ctx),
             loop(New)
@@ -208,7 +209,6 @@ handle({NodeUpDown, Node, _Info}, S) when NodeUpDown =:= nodeup; NodeUpDown =:= 
 handle(tick, S) ->
     Idle = scope_hold:is_empty(S#s.hold) andalso S#s.leaving =:= no,
     _ = erlang:send_after(scope_beat:next(case Idle of true -> ?IDLE_TICK; false -> ?TICK end), self(), tick),
-    scope_beat:beat(session, S#s.ctx),
     tick(S);
 handle(_, S) -> S.
 

@@ -2,14 +2,15 @@
 %% that a suspended or stuck process is noticed and nobody waits for it.
 -module(scope_beat).
 
--export([new/0, beat/2, silent_ms/2, next/1, sent/2, received/2, under_way/1, flushed/2, last_flush/1,
+-export([new/0, beat/2, watch/1, look/3, silent_ms/2, next/1, sent/2, received/2, under_way/1, flushed/2, last_flush/1,
          captured/2, captured/1, discarded/2, discarded/1, kinds/0, counted/3, totals/1,
          held/3, held/1, full/1, shut/2, shut/1, begun/0, worked/3, worked/1]).
 
 -type who() :: session | guard | sup | tracer.
 -type ctx() :: #{beats := atomics:atomics_ref(), _ => _}.
 -type kind() :: calls | args | returns | sends | fetches | procs | takes | state.
--export_type([kind/0]).
+-opaque watch() :: {integer(), [{who(), integer(), non_neg_integer()}]}.     % when it was looked; beat seen, ms of silence
+-export_type([kind/0, watch/0]).
 
 -define(KINDS, 10).     % the first index of what was captured by kind; bytes come after the last
 
@@ -28,8 +29,22 @@ index(tracer) -> 4.
 -spec beat(who(), ctx()) -> ok.
 beat(Who, #{beats := Ref}) -> atomics:put(Ref, index(Who), now_ms()).
 
--spec silent_ms(who(), ctx()) -> integer().
-silent_ms(Who, #{beats := Ref}) -> now_ms() - atomics:get(Ref, index(Who)).
+%% How long others have been silent, in the time of who watches them: of what passed between two of its looks Most ms count,
+%% so that a machine that stood still, or a node that gets little of it and serves nobody, says nothing against anybody.
+-spec watch([who()]) -> watch().
+watch(Whom) -> {now_ms(), [{Who, 0, 0} || Who <- Whom]}.
+
+-spec look(pos_integer(), ctx(), watch()) -> watch().
+look(Most, #{beats := Ref}, {Before, Seen}) ->
+    Now = now_ms(),
+    Passed = min(Now - Before, Most),
+    {Now, [case atomics:get(Ref, index(Who)) of
+               Beat -> {Who, Beat, Silent + Passed};
+               New -> {Who, New, 0}
+           end || {Who, Beat, Silent} <- Seen]}.
+
+-spec silent_ms(who(), watch()) -> non_neg_integer().
+silent_ms(Who, {_, Seen}) -> element(3, lists:keyfind(Who, 1, Seen)).
 
 %% Ms to the next multiple of so many: who waits for that wakes up together with the others, and a node that has nothing
 %% to do is woken once for all of us.

@@ -54,6 +54,7 @@ handle({remove_all, Reason}, S) -> stop_all(Reason, S);
 handle({peers, Ctx = #{tracer := Tracer, trace := Trace}}, S) ->
     scope_session:use(Trace),
     S#s{ctx = Ctx, tracer = Tracer};
+handle({lease_over, From}, S) -> scope_watch:lease_over(From, S);
 handle({tracer_lost, From}, S) -> scope_watch:tracer_lost(From, S);
 handle({overload, Tracer, From}, S = #s{tracer = Tracer}) -> scope_watch:overload(From, S);
 handle({dry, What, From, Noticed, Relieved, Spenders, Owed}, S) ->      % the tracer has taken all flags off
@@ -214,13 +215,15 @@ flush_tracer(#s{tracer = Tracer}) ->
     Tracer ! {flush, self(), Ref},
     receive {flushed, Ref} -> ok after 5000 -> {error, timeout} end.
 
-tick(S0 = #s{ctx = Ctx}) ->
-    case scope_beat:silent_ms(session, Ctx) > ?SILENT_MS orelse scope_beat:silent_ms(sup, Ctx) > ?SILENT_MS of
+tick(S00 = #s{ctx = Ctx}) ->
+    Watch = scope_beat:look(?IDLE_TICK, Ctx, S00#s.watch),
+    S0 = S00#s{watch = Watch},
+    case scope_beat:silent_ms(session, Watch) > ?SILENT_MS orelse scope_beat:silent_ms(sup, Watch) > ?SILENT_MS of
         true -> finish(S0);
         false -> ok
     end,
     %% A tracer that gives no sign of life is restarted by the supervisor, with a gap.
-    _ = scope_beat:silent_ms(tracer, Ctx) > ?SILENT_MS andalso exit(S0#s.tracer, kill),
+    _ = scope_beat:silent_ms(tracer, Watch) > ?SILENT_MS andalso exit(S0#s.tracer, kill),
     S = scope_watch:late_behaviours(scope_watch:names(limits(S0))),
     Second = now_ms() - S#s.checked >= ?CHECK_MS,
     S1 = scope_ladder:look(Second, S),

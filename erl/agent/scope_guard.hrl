@@ -5,6 +5,7 @@
 -record(follow, {id :: term(), pid :: pid(), mon :: reference(), marks :: boolean()}).     % marks: processes of this node
 -record(s, {ctx :: map(), tracer :: pid(),
             starts = #{} :: #{term() => #start{}},
+            watch = scope_beat:watch([session, sup, tracer]) :: scope_beat:watch(),
             seen = 0 :: integer(),              % what was captured, at the last tick
             idle :: integer(),                  % raw time since when nothing is traced, while there are no starts
             patterns = scope_patterns:new() :: scope_patterns:patterns(),

@@ -9,11 +9,12 @@
 
 -define(TICK, 500).
 -define(SILENT_MS, 3000).
--define(LEASE_MS, 3000).       % without a word of ours, tracees of the native tracer lose their flags
+-define(LEASE_MS, 6000).       % without a word of ours, tracees of the native tracer lose their flags; after scope_lease's
 -define(RESTARTS, 20).          % of the tracer; the guard gives up tracing after 5 ..
 -define(WITHIN_MS, 60000).      % .. in this time; then everything goes
 
 -record(s, {ctx :: map(), mons :: #{reference() => atom()}, patterns = [] :: list(), restarts = [] :: [integer()],
+            watch = scope_beat:watch([guard]) :: scope_beat:watch(),
             session :: scope_session:session(),    % held here: it goes when we go
             ending = infinity :: integer() | infinity}).
 
@@ -66,8 +67,11 @@ loop(S) ->
         tick ->
             _ = erlang:send_after(scope_beat:next(?TICK), self(), tick),
             scope_beat:beat(sup, S#s.ctx),
-            _ = scope_nif:lease(?LEASE_MS),
-            tick(S);
+            case scope_nif:lease(?LEASE_MS) of
+                ok -> ok;
+                {expired, Ns} -> map_get(guard, S#s.ctx) ! {lease_over, erlang:monotonic_time(nanosecond) - Ns}
+            end,
+            tick(S#s{watch = scope_beat:look(?TICK, S#s.ctx, S#s.watch)});
         _ -> loop(S)
     end.
 
@@ -98,7 +102,7 @@ tick(S = #s{ctx = Ctx, ending = Ending}) ->
     %% Somebody loaded the agent's modules over it: the library is not theirs.
     Lost = map_get(capture, Ctx) =:= native andalso not scope_nif:active(),
     _ = Lost andalso scope_trace:native_off(),
-    Stuck = Lost orelse scope_beat:silent_ms(guard, Ctx) > ?SILENT_MS,
+    Stuck = Lost orelse scope_beat:silent_ms(guard, S#s.watch) > ?SILENT_MS,
     case Stuck orelse (Ending =/= infinity andalso now_ms() > Ending) of
         true -> finish(S);
         false -> loop(S)

@@ -2,7 +2,7 @@
 %% killed or overloaded. The guard's.
 -module(scope_watch).
 
--export([check/1, late_behaviours/1, names/1, overload/2, tracer_lost/2]).
+-export([check/1, late_behaviours/1, lease_over/2, names/1, overload/2, tracer_lost/2]).
 
 -include("scope_guard.hrl").
 
@@ -101,9 +101,9 @@ vsn(M) ->
 %% Processes that should have our flags and have not.
 sample_lost(#s{paused = Paused}) when Paused =/= no -> [];
 sample_lost(#s{ctx = #{capture := native}} = S) ->
-    case scope_nif:pending() of
-        {_, _, _, 0} -> flags_lost(S);
-        _ -> []                         % dry: they went by themselves, and we shall hear of it
+    case scope_nif:enabled(trace_status, scope, self()) of
+        trace -> flags_lost(S);
+        remove -> []                    % dry, or the lease is over: they went by themselves, and we shall hear of it
     end;
 sample_lost(S = #s{ctx = Ctx}) ->
     Lost = flags_lost(S),
@@ -113,6 +113,14 @@ flags_lost(S = #s{starts = Starts, tracer = Tracer}) ->
     Pids = [X || St = #start{pids = P} <- maps:values(Starts), X <- lists:sublist(maps:keys(P), ?SAMPLE),
                  scope_flags:in_sample(X, St, S)],
     [P || P <- Pids, is_process_alive(P), not scope_trace:is_ours(P, Tracer)].
+
+%% The supervisor did not come by for so long that the library let tracees lose their flags: it, or the whole VM, stood still.
+-spec lease_over(integer(), #s{}) -> #s{}.
+lease_over(_, S = #s{starts = Starts, paused = Paused}) when map_size(Starts) =:= 0; Paused =/= no -> S;
+lease_over(From, S0) ->
+    S = scope_flags:reapply(S0),
+    scope_flags:gap({tracing_paused, unknown, From, mono()}, S),
+    S.
 
 %% The flags come back later and later while overload goes on, and not at all after half a minute of it.
 -spec overload(integer(), #s{}) -> #s{}.

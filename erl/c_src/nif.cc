@@ -151,18 +151,21 @@ ERL_NIF_TERM setup(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
     g.ring(i)->last = INT64_MIN + 1;  // no time yet: before all
   g.sample.store(65536);
   g.receivers.store(65536);
-  g.lease_until.store(now() + 3'000'000'000);
+  g.lease_until.store(now() + 6'000'000'000);
   g.ready.store(true);
   return a.ok;
 }
 
-// lease(Ms) -> ok: tracing goes on for so long.
+// lease(Ms) -> ok | {expired, Ns}: tracing goes on for so long; it had ended so long ago.
 ERL_NIF_TERM lease(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   unsigned ms;
   if (!enif_get_uint(env, argv[0], &ms)) return enif_make_badarg(env);
-  g.lease_until.store(now() + std::int64_t{ms} * 1'000'000);
-  g.expired.store(false);
-  return a.ok;
+  const std::int64_t t = now();
+  g.lease_until.store(t + std::int64_t{ms} * 1'000'000);
+  const std::int64_t since = g.expired.exchange(0);
+  return since == 0 ? a.ok
+                    : enif_make_tuple2(env, enif_make_atom(env, "expired"),
+                                       enif_make_int64(env, t - since));
 }
 
 // stop() -> ok: every tracee loses its flags when it runs next.

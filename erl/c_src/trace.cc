@@ -297,18 +297,24 @@ std::uint32_t write(ErlNifEnv* env, Ring& ring, std::byte* at, const Event& e, E
   return size;
 }
 
+// Past it tracing has ended, until it is renewed; whoever finds that first says since when.
+bool lease_over(std::int64_t t) {
+  if (g.expired.load(std::memory_order_relaxed) != 0) return true;
+  const std::int64_t until = g.lease_until.load(std::memory_order_relaxed);
+  if (t <= until) return false;
+  g.expired.store(until, std::memory_order_relaxed);
+  return true;
+}
+
 }  // namespace
 
 ERL_NIF_TERM enabled(ErlNifEnv*, int, const ERL_NIF_TERM argv[]) {
   if (argv[0] == a.trace_status) {
     if (!g.ready.load(std::memory_order_relaxed) || g.off.load(std::memory_order_relaxed))
       return a.remove;
-    if (g.expired.load(std::memory_order_relaxed) || dry_since() != 0) return a.remove;
-    if (now() <= g.lease_until.load(std::memory_order_relaxed)) return a.trace;
-    g.expired.store(true, std::memory_order_relaxed);
-    return a.remove;
+    return lease_over(now()) || dry_since() != 0 ? a.remove : a.trace;
   }
-  if (g.off.load(std::memory_order_relaxed) || g.expired.load(std::memory_order_relaxed))
+  if (g.off.load(std::memory_order_relaxed) || g.expired.load(std::memory_order_relaxed) != 0)
     return a.discard;
   if (!is_local_pid(argv[2]) || left_out(argv[2], g.sample) || over_budget()) return a.discard;
   return a.trace;
@@ -359,8 +365,7 @@ ERL_NIF_TERM trace(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
     }
   }
   ring->in_flight.store(0, std::memory_order_release);
-  if (t > g.lease_until.load(std::memory_order_relaxed))
-    g.expired.store(true, std::memory_order_relaxed);
+  (void)lease_over(t);
   return a.ok;
 }
 

@@ -12,6 +12,7 @@
 all() ->
     [panic_button, supervisor_killed, guard_killed, agent_and_supervisor_killed, agent_and_guard_killed,
      guard_and_supervisor_killed, all_but_tracer_killed, lease_killed, all_killed, all_suspended, killed_while_taking_away, agent_suspended, guard_suspended, supervisor_suspended,
+     vm_stands_still,
      tracer_killed, children_after_kill, tracer_suspended, hostile_load, hostile_big_terms, foreign_tracer, foreign_pattern, foreign_send_filter,
      pattern_taken_over, dbg_stop_clear, dbg_clears_twice, dbg_beside, old_trace_beside, module_reloaded, name_followed, unload_under_load].
 
@@ -55,6 +56,21 @@ killed(Config, Names, Within) ->
 agent_suspended(Config) -> suspended(Config, [scope_agent], 8000).
 guard_suspended(Config) -> suspended(Config, [scope_guard], 8000).
 supervisor_suspended(Config) -> suspended(Config, [scope_sup], 8000).
+
+%% A machine that slept, or gave the VM nothing of its time: for that nobody is given up, and what is traced goes on.
+vm_stands_still(Config) ->
+    {T, D, Pid} = setup(Config),
+    {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}])}]),
+    [begin
+         ok = scope_test:kill(T, "STOP"),
+         receive after 4000 -> ok end,
+         ok = scope_test:kill(T, "CONT"),
+         receive after 2000 -> ok end,          % all have looked at each other
+         agent_SUITE:produce(T, 3)
+     end || _ <- [1, 2]],
+    ok = d(D, control, [Pid, flush]),
+    assert_eq([1, 2, 3, 1, 2, 3], args(d(D, events, [Pid]))),
+    assert_eq([], d(D, gaps, [Pid])).
 
 suspended(Config, Names, Within) -> suspended(Config, Names, Within, fun(_) -> ok end).
 suspended(Config, Names, Within, Then) ->

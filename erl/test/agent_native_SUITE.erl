@@ -382,11 +382,12 @@ all_suspended(Config) ->
     rpc(T, fun() -> Holder ! go_on end),
     nothing_left(T).
 
-%% Past the lease the library answers `remove`, whoever asks, and goes on once the lease is renewed.
+%% Past the lease the library answers `remove`, whoever asks, and goes on once the lease is renewed: with the flags that
+%% went, and the time without them is told.
 lease_is_asked(Config) ->
     {T, D, Pid} = native(Config),
     P = rpc(T, fun() -> spawn(fun Loop() -> receive {From, X} -> From ! {self(), ?MODULE:counted(X)}, Loop() end end) end),
-    {ok, _} = d(D, control, [Pid, {start, a, #{mfas => [{?MODULE, counted, 1}], events => [calls], pids => [P]}}]),
+    {ok, _} = d(D, control, [Pid, {start, a, #{mfas => [{?MODULE, counted, 1}], events => [calls]}}]),
     Asked = fun() -> [scope_nif:enabled(trace_status, scope, P), scope_nif:enabled(call, scope, P)] end,
     Seen = rpc(T, fun() ->
                           Before = Asked(),
@@ -402,7 +403,9 @@ lease_is_asked(Config) ->
                           {Before, Past, Flags}
                   end),
     assert_eq({[trace, trace], [remove, discard], {flags, []}}, Seen),
-    wait_until(fun() -> rpc(T, Asked) =:= [trace, trace] end, 5000).
+    {gap, {tracing_paused, unknown, From, Until}} = d(D, wait, [Pid, fun({gap, {tracing_paused, _, _, _}}) -> true end]),
+    true = Until - From > 19000000,
+    assert_eq({[trace, trace], {flags, [call]}}, {rpc(T, Asked), agent_test:info(T, P, flags)}).
 
 %% Where the VM's tables have other sizes, its words for pids and ports are others.
 other_limits(Config) ->
