@@ -100,8 +100,10 @@ read_counters(S) -> S.
 look(false, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> S;
 look(true, S = #s{starts = Starts, ctx = Ctx, spent = Spent}) when map_size(Starts) =:= 0; S#s.limits =:= none ->
     S#s{spent = scope_spent:look(Ctx, S#s.costs, Spent)};
-look(Second, S0 = #s{ctx = Ctx, spent = Spent0, limits = Limits}) ->
-    {Why, Spent} = scope_spent:breaker(Second, Limits, Spent0),
+look(Second, S0 = #s{ctx = Ctx, spent = Spent0, limits = Limits, ladder = Ladder}) ->
+    %% The node's memory is in files of the kernel's, read on other threads: of a quiet trace that was most of what it cost.
+    Memory = Second andalso not (scope_budget:rung(Ladder) =:= full andalso scope_spent:quiet(Ctx, Spent0)),
+    {Why, Spent} = scope_spent:breaker(Memory, Limits, Spent0),
     S = S0#s{spent = Spent},
     Full = scope_beat:full(Ctx) >= 20,
     if

@@ -2,7 +2,7 @@
 %% the guard.
 -module(scope_spent).
 
--export([new/1, look/3, traced/1, status/1, breaker/3]).
+-export([new/1, look/3, traced/1, status/1, quiet/2, breaker/3]).
 -export_type([spent/0]).
 
 -define(RUN_QUEUE, 20).        % runnable processes for each scheduler, ..
@@ -64,10 +64,14 @@ memory(Ctx) ->
     scope_beat:under_way(Ctx) + scope_beat:held(Ctx)
         + lists:sum([N || P <- maps:values(maps:with([session, guard, sup, tracer], Ctx)), {_, N} <- [process_info(P, memory)]]).
 
-%% At each look: the node is busy, or short of memory (looked at once a second).
+%% No event was captured or discarded since the last look; what is told of processes at a start is none.
+-spec quiet(map(), spent()) -> boolean().
+quiet(Ctx, #spent{totals = Totals}) -> maps:remove(bytes, scope_beat:totals(Ctx)) =:= maps:remove(bytes, Totals).
+
+%% At each look: the node is busy, or, if that is to be looked at, short of memory.
 -spec breaker(boolean(), scope_budget:limits(), spent()) -> {none | run_queue | node_memory, spent()}.
 breaker(_, none, S) -> {none, S};
-breaker(Second, Limits, S = #spent{busy = Busy0}) ->
+breaker(Memory, Limits, S = #spent{busy = Busy0}) ->
     Most = ?RUN_QUEUE * erlang:system_info(schedulers_online),
     Now = mono(),
     Busy = case erlang:statistics(total_run_queue_lengths) > Most of
@@ -77,7 +81,7 @@ breaker(Second, Limits, S = #spent{busy = Busy0}) ->
            end,
     if
         is_integer(Busy), Now - Busy >= ?BUSY_MS * 1000000 -> {run_queue, S#spent{busy = no}};
-        Second -> {case available() < map_get(available, Limits) of true -> node_memory; false -> none end, S#spent{busy = Busy}};
+        Memory -> {case available() < map_get(available, Limits) of true -> node_memory; false -> none end, S#spent{busy = Busy}};
         true -> {none, S#spent{busy = Busy}}
     end.
 

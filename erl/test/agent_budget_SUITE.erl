@@ -380,10 +380,13 @@ busy_node(Config) ->
         d(D, wait, [Pid, fun({gap, {stepped_down, _, _, _, _}}) -> true end]),
     rpc(T, fun() -> [exit(P, kill) || P <- Ps], ok end).
 
-%% Down to the end of it, a rung a second.
+%% Down to the end of it, a rung a second, once something is captured.
 short_of_memory(Config) ->
-    {_, D, Pid} = budgeted(Config, #{cpu => 50, available => 101}),
+    {T, D, Pid} = budgeted(Config, #{cpu => 50, available => 101}),
     {ok, _} = start(D, Pid, a, calls([{scope_victim, work, 1}])),
+    receive after 2500 -> ok end,
+    assert_eq([], steps(D, Pid)),
+    agent_SUITE:produce(T, 3),
     {stopped, a, over_budget} = d(D, wait, [Pid, fun({stopped, a, _}) -> true end]),
     assert_eq([node_memory], lists:usort([Cause || #{cause := Cause} <- steps(D, Pid)])).
 
