@@ -153,7 +153,10 @@ begun(Id, Asked, Spec = #{limit := Limit}, Behaviours, S0) ->
     case scope_flags:set_patterns(scope_flags:desired(Starts, S), S) of
         {error, _} = Error -> {Error, S};
         {ok, Matched, S1} ->
-            S2 = configure(maps:with([caps], Spec), S1#s{starts = Starts}),
+            S2 = configure(maps:with([caps], Spec), case map_size(S#s.starts) of
+                                                        0 -> scope_ladder:refill(1.0, S1#s{starts = Starts});     % before any flag is set
+                                                        _ -> S1#s{starts = Starts}
+                                                    end),
             scope_flags:tell_procs(S2),
             _ = [scope_flags:gap({not_traced, unknown, S#s.idle, mono()}, S) || map_size(S#s.starts) =:= 0],
             {Processes, Out, Baseline, Start1} = scope_flags:trace_processes(Id, Start, S2),

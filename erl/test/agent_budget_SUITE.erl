@@ -8,7 +8,7 @@
 
 all() ->
     [refused_with_reason, loops_keep_no_returns, limits_end_a_start, over_budget_is_refused, prediction_holds,
-     counting_leaves_nothing, others_counters_stay, flat_out_is_held, excess_is_paid_for, a_start_may_do_without, comes_back_slowly, busiest_are_left_out,
+     counting_leaves_nothing, others_counters_stay, flat_out_is_held, bucket_comes_first, excess_is_paid_for, a_start_may_do_without, comes_back_slowly, busiest_are_left_out,
      rate_is_held, gives_up_trying,
      busy_node, short_of_memory, memory_breaks, mailbox_breaks, credit_breaks, sample_is_stable, spent_is_what_it_took].
 
@@ -39,6 +39,33 @@ rate(T, Producer, Ms) ->
     T0 = erlang:monotonic_time(microsecond),
     timer:sleep(Ms),
     (made(T, Producer) - N0) * 1.0e6 / (erlang:monotonic_time(microsecond) - T0).
+
+%% The first start's flags, too, are set with a bucket that can run dry meanwhile. Seen from inside, with a tool of our own.
+bucket_comes_first(Config) ->
+    {T, D, Pid} = budgeted(Config, #{cpu => 50}),
+    wait_until(fun() -> {ok, #{costs := Costs}} = d(D, control, [Pid, status]), is_map(Costs) end, 10000),
+    Traced = fun(On) ->
+                     1 = erlang:trace(whereis(scope_guard), On, [call, {tracer, whereis(bucket_seen)}]),
+                     [1 = erlang:trace_pattern(MFA, On, [local]) || MFA <- [{scope_ladder, refill, 2}, {scope_trace, flags_on, 3}]],
+                     ok
+             end,
+    rpc(T, fun() ->
+                   Me = self(),
+                   spawn(fun() -> register(bucket_seen, self()), Me ! here, receive {told, To} -> To ! calls_of_guard() end end),
+                   receive here -> ok end,
+                   Traced(true)
+           end),
+    {ok, _} = start(D, Pid, a, calls([{scope_victim, work, 1}])),
+    Calls = rpc(T, fun() ->
+                           Traced(false),
+                           receive after 50 -> ok end,
+                           bucket_seen ! {told, self()},
+                           receive L when is_list(L) -> L end
+                   end),
+    [scope_ladder, scope_trace | _] = Calls.
+
+calls_of_guard() ->
+    receive {trace, _, call, {M, _, _}} -> [M | calls_of_guard()] after 0 -> [] end.
 
 %% --- what is refused -------------------------------------------------------------------------------------------------
 
