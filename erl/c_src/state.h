@@ -67,7 +67,7 @@ inline constexpr unsigned kMaxRings = 2048;
 struct State {
   std::atomic<bool> ready, off, procs, follow, keyed;
   std::atomic<std::int64_t> lease_until;
-  std::atomic<std::int64_t> expired;  // 0, or when the lease was over
+  std::atomic<std::int64_t> expired;             // 0, or when the lease was over
   std::atomic<std::uint32_t> sample, receivers;  // of 65536
   std::atomic<std::uint32_t> cap[kCaps];
   std::array<std::byte, 16> key, own_key;  // own: random, for marks before the session's is known
