@@ -67,10 +67,10 @@ loop(S) ->
         tick ->
             _ = erlang:send_after(scope_beat:next(?TICK), self(), tick),
             scope_beat:beat(sup, S#s.ctx),
-            case scope_nif:lease(?LEASE_MS) of
-                ok -> ok;
-                {expired, Ns} -> map_get(guard, S#s.ctx) ! {lease_over, erlang:monotonic_time(nanosecond) - Ns}
-            end,
+            _ = case scope_nif:lease(?LEASE_MS) of
+                    ok -> ok;
+                    {expired, Ns} -> map_get(guard, S#s.ctx) ! {lease_over, erlang:monotonic_time(nanosecond) - Ns}
+                end,
             tick(S#s{watch = scope_beat:look(?TICK, S#s.ctx, S#s.watch)});
         _ -> loop(S)
     end.

@@ -102,8 +102,8 @@ vsn(M) ->
 sample_lost(#s{paused = Paused}) when Paused =/= no -> [];
 sample_lost(#s{ctx = #{capture := native}} = S) ->
     case scope_nif:enabled(trace_status, scope, self()) of
-        trace -> flags_lost(S);
-        remove -> []                    % dry, or the lease is over: they went by themselves, and we shall hear of it
+        remove -> [];                   % dry, or the lease is over: they went by themselves, and we shall hear of it
+        _ -> flags_lost(S)
     end;
 sample_lost(S = #s{ctx = Ctx}) ->
     Lost = flags_lost(S),
