@@ -74,10 +74,12 @@ const std::uint32_t Causality::kTypes =
     bit(EventType::message_send) | bit(EventType::message_fetch) | bit(EventType::message_take) |
     bit(EventType::state_change) | bit(EventType::process_spawn) | bit(EventType::process_exit) |
     bit(EventType::function_entry) | bit(EventType::function_exit) |
-    bit(EventType::function_exception) | bit(EventType::seq_send) | bit(EventType::seq_receive);
+    bit(EventType::function_exception) | bit(EventType::seq_send) | bit(EventType::seq_receive) |
+    bit(EventType::process_link) | bit(EventType::process_unlink);
 
 const std::uint32_t Causality::kPayloads =
     kTypes & ~(bit(EventType::state_change) | bit(EventType::process_spawn) |
+               bit(EventType::process_link) | bit(EventType::process_unlink) |
                bit(EventType::function_entry) | bit(EventType::function_exit));
 
 std::string_view name(SpanKind kind) {
@@ -185,6 +187,7 @@ void Causality::add(const RowStream::Item& item) {
   const auto type = row.record.type;
   if (type == EventType::process_spawn) return spawned(item);
   if (type == EventType::seq_send || type == EventType::seq_receive) return seq(item);
+  if (type == EventType::process_link || type == EventType::process_unlink) return linked(item);
   auto& process = processes_[receivers_.home(row.process)];
   if (type != EventType::message_fetch) process.seen = true;
   switch (type) {
@@ -391,12 +394,15 @@ void Causality::spawned(const RowStream::Item& item) {
 
 void Causality::exited(Process& process, const RowStream::Item& item) {
   const auto& row = *item.row;
+  auto error = error_of(row.record);
   if (process.activity != kNoSpan) {
     auto& span = spans_[process.activity];
     span.stop = item.at;
-    span.error = error_of(row.record);
+    span.error = error;
   }
-  exits_[receivers_.home(row.process)] = {process.activity, row.id(), item.at};
+  const auto who = receivers_.home(row.process);
+  const Exit exit{process.activity, row.id(), item.at, std::move(error)};
+  if (exits_.insert_or_assign(who, exit).second) ended_.push_back(who);
 }
 
 void Causality::function(Process& process, const RowStream::Item& item) {
@@ -538,6 +544,7 @@ void Causality::finish() {
     if (by != kNoSpan && spans_[by].parent != reply.call)
       links_.push_back({by, reply.call, "reply"});
   }
+  ends_passed_on();
   for (auto& link : links_) link = {alive(link.from), alive(link.to), link.why};
   std::erase_if(links_, [](const SpanLink& l) {
     return l.from == kNoSpan || l.to == kNoSpan || l.from == l.to;

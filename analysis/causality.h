@@ -89,8 +89,9 @@ struct Span {
 
 struct SpanLink {
   std::uint32_t from = 0, to = 0;
-  std::string_view
-      why;  // "reply": `from` answered the call `to`; "timer": `from` came before it in its process
+  // "reply": `from` answered the call `to`; "timer": `from` came before it in its process; "exit": the error that ended `to`
+  // was `from`'s, by a link.
+  std::string_view why;
 };
 
 class Causality : MatchSink {
@@ -189,6 +190,7 @@ class Causality : MatchSink {
     std::uint32_t activity = kNoSpan;
     EventId id;
     Corrected at;
+    std::string error;  // empty: none
   };
   template <typename T>
   using ByEvent = boost::unordered_flat_map<EventId, T, EventIdHash>;
@@ -217,6 +219,8 @@ class Causality : MatchSink {
   void waited(Span& span, const Corrected& since, const EventId& cause);
   void spawned(const RowStream::Item& item);
   void exited(Process& process, const RowStream::Item& item);
+  void linked(const RowStream::Item& item);
+  void ends_passed_on();
   void function(Process& process, const RowStream::Item& item);
 
   std::uint32_t begin(SpanKind kind, const EventId& id, Corrected at);
@@ -257,6 +261,8 @@ class Causality : MatchSink {
       token_taken_;         // activity, by label, taker, serial
   ByEvent<EventId> takes_;  // take -> fetch
   std::unordered_map<ProcessId, Exit> exits_;
+  std::vector<ProcessId> ended_;  // keys of exits_, in the stream's order
+  std::unordered_map<ProcessId, std::vector<ProcessId>> linked_;
   LeftOut<std::unordered_map<ProcessId, std::uint32_t>> children_;  // spawn spans, by child
   ByEvent<std::uint32_t> began_;                                    // by any of a span's events
   std::optional<std::int64_t> step_;  // to which the matcher was advanced

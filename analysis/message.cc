@@ -126,9 +126,9 @@ Destination Receivers::owner(std::string_view node, std::string_view name, Clust
   return {Destination::Kind::vm, {now, 0, 0}};
 }
 
-ProcessId Receivers::other_end(const store::StoredRow& spawn) const {
-  const auto& peer = spawn.record.peer;
-  const auto* own = info_of(view_, spawn.process.incarnation);
+ProcessId Receivers::other_end(const store::StoredRow& row) const {
+  const auto& peer = row.record.peer;
+  const auto* own = info_of(view_, row.process.incarnation);
   if (peer.kind != codec::Peer::Kind::pid || own == nullptr) return {};
   const std::string_view node = peer.node.empty() ? std::string_view(own->node) : peer.node;
   const bool local = peer.creation == 0 && node == own->node;

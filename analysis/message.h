@@ -73,8 +73,9 @@ class Receivers {
   // kNoIncarnation: never heard of.
   ProcessId home(const codec::PidParts& pid) const;
   Destination destination(const store::StoredRow& send, ClusterTime at);
-  // REQUIRES a row of a spawn. The child, or of the child's own row the parent; none: never heard of.
-  ProcessId other_end(const store::StoredRow& spawn) const;
+  // REQUIRES a row of a spawn, link or unlink. The child, or of the child's own row the parent; whom it is linked to; none: never
+  // heard of.
+  ProcessId other_end(const store::StoredRow& row) const;
   // REQUIRES a row of a send, fetch or take.
   Message message(const store::StoredRow& row, Corrected at);
 

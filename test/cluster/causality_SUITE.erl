@@ -1,12 +1,12 @@
 %% Causal traces of requests that carry a number (scope_order.erl), through front -> orders -> stock on three real nodes, against
 %% what the servers did, and against seq_trace's labels; and the order of what was handled for each.
 -module(causality_SUITE).
--export([all/0, timeout/1, a_request_is_one_tree/1, the_demo_shop/1, groups_registries_and_demand/1]).
+-export([all/0, timeout/1, a_request_is_one_tree/1, the_demo_shop/1, groups_registries_and_demand/1, an_end_is_passed_on/1]).
 -import(scope_test, [wait_until/2, assert_eq/2]).
 -import(scope_daemon, [ask/3, call/3, all_events/4]).
 -import(scope_order, [expected/1, trace/4, tree/4]).
 
-all() -> [a_request_is_one_tree, the_demo_shop, groups_registries_and_demand].
+all() -> [a_request_is_one_tree, the_demo_shop, groups_registries_and_demand, an_end_is_passed_on].
 timeout(_) -> 90000.
 
 %% Several clients at once, so that requests are mixed in every server's queue.
@@ -48,6 +48,33 @@ groups_registries_and_demand(Config) ->
     Edges = [{M, C} || {_, Tree} <- Trees(), {M, Above, C} <- Tree, Above =/= client],
     scope_test:log("~p edges, ~p ambiguous", [length(Edges), length([M || {M, ambiguous} <- Edges])]),
     assert_eq([], [M || {M, C} <- Edges, M =/= ask, not lists:member(C, [exact, unique])]).
+
+%% What ended a server that did nothing wrong: its worker's crash, by their link. One that was told to stop has no such cause.
+an_end_is_passed_on(Config) ->
+    Nodes = [A] = [scope_test:start_node(Config, shop)],
+    [Linked, Told] = [begin {ok, P} = scope_test:rpc(A, gen_server, start, [scope_ends, [], []]), P end || _ <- [1, 2]],
+    D = scope_daemon:start(Config, Nodes),
+    scope_daemon:await_live(A, D, Nodes),
+    #{nodes := Started} = ask(A, D, {start, [{all, true}, {events, [messages, state, lifecycle, links]}]}),
+    [assert_eq(ok, R) || R <- maps:values(Started)],
+    scope_test:rpc(A, fun() ->
+        gen_server:cast(Linked, {worker, bad_luck}),
+        gen_server:cast(Told, {worker, normal}),
+        ok = gen_server:call(Told, sync),
+        exit(Told, bad_luck)
+    end),
+    Trace = fun(Pid) ->
+        [#{id := Take} | _] = element(1, all_events(A, D, #{type => message_take, pid => Pid}, oldest_first)),
+        [_] = element(1, all_events(A, D, #{type => process_exit, pid => Pid}, oldest_first)),
+        ask(A, D, {get_trace, Take})
+    end,
+    wait_until(fun() -> catch is_list([Trace(P) || P <- [Linked, Told]]) end, 20000),
+    #{spans := Spans, links := [{From, To, exit}]} = Trace(Linked),
+    [#{kind := spawn, error := <<"bad_luck">>}] = [S || S = #{id := Id} <- Spans, Id =:= From],
+    [#{kind := cast, pid := Linked, error := <<"bad_luck">>}] = [S || S = #{id := Id} <- Spans, Id =:= To],
+    #{spans := All, links := Links} = Trace(Told),
+    [_ | _] = Of = [Id || #{id := Id, pid := P} <- All, P =:= Told],
+    assert_eq([], [L || L = {_, Ended, exit} <- Links, lists:member(Ended, Of)]).
 
 %% Of each request every two handlings of which one led to the other, over whatever steps: by messages, both ways round. Of one
 %% process its own order, whatever the requests.

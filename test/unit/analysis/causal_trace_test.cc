@@ -289,6 +289,48 @@ TEST_F(CausalTest, ATaskIsSpawnedWorksCallsAndDies) {
                    "*2 info 6 DOWN/5 exact", "*3 cast 10 sad unique", "2 cast 10 done unique"}));
 }
 
+// A worker's end ends the server that is linked to it. No guess where it may be another's, or its own.
+TEST_F(CausalTest, AnEndIsPassedOnByALink) {
+  struct Case {
+    bool unlinked, second;  // the server from the worker; another worker with the same end
+    const char* error;      // the server's
+    double at;
+    std::size_t links;
+  };
+  constexpr Case kCases[] = {{false, false, "boom", 111, 1},
+                             {true, false, "boom", 211, 0},
+                             {false, false, "other", 311, 0},
+                             {false, true, "boom", 411, 0},
+                             {false, false, "boom", 509.5, 0}};
+  std::uint32_t n = 200;
+  double t = 100;
+  for (const auto& c : kCases) {
+    const auto server = one.own(n), worker = one.own(n + 1), other = one.own(n + 2);
+    one.take(server, cast("begin"), a(t)).link(other, server, a(t + 0.5));
+    one.spawn(server, worker, {"m", "run", 0}, a(t + 1));
+    one.link(server, worker, a(t + 1.1)).spawned(worker, server, {"m", "run", 0}, a(t + 1.2));
+    if (c.unlinked) one.link(server, worker, a(t + 2), false);
+    if (c.second) one.exit(other, atom_term("boom"), a(t + 9));
+    one.exit(worker, atom_term("boom"), a(t + 10)).exit(server, atom_term(c.error), a(c.at));
+    n += 10;
+    t += 100;
+  }
+  append();
+  t = 100;
+  n = 200;
+  for (const auto& c : kCases) {
+    const auto found = trace({{one.incarnation, n, 0}, {a(t)}, 0});
+    ASSERT_EQ(found.links.size(), c.links) << t;
+    if (c.links == 1) {
+      EXPECT_EQ(found.links[0].why, "exit");
+      EXPECT_EQ(found.spans[found.links[0].from].span.name, "m:run/0");
+      EXPECT_EQ(found.spans[found.links[0].to].span.name, "begin");
+    }
+    n += 10;
+    t += 100;
+  }
+}
+
 TEST_F(CausalTest, ALostConnectionOrAnEndThatCameLaterIsNoCause) {
   const auto worker = one.own(30);
   const auto lost = [&](codec::TermBuilder& out) {
