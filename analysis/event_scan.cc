@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 #include <tuple>
+#include <utility>
 
 #include "analysis/text_search.h"
 
@@ -88,6 +89,35 @@ bool given(const ScanSpec& spec, const Hit& hit) {
   if (!after.id) return false;
   return spec.order == Order::newest_first ? hit.id >= *after.id : hit.id <= *after.id;
 }
+
+// The best hits so far, at most `want`.
+class Best {
+ public:
+  Best(Order order, std::size_t want) : order_{order}, want_(want) {}
+  bool full() const { return hits_.size() == want_; }
+  const Hit& worst() const { return hits_.front(); }
+  bool takes(const Hit& hit) const { return !full() || before(order_.order, hit, worst()); }
+  // REQUIRES takes(hit)
+  void add(const Hit& hit) {
+    if (full()) {
+      std::pop_heap(hits_.begin(), hits_.end(), order_);
+      hits_.back() = hit;
+    } else {
+      hits_.push_back(hit);
+    }
+    std::push_heap(hits_.begin(), hits_.end(), order_);
+  }
+  std::vector<Hit> take() { return std::exchange(hits_, {}); }
+
+ private:
+  struct Less {
+    Order order;
+    bool operator()(const Hit& a, const Hit& b) const { return before(order, a, b); }
+  };
+  Less order_;
+  std::size_t want_;
+  std::vector<Hit> hits_;  // a heap, the worst on top
+};
 
 // Can a row of that (unread) unit come before `worst`?
 bool can_precede(Order order, const Candidate& unit, const Hit& worst) {
@@ -206,16 +236,42 @@ ScanResult scan(const Context& context, const ClockModel& clock, const ScanSpec&
   const auto plan = make_plan(context, clock, spec);
   const auto& units = plan.units;
   out.skipped_by_text = plan.skipped_by_text;
-  const auto filter = row_filter(spec, plan);
+  auto filter = row_filter(spec, plan);
   const Timed timed(spec.explain, "read");
 
-  // The best rows so far, the worst of them on top. One more than asked for tells whether there is more.
-  std::vector<Hit>& best = out.hits;
-  const std::size_t want = spec.limit + 1;
-  const auto order = [&](const Hit& a, const Hit& b) { return before(spec.order, a, b); };
+  // One more than asked for tells whether there is more.
+  Best best(spec.order, spec.limit + 1);
   std::size_t next = 0;
+  std::uint64_t rows_read = 0;
+  // Where the row stands in time, if it is between all bounds.
+  const auto place = [&](const EventId& id, Hit& hit) {
+    hit.at = clock.cluster(id.process.incarnation, id.time);
+    if ((spec.since && hit.at.time < *spec.since) || (spec.until && hit.at.time > *spec.until)) {
+      return false;
+    }
+    hit.id = id;
+    hit.unit = units[next].unit;
+    return !given(spec, hit);
+  };
+  // Where keys decide, rows are not made at all. A unit's hits count once all of it was read: it may be damaged.
+  Best fresh(spec.order, spec.limit + 1);
+  if (!spec.accept && !spec.on_unit) {
+    // Corrected time keeps the order of raw time, ids have the rest: what a process did before a row comes after it here.
+    const auto worse =
+        spec.order == Order::newest_first ? store::Choice::leave_older : store::Choice::leave;
+    filter.choose = [&, worse](const store::RowKey& key) {
+      ++rows_read;
+      Hit hit;
+      if (!place(key.id, hit)) return store::Choice::leave;
+      if (!best.takes(hit) || !fresh.takes(hit)) return worse;
+      hit.type = key.type;
+      hit.flags = key.flags;
+      fresh.add(hit);
+      return store::Choice::leave;
+    };
+  }
   for (; next < units.size(); ++next) {
-    if (best.size() == want && !can_precede(spec.order, units[next], best.front())) break;
+    if (best.full() && !can_precede(spec.order, units[next], best.worst())) break;
     if (out.units_read > 0 && moves_on(spec, units[next]) && context.budget.spent()) {
       out.cut = true;
       break;
@@ -225,46 +281,41 @@ ScanResult scan(const Context& context, const ClockModel& clock, const ScanSpec&
     ++out.units_read;
     if (spec.explain != nullptr) {
       ++(unit.tail ? spec.explain->tail_read : spec.explain->blocks_read);
-      if (rows) spec.explain->rows_read += rows->rows.size();
     }
+    const auto keys = fresh.take();
     if (!rows) {
       ++out.corrupt_blocks;
       continue;
     }
+    for (const auto& hit : keys) {
+      if (best.takes(hit)) best.add(hit);
+    }
+    rows_read += rows->rows.size();
     if (spec.on_unit) spec.on_unit(units[next].unit, *rows);
     for (const auto& row : rows->rows) {
       Hit hit;
-      hit.at = clock.cluster(row.process.incarnation, row.record.time);
-      if ((spec.since && hit.at.time < *spec.since) || (spec.until && hit.at.time > *spec.until)) {
-        continue;
-      }
-      hit.id = row.id();
-      if (given(spec, hit)) continue;
-      if (best.size() == want && !order(hit, best.front())) continue;
-      hit.unit = units[next].unit;
+      if (!place(row.id(), hit) || !best.takes(hit)) continue;
       hit.type = row.record.type;
       hit.flags = row.record.flags;
       hit.match_hash = row.record.match_hash;
       if (spec.accept && !spec.accept(row, hit)) continue;
-      best.push_back(hit);
-      std::push_heap(best.begin(), best.end(), order);
-      if (best.size() > want) {
-        std::pop_heap(best.begin(), best.end(), order);
-        best.pop_back();
-      }
+      best.add(hit);
     }
   }
-  std::sort(best.begin(), best.end(), order);
+  if (spec.explain != nullptr) spec.explain->rows_read += rows_read;
+  out.hits = best.take();
+  std::ranges::sort(out.hits, [&](const Hit& a, const Hit& b) { return before(spec.order, a, b); });
   if (out.cut) {
     // What an unread unit may still precede is left for the next call.
     const auto& unread = units[next];
-    while (!best.empty() && can_precede(spec.order, unread, best.back())) best.pop_back();
+    while (!out.hits.empty() && can_precede(spec.order, unread, out.hits.back()))
+      out.hits.pop_back();
     out.resume = Position{
         ClusterTime{spec.order == Order::newest_first ? unread.newest : unread.oldest}, {}};
   }
-  if (best.size() > spec.limit) {
-    best.resize(spec.limit);
-    out.resume = Position{best.back().at.time, best.back().id};
+  if (out.hits.size() > spec.limit) {
+    out.hits.resize(spec.limit);
+    out.resume = Position{out.hits.back().at.time, out.hits.back().id};
   }
   return out;
 }
@@ -300,6 +351,9 @@ Loaded load(const Context& context, std::span<const Hit> hits, std::size_t max_b
         times.back().until = std::max(times.back().until, id.time);
       }
       filter.times = times;
+      filter.choose = [&](const store::RowKey& key) {
+        return wanted.contains(key.id) ? store::Choice::make : store::Choice::leave;
+      };
       const auto read = context.view->read(context.view->units()[unit], filter);
       if (!read) {
         ++out.corrupt_blocks;

@@ -34,7 +34,7 @@ struct Hit {
   std::uint32_t unit = 0;  // index into View::units()
   codec::EventType type{};
   std::uint16_t flags = 0;
-  std::uint64_t match_hash = 0;
+  std::uint64_t match_hash = 0;  // of scans with `accept` only
   std::optional<std::int64_t> duration_ns;
 };
 
@@ -58,7 +58,7 @@ struct ScanSpec {
   bool payload = false;             // has `accept` to see it?
   std::uint32_t payloads = ~0u;     // of which types
   Explain* explain = nullptr;
-  // Looks at the row; may fill the hit's duration. Empty: every row.
+  // Looks at the row; may fill the hit's duration. Empty: every row, and then none is made to find the best.
   std::function<bool(const store::StoredRow&, Hit&)> accept;
   // Called before the rows of a unit are judged, with all of its rows of these processes, types and functions, also those
   // outside since and until. Empty: not wanted.

@@ -55,7 +55,7 @@ Result<EventsPage> get_events(const Context& context, const Filter& filter) {
   spec.explain = explain;
   std::vector<Hit> undecided;
   bool undecided_more = false;
-  spec.accept = [&](const store::StoredRow& row, Hit& hit) {
+  const auto accept = [&](const store::StoredRow& row, Hit& hit) {
     const Verdict verdict = test->accept(row, hit);
     if (verdict == Verdict::unknown) {
       if (undecided.size() < kMaxUndecided) {
@@ -66,6 +66,7 @@ Result<EventsPage> get_events(const Context& context, const Filter& filter) {
     }
     return verdict == Verdict::yes;
   };
+  if (!test->by_scan()) spec.accept = accept;
 
   auto found = scan(context, clock, spec);
   Loaded loaded;

@@ -81,6 +81,11 @@ Verdict RowTest::accept(const store::StoredRow& row, Hit& hit) {
   return verdict;
 }
 
+bool RowTest::by_scan() const {
+  return !peer_matcher_ && !filter_.trace_id && !filter_.match && !text_ && !durations_ &&
+         (!filter_.mfa || filter_.modules.empty());
+}
+
 Asked RowTest::asked() const {
   Asked asked(filter_.types);
   if (pid_) asked.processes = pid_->ids;

@@ -27,6 +27,8 @@ class RowTest {
   Status prepare(ClusterTime from, ClusterTime until, ScanSpec& spec);
 
   Verdict accept(const store::StoredRow& row, Hit& hit);
+  // Does prepare()'s scan say it all, so that accept() is `yes` of every row?
+  bool by_scan() const;
   // The rows of a unit before they are judged: min_duration needs the calls around them.
   void read(std::uint32_t unit, const store::Rows& rows);
 

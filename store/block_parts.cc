@@ -153,10 +153,17 @@ Status Messages::load(const Head& head) {
   return {};
 }
 
+Status Messages::check(const Head& head) {
+  if (open || checked_ || head.h.messages == 0) return {};
+  RETURN_IF_ERROR(head.piece(head.h.message_table, "list of messages"));
+  checked_ = true;
+  return {};
+}
+
 Status Frame::open(std::size_t index) {
   if (index == index_) return {};
   index_ = index;
-  have_times_ = have_rest_ = false;
+  have_times_ = have_rest_ = checked_rest_ = false;
   rows_ = head_.frame_rows(index);
   RETURN_IF_ERROR(head_.unpack(head_.frames[index].kinds, rows_ * 64 + 64, "frame", kinds_bytes_));
   ByteReader in(kinds_bytes_);
@@ -184,6 +191,14 @@ Status Frame::open_times() {
   }
   if (!in.done()) return corrupt("frame's times");
   have_times_ = true;
+  return {};
+}
+
+Status Frame::check_rest() {
+  if (have_rest_ || checked_rest_) return {};
+  RETURN_IF_ERROR(head_.piece(head_.frames[index_].rest, "frame's rest"));
+  if (head_.has_messages()) RETURN_IF_ERROR(messages_.check(head_));
+  checked_rest_ = true;
   return {};
 }
 

@@ -130,6 +130,10 @@ struct Messages {
   bool open = false;
 
   Status load(const Head& head);
+  Status check(const Head& head);  // only whether it is damaged
+
+ private:
+  bool checked_ = false;
 };
 
 // A payload within the streams.
@@ -146,6 +150,8 @@ class Frame {
   Status open(std::size_t index);
   Status open_times();
   Status open_rest();
+  // Only whether what open_rest() needs is damaged: a block is so for every reader, whichever rows they take.
+  Status check_rest();
   // REQUIRES open_rest(), and of the first that the row has kHashed
   std::uint64_t match_hash(std::size_t i) const {
     const auto value = rest[kMessage][hash_at_[i]];
@@ -177,7 +183,7 @@ class Frame {
   std::vector<std::uint32_t> hash_at_;     // place among the rows with kHashed
   std::vector<std::uint32_t> message_of_;  // of each of those
   std::size_t index_ = SIZE_MAX, rows_ = 0;
-  bool have_times_ = false, have_rest_ = false;
+  bool have_times_ = false, have_rest_ = false, checked_rest_ = false;
   std::vector<std::byte> kinds_bytes_, rest_bytes_;
 };
 

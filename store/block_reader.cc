@@ -80,7 +80,7 @@ class Reader {
 
  private:
   Status scan(std::size_t incarnation, std::size_t process, const TimeRange& times);
-  Result<bool> emit(const ProcessId& process, std::size_t incarnation, std::size_t in_frame);
+  Result<Choice> emit(const ProcessId& process, std::size_t incarnation, std::size_t in_frame);
   Result<bool> wants_mfa(NameId id);
   Status read_peer(Peer& peer, std::size_t incarnation, std::size_t i);
   Status set_node(std::size_t index, Peer& peer);
@@ -112,7 +112,7 @@ Result<Rows> Reader::read(Bytes block) {
     ASSIGN_OR_RETURN(only_, head_.rows_with(filter_.traces));
   }
   if (filter_.processes.empty() && filter_.mfas.empty() && filter_.match_hashes.empty() && !only_ &&
-      !filter_.newest_only) {
+      !filter_.newest_only && !filter_.choose) {
     rows_.reserve(head_.h.rows);
     places_.reserve(head_.h.rows);
   }
@@ -173,8 +173,8 @@ Status Reader::scan(std::size_t incarnation, std::size_t process, const TimeRang
     RETURN_IF_ERROR(frame_.open_times());
     if (frame_.times[i] > times.until.ns) continue;
     if (frame_.times[i] < times.from.ns) break;  // older ones follow
-    ASSIGN_OR_RETURN(const bool wanted, emit(id, incarnation, i));
-    if (wanted && filter_.newest_only) break;
+    ASSIGN_OR_RETURN(const Choice choice, emit(id, incarnation, i));
+    if (choice == Choice::leave_older || (choice == Choice::make && filter_.newest_only)) break;
   }
   return {};
 }
@@ -189,23 +189,32 @@ Result<bool> Reader::wants_mfa(NameId id) {
   return it->second;
 }
 
-Result<bool> Reader::emit(const ProcessId& process, std::size_t incarnation, std::size_t i) {
+Result<Choice> Reader::emit(const ProcessId& process, std::size_t incarnation, std::size_t i) {
   ASSIGN_OR_RETURN(const bool wanted, wants_mfa(static_cast<NameId>(frame_.kinds[kMfa][i])));
-  if (!wanted) return false;
-  const bool hashed = (frame_.kinds[kFlags][i] & TraceRecord::kHashed) != 0;
-  if (!filter_.match_hashes.empty() && !hashed) return false;
+  if (!wanted) return Choice::leave;
+  const RowKey key{
+      {process, {frame_.times[i]}, static_cast<std::uint32_t>(frame_.kinds[kOrdinal][i])},
+      static_cast<codec::EventType>(frame_.kinds[kType][i]),
+      static_cast<std::uint16_t>(frame_.kinds[kFlags][i])};
+  if (!filter_.match_hashes.empty()) {
+    if ((key.flags & TraceRecord::kHashed) == 0) return Choice::leave;
+    RETURN_IF_ERROR(frame_.open_rest());
+    if (!std::ranges::binary_search(filter_.match_hashes, frame_.match_hash(i)))
+      return Choice::leave;
+  }
+  if (filter_.choose) {
+    RETURN_IF_ERROR(frame_.check_rest());
+    if (const auto choice = filter_.choose(key); choice != Choice::make) return choice;
+  }
   RETURN_IF_ERROR(frame_.open_rest());
-  if (!filter_.match_hashes.empty() &&
-      !std::ranges::binary_search(filter_.match_hashes, frame_.match_hash(i)))
-    return false;
   auto& row = rows_.emplace_back();
   row.process = process;
   auto& r = row.record;
-  r.type = static_cast<codec::EventType>(frame_.kinds[kType][i]);
-  r.flags = static_cast<std::uint16_t>(frame_.kinds[kFlags][i]);
+  r.type = key.type;
+  r.flags = key.flags;
   r.pid = {process.id, process.serial};
-  r.time = {frame_.times[i]};
-  r.ordinal = static_cast<std::uint32_t>(frame_.kinds[kOrdinal][i]);
+  r.time = key.id.time;
+  r.ordinal = key.id.ordinal;
   ASSIGN_OR_RETURN(r.mfa, names_.mfa(static_cast<NameId>(frame_.kinds[kMfa][i])));
   r.original_bytes = static_cast<std::uint32_t>(frame_.rest[kOriginal][i]);
   if (r.has(TraceRecord::kHashed)) r.match_hash = frame_.match_hash(i);
@@ -214,7 +223,7 @@ Result<bool> Reader::emit(const ProcessId& process, std::size_t incarnation, std
   if (kind > static_cast<unsigned>(Peer::Kind::port)) return corrupt("frame's rest");
   r.peer.kind = static_cast<Peer::Kind>(kind);
   if (r.peer.kind != Peer::Kind::none) RETURN_IF_ERROR(read_peer(r.peer, incarnation, i));
-  return true;
+  return Choice::make;
 }
 
 Status Reader::set_node(std::size_t index, Peer& peer) {

@@ -115,6 +115,18 @@ struct TimeRange {  // raw times of one incarnation, both inclusive
   RawTime from, until;
 };
 
+// What a unit knows of a row before it makes it, and what the reader says to that.
+struct RowKey {
+  EventId id;
+  codec::EventType type{};
+  std::uint16_t flags = 0;
+};
+enum class Choice : std::uint8_t {
+  make,
+  leave,
+  leave_older,  // nor what its process has before it
+};
+
 // All conditions hold together; spans outlive the call.
 struct RowFilter {
   std::span<const ProcessId> processes;         // ascending; empty: all
@@ -132,13 +144,16 @@ struct RowFilter {
   bool payload = true;           // false: payload stays empty (fewer bytes to decompress)
   std::uint32_t payloads = ~0u;  // so does that of types that are not in here
   bool newest_only = false;      // per process only its newest matching row
+  // The last condition, asked of rows that meet all others, in any order. A row that is left costs a block its type and
+  // time only. Empty: all are made.
+  std::function<Choice(const RowKey&)> choose = {};
 };
 
 // ---- the indexes ----------------------------------------------------------------------------------------------------
 
 // What rows are looked for. Which units can hold one: View::candidates.
 struct Selection {
-  RowFilter rows;                    // payload and newest_only do not matter here
+  RowFilter rows;                    // payload, newest_only and choose do not matter here
   std::span<const TimeRange> times;  // as in RowFilter
   // Each occurs, as these bytes (ASCII letters in either case), inside one binary, atom or string of the row's payload.
   // Fewer than three letters or digits in a row skip nothing.

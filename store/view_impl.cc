@@ -118,7 +118,8 @@ Result<Rows> ViewImpl::read_tail(const Unit& unit, const RowFilter& filter) cons
     const auto& row = batch.rows[i];
     const auto& r = row.record;
     if ((filter.types & type_bit(r.type)) == 0 || r.time > times->until || r.time < times->from ||
-        !wants_process(filter, row.process) || !wants_record(filter, r))
+        !wants_process(filter, row.process) || !wants_record(filter, r) ||
+        (filter.choose && filter.choose({row.id(), r.type, r.flags}) != Choice::make))
       continue;
     found.push_back(&row);
   }

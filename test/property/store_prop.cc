@@ -4,7 +4,7 @@
 //         and as the native tracer send them, some sent twice; clock versions; opening anew with another size of block and
 //         partition (a partition per block among them); retention; protecting, archiving, attaching and detaching.
 //         After each `check`, and at the end: rows by filter, candidates, rollups, edges, clocks and cuts, get_events with cursors
-//         (while more arrives), state_at and counts are compared with the model; lives, names, histories, flows,
+//         (while more arrives), state_at and counts are compared with the model; scans that make no row, with those that make all; lives, names, histories, flows,
 //         durations, queue times and peers with a second store that never seals, rolls or closes: it answers from its tail alone.
 // Fails   RapidCheck prints the seed, the smallest list of operations that still fails, and how to run it again:
 //         RC_PARAMS="reproduce=..." or RC_PARAMS="seed=... max_success=...".

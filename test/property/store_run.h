@@ -345,6 +345,7 @@ class Run {
   void check_rows(const store::View& view, std::mt19937& random);
   void check_sums(const store::View& view, std::mt19937& random);
   void check_walk(std::mt19937& random);
+  void check_scan(const std::shared_ptr<const store::View>& view, std::mt19937& random);
   void check_state(const std::shared_ptr<const store::View>& view, std::mt19937& random);
   void check_counts(const std::shared_ptr<const store::View>& view, std::mt19937& random);
   void check_calm(const std::shared_ptr<const store::View>& view, std::mt19937& random);

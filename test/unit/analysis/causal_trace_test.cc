@@ -397,38 +397,15 @@ TEST_F(CausalTest, AServerThatWasBusyWhenTracingBeganIsNoPlainProcess) {
 }
 
 // How many blocks a question reads.
-class CountingView : public store::View {
+class CountingView : public test::ViewOf {
  public:
-  explicit CountingView(std::shared_ptr<const store::View> of) : of_(std::move(of)) {}
+  using ViewOf::ViewOf;
   mutable std::size_t reads = 0;
 
-  std::span<const store::Unit> units() const override { return of_->units(); }
-  store::Lsn upper() const override { return of_->upper(); }
-  std::span<const store::IncarnationInfo> incarnations() const override {
-    return of_->incarnations();
-  }
-  std::span<const store::ClockVersion> clocks() const override { return of_->clocks(); }
-  store::Candidates candidates(const store::Selection& s) const override {
-    return of_->candidates(s);
-  }
   Result<store::Rows> read(const store::Unit& unit, const store::RowFilter& f) const override {
     if (!unit.tail) ++reads;
-    return of_->read(unit, f);
+    return ViewOf::read(unit, f);
   }
-  using Keep = std::shared_ptr<const void>;
-  Result<std::vector<store::Life>> lives(ProcessId p, Keep& keep) const override {
-    return of_->lives(p, keep);
-  }
-  Result<std::vector<store::NameSpell>> name_spells(std::string_view node, std::string_view name,
-                                                    Keep& keep) const override {
-    return of_->name_spells(node, name, keep);
-  }
-  Result<std::vector<store::NameSpell>> names_of(ProcessId p, Keep& keep) const override {
-    return of_->names_of(p, keep);
-  }
-
- private:
-  std::shared_ptr<const store::View> of_;
 };
 
 struct CausalSmallBlocks : CausalTest {

@@ -7,6 +7,7 @@
 #include <random>
 #include <set>
 
+#include "analysis/event_scan.h"
 #include "test/unit/analysis/world.h"
 
 namespace scope::analysis {
@@ -232,6 +233,44 @@ TEST(GetEvents, AWalkUnderAnExpiredDeadlineStillEndsAndMissesNothing) {
   EXPECT_TRUE(cut);
   EXPECT_EQ(seen.size(), r.facts.size());
   EXPECT_EQ(std::set<std::int64_t>(seen.begin(), seen.end()).size(), r.facts.size());
+}
+
+// Gives all that is asked of one unit, and then says that it is damaged.
+class DamagedView : public test::ViewOf {
+ public:
+  DamagedView(std::shared_ptr<const store::View> of, std::size_t unit)
+      : ViewOf(std::move(of)), unit_(unit) {}
+  Result<store::Rows> read(const store::Unit& unit, const store::RowFilter& f) const override {
+    auto rows = ViewOf::read(unit, f);
+    if (&unit == &units()[unit_]) return fail(Code::corrupt, "damaged at its end");
+    return rows;
+  }
+
+ private:
+  std::size_t unit_;
+};
+
+TEST(GetEvents, OfAUnitThatTurnsOutDamagedNothingCounts) {
+  Recording r(31);
+  for (int i = 0; i < 30; ++i) r.batch(60);
+  const auto whole = r.world.context(r.now());
+  for (std::size_t unit = 0; unit < whole.view->units().size(); ++unit) {
+    const Context context{
+        std::make_shared<DamagedView>(whole.view, unit), ClusterTime{r.now()}, {}, nullptr};
+    const ClockModel clock(*context.view);
+    ScanSpec keys;
+    keys.order = unit % 2 == 0 ? Order::newest_first : Order::oldest_first;
+    keys.limit = 1 + r.random_() % 400;
+    ScanSpec rows = keys;
+    rows.accept = [](const store::StoredRow&, Hit&) { return true; };
+    const auto got = scan(context, clock, keys), want = scan(context, clock, rows);
+    ASSERT_EQ(got.corrupt_blocks, want.corrupt_blocks);
+    ASSERT_EQ(got.hits.size(), want.hits.size());
+    for (std::size_t i = 0; i < got.hits.size(); ++i) {
+      ASSERT_EQ(got.hits[i].id, want.hits[i].id);
+      ASSERT_NE(got.hits[i].unit, unit);
+    }
+  }
 }
 
 TEST(GetEvents, ACursorBelongsToItsFilter) {

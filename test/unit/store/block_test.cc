@@ -147,6 +147,16 @@ TEST(Block, GivesBackWhatWentIn) {
       const store::TimeRange ranges[] = {{1, at(), at()}, {2, at(), at()}};
       if (random() % 3 == 0) f.times = std::span(ranges).first(1 + random() % 2);
       if (random() % 3 == 0) f.payloads = static_cast<std::uint32_t>(random());
+      const bool choose = random() % 2;
+      const auto cut = at();
+      const auto chosen = [&](const store::RowKey& key) {
+        return key.id.time < cut ? store::Choice::leave_older
+               : (key.flags & 1) != 0 || key.id.ordinal % 2 != 0 ||
+                       key.type == EventType::message_send
+                   ? store::Choice::leave
+                   : store::Choice::make;
+      };
+      if (choose) f.choose = chosen;
       const auto in_times = [&](const StoredRow& row) {
         return f.times.empty() || std::ranges::any_of(f.times, [&](const auto& t) {
                  return t.incarnation == row.process.incarnation && row.record.time >= t.from &&
@@ -159,7 +169,8 @@ TEST(Block, GivesBackWhatWentIn) {
         const auto& r = row.record;
         if ((f.types >> static_cast<unsigned>(r.type) & 1U) == 0 ||
             (f.until && r.time > *f.until) || (f.from && r.time < *f.from) || !in_times(row) ||
-            (!f.processes.empty() && !std::ranges::binary_search(processes, row.process)))
+            (!f.processes.empty() && !std::ranges::binary_search(processes, row.process)) ||
+            (choose && chosen({row.id(), r.type, r.flags}) != store::Choice::make))
           continue;
         want.push_back(row);
         auto& best = newest.try_emplace(row.process, row).first->second;
@@ -191,6 +202,30 @@ void must_not_crash(std::vector<std::byte> bytes, MemoryNames& names) {
       EXPECT_EQ(rows.error().code, Code::corrupt);
     }
   }
+}
+
+TEST(Block, DamageIsSeenWhicheverRowsAreMade) {
+  const auto read = [](const auto& bytes, MemoryNames& names, bool made) {
+    store::RowFilter f;
+    f.payload = false;
+    if (!made) f.choose = [](const auto&) { return store::Choice::leave; };
+    return store::read_block(bytes, f, names, std::make_shared<store::Arena>());
+  };
+  std::mt19937_64 random(1);
+  Sample s;
+  fill(s, random, 3000);
+  const auto block = encode(s);
+  ASSERT_EQ(read(block, s.names, true)->rows.size(), 3000u);
+  ASSERT_TRUE(read(block, s.names, false)->rows.empty());
+  std::size_t damaged = 0;
+  for (std::size_t i = 0; i < block.size(); i += 1 + random() % 200) {
+    auto bad = block;
+    bad[i] ^= std::byte{1};
+    const bool seen = !read(bad, s.names, true);
+    ASSERT_EQ(!read(bad, s.names, false), seen) << i;
+    damaged += seen;
+  }
+  EXPECT_GT(damaged, 10u);
 }
 
 // Numbers of its own for each table, as batches have them.
