@@ -164,6 +164,7 @@ Status Frame::open(std::size_t index) {
   if (index == index_) return {};
   index_ = index;
   have_times_ = have_rest_ = checked_rest_ = false;
+  timed_begin_ = timed_end_ = 0;
   rows_ = head_.frame_rows(index);
   RETURN_IF_ERROR(head_.unpack(head_.frames[index].kinds, rows_ * 64 + 64, "frame", kinds_bytes_));
   ByteReader in(kinds_bytes_);
@@ -173,11 +174,24 @@ Status Frame::open(std::size_t index) {
   return in.done() ? Status{} : corrupt("frame");
 }
 
-Status Frame::open_times() {
-  if (have_times_) return {};
+Status Frame::open_times(std::size_t begin, std::size_t end, std::int64_t oldest) {
+  if (have_times_ || (timed_begin_ <= begin && end <= timed_end_)) return {};
   ASSIGN_OR_RETURN(const auto bytes, head_.piece(head_.frames[index_].times, "frame's times"));
-  ByteReader in(bytes);
   times.resize(rows_);
+  if (timed_end_ > 0) return open_all_times(bytes);
+  ByteReader in(bytes);
+  in.skip_varints(begin);
+  auto time = static_cast<std::uint64_t>(oldest);
+  for (std::size_t i = begin; i < end; ++i)
+    times[i] = static_cast<std::int64_t>(time += in.varint());
+  if (!in.ok()) return corrupt("frame's times");
+  timed_begin_ = begin;
+  timed_end_ = end;
+  return {};
+}
+
+Status Frame::open_all_times(Bytes bytes) {
+  ByteReader in(bytes);
   const std::size_t begin = index_ * kFrameRows;
   std::size_t process = head_.process_of(begin), incarnation = 0;
   for (std::size_t i = 0; i < rows_; ++process) {

@@ -148,7 +148,8 @@ class Frame {
   Frame(const Head& head, Messages& messages) : head_(head), messages_(messages) {}
 
   Status open(std::size_t index);
-  Status open_times();
+  // The times of one process's rows here, [begin, end); from the second process on, all are decoded.
+  Status open_times(std::size_t begin, std::size_t end, std::int64_t oldest);
   Status open_rest();
   // Only whether what open_rest() needs is damaged: a block is so for every reader, whichever rows they take.
   Status check_rest();
@@ -176,6 +177,7 @@ class Frame {
 
  private:
   Status find_messages(std::size_t hashed);
+  Status open_all_times(Bytes bytes);
 
   const Head& head_;
   Messages& messages_;
@@ -183,6 +185,7 @@ class Frame {
   std::vector<std::uint32_t> hash_at_;     // place among the rows with kHashed
   std::vector<std::uint32_t> message_of_;  // of each of those
   std::size_t index_ = SIZE_MAX, rows_ = 0;
+  std::size_t timed_begin_ = 0, timed_end_ = 0;
   bool have_times_ = false, have_rest_ = false, checked_rest_ = false;
   std::vector<std::byte> kinds_bytes_, rest_bytes_;
 };

@@ -170,7 +170,10 @@ Status Reader::scan(std::size_t incarnation, std::size_t process, const TimeRang
     const auto type = frame_.kinds[kType][i];
     if (type > 31) return corrupt("frame");
     if ((filter_.types >> type & 1U) == 0) continue;
-    RETURN_IF_ERROR(frame_.open_times());
+    const std::size_t from = row - i;  // where the frame begins
+    RETURN_IF_ERROR(frame_.open_times(std::max(begin, from) - from,
+                                      std::min(end - from, kFrameRows),
+                                      head_.incarnations[incarnation].oldest));
     if (frame_.times[i] > times.until.ns) continue;
     if (frame_.times[i] < times.from.ns) break;  // older ones follow
     ASSIGN_OR_RETURN(const Choice choice, emit(id, incarnation, i));
@@ -203,8 +206,10 @@ Result<Choice> Reader::emit(const ProcessId& process, std::size_t incarnation, s
       return Choice::leave;
   }
   if (filter_.choose) {
-    RETURN_IF_ERROR(frame_.check_rest());
-    if (const auto choice = filter_.choose(key); choice != Choice::make) return choice;
+    if (const auto choice = filter_.choose(key); choice != Choice::make) {
+      RETURN_IF_ERROR(frame_.check_rest());
+      return choice;
+    }
   }
   RETURN_IF_ERROR(frame_.open_rest());
   auto& row = rows_.emplace_back();

@@ -104,6 +104,14 @@ class ByteReader {
     }
     return failed<std::uint64_t>();
   }
+  void skip_varints(std::size_t n) {  // their lengths are not checked
+    while (n >= 8 && left() >= 8) {   // eight bytes end at most eight
+      const auto ends = ~load<std::uint64_t>(at_) >> 7 & 0x0101010101010101ULL;
+      n -= ends * 0x0101010101010101ULL >> 56;  // their number
+      at_ += 8;
+    }
+    while (n-- > 0) varint();
+  }
   Bytes raw(std::size_t size) {
     if (left() < size) return failed<Bytes>();
     const Bytes bytes(at_, size);

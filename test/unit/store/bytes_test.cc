@@ -46,6 +46,13 @@ TEST(Varint, IsReadAsItWasWritten) {
     ByteReader in(out.bytes());
     for (const auto value : values) ASSERT_EQ(in.varint(), value);
     EXPECT_TRUE(in.done());
+    ByteReader skipping(out.bytes());
+    const auto skipped = random() % (values.size() + 1);
+    skipping.skip_varints(skipped);
+    for (auto i = skipped; i < values.size(); ++i) ASSERT_EQ(skipping.varint(), values[i]);
+    EXPECT_TRUE(skipping.done());
+    skipping.skip_varints(1);
+    EXPECT_FALSE(skipping.ok());
     for (std::size_t cut = 0; cut < out.size(); ++cut) expect_the_same(out.bytes().first(cut));
   }
 }
