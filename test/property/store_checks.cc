@@ -120,15 +120,26 @@ void Run::check_rows(const store::View& view, std::mt19937& random) {
   f = s.rows;
   f.newest_only = true;
   f.payload = false;
-  // Per unit: of each process the newest of its rows there.
-  std::vector<std::string> got, want;
+  // Per unit: of each process the newest of its rows there; and those that are chosen by their keys.
+  auto by_key = s.rows;
+  by_key.choose = [](const store::RowKey& key) {
+    const bool even = (key.id.time.ns >> kTickBits) % 2 == 0;
+    return even && key.type != EventType::message_fetch ? store::Choice::make
+                                                        : store::Choice::leave;
+  };
+  std::vector<std::string> got, want, chosen, want_chosen;
   for (const auto& unit : view.units()) {
     const auto rows = view.read(unit, f);
     if (!rows) RC_FAIL(to_string(rows.error()));
     for (const auto& r : rows->rows) got.push_back(to_text(r));
     const auto all = view.read(unit, s.rows);
-    RC_ASSERT(all.has_value());
+    const auto some = view.read(unit, by_key);
+    RC_ASSERT(all.has_value() && some.has_value());
+    for (const auto& r : some->rows) chosen.push_back(to_text(r));
     for (std::size_t i = 0; i < all->rows.size(); ++i) {
+      const auto& one = all->rows[i];
+      if (by_key.choose({one.id(), one.record.type, one.record.flags}) == store::Choice::make)
+        want_chosen.push_back(to_text(one));
       if (i + 1 < all->rows.size() && all->rows[i + 1].process == all->rows[i].process) continue;
       auto r = all->rows[i];
       r.record.payload = {};
@@ -136,6 +147,7 @@ void Run::check_rows(const store::View& view, std::mt19937& random) {
     }
   }
   same("newest rows by filter", joined(got), joined(want));
+  same("rows by their keys", joined(chosen), joined(want_chosen));
 
   const auto found = view.candidates(s);
   const auto units = view.units();
