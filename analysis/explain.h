@@ -20,7 +20,8 @@ struct Explain {
   std::uint32_t units = 0;                    // blocks, and batches of the tail, that there are
   std::uint32_t candidates = 0;               // that the indexes left over
   std::uint64_t blocks_read = 0, tail_read = 0, rollup_cells = 0;
-  std::uint64_t rows_read = 0;  // that met the conditions which a unit judges itself, as far as they were looked at
+  // That met the conditions which a unit judges itself, as far as they were looked at.
+  std::uint64_t rows_read = 0;
   std::vector<Step> steps;
 
   void add(std::string_view name, std::int64_t ns) {
