@@ -18,7 +18,8 @@ constexpr std::size_t kLooseCorners = 32;  // more are reduced to their hull
 constexpr std::int64_t kApartNs[] = {20'000'000, 20'000'000, 5'000'000, 1'000'000,
                                      200'000,    40'000,     40'000,    40'000};
 constexpr std::size_t kMostPoints = 512;
-constexpr std::int64_t kSpareNs = 500;  // by how much a pair that did not hold holds afterwards
+// By how much a pair that did not hold holds afterwards; less in later passes: two pairs may leave less room.
+constexpr std::int64_t kSpareNs = 500;
 constexpr double kWidest = 1e6;     // ns; else two pairs would take turns at one end, within a step
 constexpr double kFarthest = 1e15;  // ns that a point moves at once: no overflow
 constexpr std::int64_t kWorthNs = 100;  // a change smaller than that is none
@@ -231,6 +232,7 @@ void MessageClocks::project(std::span<Pair> pairs) {
   const std::size_t passes = std::min(kOffsetPasses, kMostSteps / (pairs.size() + 1) + 1);
   for (std::size_t pass = 0; stats_.unresolved > 0 && pass < passes; ++pass) {
     stats_.unresolved = 0;
+    const std::int64_t spare = kSpareNs >> (8 * pass / passes);
     for (auto& [c, a, b, exact, early] : pairs) {
       early = c.dropped ? 0 : c.sent + a.offset().ns - c.fetched - b.offset().ns;
       if (early <= 0) continue;
@@ -245,7 +247,7 @@ void MessageClocks::project(std::span<Pair> pairs) {
         });
       }
       if (norm <= 0) continue;
-      const double step = static_cast<double>(early + kSpareNs) / norm;
+      const double step = static_cast<double>(early + spare) / norm;
       const auto move = [&](const Side& side, double sign) {
         side.points([&](std::size_t i, double weight) {
           auto& v = side.track.points[i];

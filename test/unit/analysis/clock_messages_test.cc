@@ -338,6 +338,26 @@ TEST(MessageClocks, APairThatContradictsTheBoundsIsDroppedAndCounted) {
   check(nodes, 3, nodes.begun() + 5 * kSecond);
 }
 
+// A request that is told late is answered at once, by its row: between these two there is one offset, nearly.
+TEST(MessageClocks, TwoPairsMayLeaveLittleRoom) {
+  for (std::uint64_t round = 1; round <= 12; ++round) {
+    std::mt19937_64 random(round);
+    Nodes nodes(skewed(random), round);
+    nodes.run(nodes.begun() + 5 * kSecond, false);
+    const auto at = nodes.begun() + 2 * kSecond;
+    const auto tell = [&](Incarnation from, std::int64_t sent, Incarnation to, std::int64_t came) {
+      nodes.sent.push_back(
+          {event(from, nodes.raw(from, sent)), event(to, nodes.raw(to, came)), {}});
+      nodes.messages.add(nodes.sent.back().send, nodes.sent.back().arrival, {});
+    };
+    nodes.sent.clear();
+    tell(1, at, 2, at + 60);
+    tell(2, at + 60, 1, at + 120);
+    nodes.refine();
+    EXPECT_EQ(violated(nodes), 0u) << "round " << round;
+  }
+}
+
 TEST(MessageClocks, WhatIsSettledIsNotRevisedAgain) {
   std::mt19937_64 random(3);
   Nodes nodes(skewed(random), 3);
