@@ -6,7 +6,9 @@
 // rows and seconds (of the best of three passes, decoding included), the matcher's counters, and of the clocks, over the
 // sure pairs of two nodes: `crossing`, `causality_violations` (corrected arrival before its send; the first of them as
 // `early SEND ARRIVAL by NS`), `clock_bound_violations`
-// (by more than both ends' errors: a bound was wrong) and `clock_bound_median_us` (of both ends' errors).
+// (by more than both ends' errors: a bound was wrong) and `clock_bound_median_us` (of both ends' errors); `told_late`: the pairs
+// out of order for which there is one in the opposite direction, so that no clocks have both sends before their arrivals. The
+// row of a send to another node may be late (clock_pairs.cc): of these two, one is.
 //
 // TRUTH: lines `NODE MACHINE RAW`, what a node's raw clock said when the machine's said MACHINE, by time; nodes with the first
 // line's name (before its number) are the reference. Then `offset_error_us_max_NAME` with how far a node's corrected time was from the truth, against the
@@ -24,6 +26,7 @@
 #include <string>
 #include <vector>
 
+#include "analysis/clock_cone.h"
 #include "analysis/message_match.h"
 #include "analysis/row_stream.h"
 #include "store/trace_store.h"
@@ -156,6 +159,36 @@ void judge_offsets(const store::View& view, const char* path) {
   fmt::print("offset_samples {}\noffset_bound_violations {}\n", samples, violations);
 }
 
+// Pairs by their two nodes, and raw times that are near: which of them contradict each other, whatever the clocks.
+class Opposite {
+ public:
+  explicit Opposite(const std::vector<Pair>& all) {
+    for (const auto& p : all) {
+      if (p.how == Matched::ambiguous || p.error_ns == 0) continue;
+      pairs_[{p.send.process.incarnation, p.arrival.process.incarnation}].push_back(&p);
+    }
+    for (auto& [nodes, pairs] : pairs_)
+      std::ranges::sort(pairs, {}, [](const Pair* p) { return p->arrival.time; });
+  }
+  bool contradicts(const Pair& p) const {
+    constexpr std::int64_t kNear = 10'000'000;
+    const auto raw = [](const Pair& pair) { return pair.arrival.time.ns - pair.send.time.ns; };
+    const auto at = pairs_.find({p.arrival.process.incarnation, p.send.process.incarnation});
+    if (at == pairs_.end()) return false;
+    const auto first = std::ranges::lower_bound(at->second, p.send.time.ns - kNear, {},
+                                                [](const Pair* q) { return q->arrival.time.ns; });
+    for (auto q = first; q != at->second.end(); ++q) {
+      const auto apart = std::abs((*q)->arrival.time.ns - p.send.time.ns);
+      if ((*q)->arrival.time.ns > p.send.time.ns + kNear) break;
+      if (raw(p) + raw(**q) + part(2 * kWideDriftPpb, apart) < 0) return true;
+    }
+    return false;
+  }
+
+ private:
+  std::map<std::pair<Incarnation, Incarnation>, std::vector<const Pair*>> pairs_;
+};
+
 int main(const char* path, const char* truth) {
   store::StoreOptions options;
   options.path = path;
@@ -184,12 +217,14 @@ int main(const char* path, const char* truth) {
     const auto sent = clock_truth.machine(p.send), arrived = clock_truth.machine(p.arrival);
     return sent && arrived && *arrived < *sent;
   };
-  std::size_t violations = 0, unbounded = 0, late = 0;
+  const Opposite opposite(pass.pairs.all);
+  std::size_t violations = 0, unbounded = 0, late = 0, told_late = 0;
   constexpr std::size_t kMostNamed = 20;
   for (const auto& p : pass.pairs.all) {
     if (p.how == Matched::ambiguous || p.error_ns == 0) continue;
     errors.push_back(p.error_ns / 2);
     late += p.took_ns < 0 && traced_late(p);
+    told_late += p.took_ns < 0 && opposite.contradicts(p);
     if (p.took_ns < 0 && violations++ < kMostNamed) {
       fmt::print("early {} {} by {}\n", hex(p.send), hex(p.arrival), -p.took_ns);
     }
@@ -204,7 +239,7 @@ int main(const char* path, const char* truth) {
   fmt::print("system {}\nunhashed {}\nfell_out {}\n", s.system, s.unhashed, s.fell_out);
   fmt::print("crossing {}\ncausality_violations {}\nclock_bound_violations {}\n", errors.size(),
              violations, unbounded);
-  fmt::print("traced_late {}\n", late);
+  fmt::print("traced_late {}\ntold_late {}\n", late, told_late);
   if (!errors.empty()) {
     fmt::print("clock_bound_median_us {:.3f}\n",
                static_cast<double>(errors[errors.size() / 2]) / 1000);
