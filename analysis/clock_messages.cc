@@ -341,6 +341,11 @@ void MessageClocks::settle(std::map<Incarnation, Track>& tracks, std::vector<Pai
     if (corners) tighten(known);
     project(known);
   }
+  // What contradicts each other took turns to the last, and moved what is near: that holds without them.
+  const auto unresolved = stats_.unresolved;
+  for (auto& p : known) p.corner.dropped = p.corner.dropped || p.early > 0;
+  project(known);
+  stats_.unresolved += unresolved;
 }
 
 std::vector<ClockVersion> MessageClocks::refine(std::span<const ClockVersion> clocks) {
