@@ -86,7 +86,9 @@ call(Pid, Request) ->
     receive
         {Mon, Reply} -> demonitor(Mon, [flush]), Reply;
         {'DOWN', Mon, _, _, Why} -> error({daemon_down, Why})
-    after 30000 -> error({no_reply, Request})
+    after 30000 ->
+        Pid ! {call, self(), Mon, summary},
+        error({no_reply, Request, receive {Mon, Heard} -> Heard after 1000 -> nothing end})
     end.
 
 control(Pid, Request) -> call(Pid, {control, Request}).
