@@ -180,7 +180,7 @@ class Opposite {
     for (auto q = first; q != at->second.end(); ++q) {
       const auto apart = std::abs((*q)->arrival.time.ns - p.send.time.ns);
       if ((*q)->arrival.time.ns > p.send.time.ns + kNear) break;
-      if (raw(p) + raw(**q) + part(2 * kWideDriftPpb, apart) < 0) return true;
+      if (raw(p) + raw(**q) + part(std::int64_t{2} * kWideDriftPpb, apart) < 0) return true;
     }
     return false;
   }
