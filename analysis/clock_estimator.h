@@ -18,7 +18,8 @@
 //          kWanderPpb, what crystals and NTP (which slews by up to 500 ppm, but slowly) change meanwhile.
 //        What this cannot see: between two pings erts may turn its large correction on. Until the next ping contradicts
 //        (at once, if it moved by more than the bound) the error is understated, by at most 1.05 % of the time between
-//        two pings. Afterwards the model is right for that time too.
+//        two pings. Afterwards the model is right for that time too. What pings of that time had told of earlier times is
+//        taken back.
 // Thread One. No I/O: the caller stores what comes back (TraceStore::add_clock).
 #pragma once
 

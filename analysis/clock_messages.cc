@@ -20,8 +20,7 @@ constexpr std::int64_t kApartNs[] = {20'000'000, 20'000'000, 5'000'000, 1'000'00
 constexpr std::size_t kMostPoints = 512;
 // By how much a pair that did not hold holds afterwards; less in later passes: two pairs may leave less room.
 constexpr std::int64_t kSpareNs = 500;
-constexpr double kWidest = 1e6;     // ns; else two pairs would take turns at one end, within a step
-constexpr double kFarthest = 1e15;  // ns that a point moves at once: no overflow
+constexpr double kFarthest = 1e15;      // ns that a point moves at once: no overflow
 constexpr std::int64_t kWorthNs = 100;  // a change smaller than that is none
 
 }  // namespace
@@ -239,7 +238,7 @@ void MessageClocks::project(std::span<Pair> pairs) {
       ++stats_.unresolved;
       double norm = 0;
       const auto width = [](const ClockVersion& v) {
-        return std::min(static_cast<double>(v.upper_ns - v.lower_ns + 1), kWidest);
+        return static_cast<double>(v.upper_ns - v.lower_ns + 1);
       };
       for (const Side* side : {&a, &b}) {
         side->points([&](std::size_t i, double weight) {
@@ -343,7 +342,8 @@ void MessageClocks::settle(std::map<Incarnation, Track>& tracks, std::vector<Pai
   }
   // What contradicts each other took turns to the last, and moved what is near: that holds without them.
   const auto unresolved = stats_.unresolved;
-  for (auto& p : known) p.corner.dropped = p.corner.dropped || p.early > 0;
+  for (auto& p : known)
+    p.corner.dropped = p.corner.dropped || (p.early > 0 && &p.a.track != &p.b.track);
   project(known);
   stats_.unresolved += unresolved;
 }

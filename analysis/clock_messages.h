@@ -22,6 +22,7 @@
 //        end more (projection onto the constraints, one after the other, kOffsetPasses times). So two nodes' times are right
 //        to each other even where messages are quicker than the pings that bound either. Where no straight lines between the
 //        points do (the rate changed there), points are added, as near to others as it takes (kApartNs). A pair that still does not hold is counted (`unresolved`).
+//        Those that contradict each other (a send whose row is late, clock_pairs.cc) move no others.
 // Out    Revisions of these points (clock_model.h), source 2. A point at the edge of what is still revised stays, and so does
 //        an incarnation whose points would put two of its rows out of order.
 // Bounds of it  kMaxRecent pairs, kMaxCorners altogether; beyond, pairs are left out and counted.

@@ -176,9 +176,9 @@ Status Frame::open(std::size_t index) {
 
 Status Frame::open_times(std::size_t begin, std::size_t end, std::int64_t oldest) {
   if (have_times_ || (timed_begin_ <= begin && end <= timed_end_)) return {};
+  if (timed_end_ > 0) return open_times();
   ASSIGN_OR_RETURN(const auto bytes, head_.piece(head_.frames[index_].times, "frame's times"));
   times.resize(rows_);
-  if (timed_end_ > 0) return open_all_times(bytes);
   ByteReader in(bytes);
   in.skip_varints(begin);
   auto time = static_cast<std::uint64_t>(oldest);
@@ -190,7 +190,10 @@ Status Frame::open_times(std::size_t begin, std::size_t end, std::int64_t oldest
   return {};
 }
 
-Status Frame::open_all_times(Bytes bytes) {
+Status Frame::open_times() {
+  if (have_times_) return {};
+  ASSIGN_OR_RETURN(const auto bytes, head_.piece(head_.frames[index_].times, "frame's times"));
+  times.resize(rows_);
   ByteReader in(bytes);
   const std::size_t begin = index_ * kFrameRows;
   std::size_t process = head_.process_of(begin), incarnation = 0;

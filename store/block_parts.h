@@ -148,7 +148,8 @@ class Frame {
   Frame(const Head& head, Messages& messages) : head_(head), messages_(messages) {}
 
   Status open(std::size_t index);
-  // The times of one process's rows here, [begin, end); from the second process on, all are decoded.
+  Status open_times();
+  // Those of one process's rows here, [begin, end); from the second process on, all.
   Status open_times(std::size_t begin, std::size_t end, std::int64_t oldest);
   Status open_rest();
   // Only whether what open_rest() needs is damaged: a block is so for every reader, whichever rows they take.
@@ -177,7 +178,6 @@ class Frame {
 
  private:
   Status find_messages(std::size_t hashed);
-  Status open_all_times(Bytes bytes);
 
   const Head& head_;
   Messages& messages_;

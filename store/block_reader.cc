@@ -171,9 +171,11 @@ Status Reader::scan(std::size_t incarnation, std::size_t process, const TimeRang
     if (type > 31) return corrupt("frame");
     if ((filter_.types >> type & 1U) == 0) continue;
     const std::size_t from = row - i;  // where the frame begins
-    RETURN_IF_ERROR(frame_.open_times(std::max(begin, from) - from,
-                                      std::min(end - from, kFrameRows),
-                                      head_.incarnations[incarnation].oldest));
+    RETURN_IF_ERROR(filter_.processes.empty()
+                        ? frame_.open_times()
+                        : frame_.open_times(std::max(begin, from) - from,
+                                            std::min(end - from, kFrameRows),
+                                            head_.incarnations[incarnation].oldest));
     if (frame_.times[i] > times.until.ns) continue;
     if (frame_.times[i] < times.from.ns) break;  // older ones follow
     ASSIGN_OR_RETURN(const Choice choice, emit(id, incarnation, i));
