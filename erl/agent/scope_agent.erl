@@ -26,7 +26,8 @@
 %%             A batch's bytes are the size of its binary, plus 64. Without any credit message the window alone is the bound.
 %%   {ping, N, T}           answered with {pong, N, T, ClockPair, SentUntil}; at least one each deadman_ms, or shipping stops
 %%   {control, Ref, Request}  answered with {control_reply, Ref, Result}
-%% AGENT -> DAEMON (to DaemonPid, with nosuspend and noconnect)
+%% AGENT -> DAEMON (to DaemonPid, with nosuspend and noconnect. What a busy link refuses is sent again, batches from the hold
+%% and all else but pongs from the outbox, 100 messages; what is more is counted in `refused`)
 %%   {hello, #{proto => 1, vsn, agent => pid(), agent_id, node, creation, first_seq, next_seq, otp, erts, arch,
 %%             capture => native | erlang, capture_reason => none | configured | Text, threads, schedulers, time_unit => nanosecond, clock => ClockPair, net_ticktime,
 %%             version => what Opts said when this agent was started: tells builds apart,
@@ -105,6 +106,8 @@
 -define(VSN, 1).
 -define(TICK, 100).
 -define(IDLE_TICK, 500).     % while nothing is held
+-define(LATE_MS, 1000).      % of what passes between two ticks so much is the daemon's silence; more is ours
+-define(OUTBOX, 100).
 -define(DEFAULTS, #{lease_ms => 5000, grace_ms => 60000, hold_bytes => 16 bsl 20, window => 4 bsl 20,
                     deadman_ms => 2000, cut_ms => 10000, hold_full_ms => 5000, caps => #{}, budget => none}).
 
@@ -116,6 +119,8 @@
             store_id = none :: term(),
             shipping = false :: boolean(),          % a resume was received on this attachment
             heard :: integer(),                     % ms: when the daemon was last heard of
+            looked :: integer(),                    % ms: the last tick
+            outbox = [] :: [tuple()],               % what the link was too busy for, the oldest first
             hold :: scope_hold:hold(),
             full_since = none :: integer() | none,
             mode = idle :: idle | removed,          % removed: tracing was taken away from us
@@ -159,7 +164,7 @@ session(Daemon, Opts) ->
     Ctx = receive {peers, C} -> C after 5000 -> exit(no_peers) end,
     _ = net_kernel:monitor_nodes(true, [{node_type, all}]),
     <<Id:64>> = random_id(),
-    S = #s{opts = Opts, ctx = Ctx, id = Id, heard = now_ms(), hold = scope_hold:new(maps:get(hold_bytes, Opts))},
+    S = #s{opts = Opts, ctx = Ctx, id = Id, heard = now_ms(), looked = now_ms(), hold = scope_hold:new(maps:get(hold_bytes, Opts))},
     _ = erlang:send_after(?TICK, self(), tick),
     try loop(attach(Daemon, Opts, S))
     catch
@@ -191,11 +196,10 @@ handle({control, Ref, Request}, S) -> heard(control(Request, Ref, S));
 handle({attach, Daemon, Opts}, S) when is_pid(Daemon), is_map(Opts) -> attach(Daemon, Opts, S);
 handle({resume, Map}, S) when is_map(Map) -> heard(resume(Map, S));
 handle({'DOWN', Mon, process, _, _}, S = #s{mon = Mon}) ->
-    S#s{daemon = undefined, mon = undefined, shipping = false};
+    S#s{daemon = undefined, mon = undefined, shipping = false, outbox = []};
 handle({guard_reply, Ref, Result}, S) -> guard_reply(Ref, Result, S);
 handle({stopped, Id, Reason}, S) ->
-    _ = send(S#s.daemon, {stopped, Id, Reason}),
-    S#s{tracing = case Id of all -> []; _ -> lists:delete(Id, S#s.tracing) end};
+    tell({stopped, Id, Reason}, S#s{tracing = case Id of all -> []; _ -> lists:delete(Id, S#s.tracing) end});
 handle({gap, Gap}, S) -> S#s{hold = scope_hold:gap(Gap, S#s.hold)};
 handle({peers, Ctx}, S) -> S#s{ctx = Ctx};
 handle({drained, _}, S = #s{leaving = {draining, Ref}}) ->
@@ -204,10 +208,9 @@ handle({NodeUpDown, Node, _Info}, S) when NodeUpDown =:= nodeup; NodeUpDown =:= 
     _ = erlang:seq_trace(sequential_trace_token, []),       % net_kernel's, if somebody who is followed made the link
     Type = case NodeUpDown of nodeup -> node_up; nodedown -> node_down end,
     maps:get(tracer, S#s.ctx) ! {events, [{scope, Type, Node, erlang:monotonic_time(nanosecond)}]},
-    _ = send(S#s.daemon, {nodes, known_nodes()}),
-    S;
+    tell({nodes, known_nodes()}, S);
 handle(tick, S) ->
-    Idle = scope_hold:is_empty(S#s.hold) andalso S#s.leaving =:= no,
+    Idle = scope_hold:is_empty(S#s.hold) andalso S#s.outbox =:= [] andalso S#s.leaving =:= no,
     _ = erlang:send_after(scope_beat:next(case Idle of true -> ?IDLE_TICK; false -> ?TICK end), self(), tick),
     tick(S);
 handle(_, S) -> S.
@@ -230,9 +233,8 @@ attach(Daemon, Opts, S) ->
 attached(Daemon, Opts, S) ->
     _ = is_reference(S#s.mon) andalso erlang:demonitor(S#s.mon, [flush]),
     S1 = configure(Opts, S#s{daemon = Daemon, mon = erlang:monitor(process, Daemon), shipping = false,
-                             heard = now_ms()}),
-    _ = send(Daemon, {hello, hello(S1)}),
-    S1.
+                             outbox = [], heard = now_ms()}),
+    tell({hello, hello(S1)}, S1).
 
 resume(Map, S) ->
     Last = maps:get(last_committed_seq, Map, 0),
@@ -302,12 +304,25 @@ captured(Bytes, Made, S = #s{hold = Hold}) ->
     scope_beat:received(Bytes, S#s.ctx),
     S#s{hold = scope_hold:add(Made, Hold)}.
 
-ship(S = #s{shipping = true, daemon = Daemon, hold = Hold, opts = #{window := Window, deadman_ms := Deadman}}) ->
+tell(Msg, S = #s{outbox = Box}) when length(Box) < ?OUTBOX -> post(S#s{outbox = Box ++ [Msg]});
+tell(_, S) -> S#s{refused = S#s.refused + 1}.
+
+post(S = #s{outbox = []}) -> S;
+post(S = #s{outbox = [Msg | Rest], daemon = Daemon}) ->
+    case send(Daemon, Msg) of
+        nosuspend -> S;                             % busy: the next message that we get tries again, the tick at the latest
+        _ -> post(S#s{outbox = Rest})
+    end.
+
+ship(S = #s{outbox = [_ | _]}) -> ship_batches(post(S));
+ship(S) -> ship_batches(S).
+
+ship_batches(S = #s{outbox = [], shipping = true, daemon = Daemon, hold = Hold, opts = #{window := Window, deadman_ms := Deadman}}) ->
     case now_ms() - S#s.heard =< Deadman of
         true -> ship_next(Daemon, Window, scope_hold:next(Window, Hold), S);
         false -> S
     end;
-ship(S) -> S.
+ship_batches(S) -> S.
 
 ship_next(_, _, none, S) -> S;
 ship_next(Daemon, Window, {Seq, Clock, Gaps, Cut, Bin, Hold}, S) ->
@@ -330,9 +345,10 @@ sent_until(#s{ctx = Ctx, shipping = Shipping, hold = Hold}) ->
         false -> none
     end.
 
-tick(S0) ->
+%% A node that stood still, or that gets too little of the machine to tick, says nothing of its daemon.
+tick(S0 = #s{heard = Heard, looked = Looked}) ->
     Now = now_ms(),
-    S = S0#s{hold = scope_hold:flush_gaps(clock_pair(), S0#s.hold)},
+    S = S0#s{looked = Now, heard = Heard + max(0, Now - Looked - ?LATE_MS), hold = scope_hold:flush_gaps(clock_pair(), S0#s.hold)},
     Silent = Now - S#s.heard,
     Full = scope_hold:is_full(S#s.hold),
     scope_beat:held(scope_hold:bytes(S#s.hold), Full, S#s.ctx),
@@ -367,16 +383,14 @@ full(_, _, S) -> S#s{full_since = none}.
 %% --- control ---------------------------------------------------------------------------------------------------------
 
 control(status, Ref, S) -> ask_guard(status, Ref, S);
-control({configure, Opts}, Ref, S) when is_map(Opts) ->
-    _ = send(S#s.daemon, {control_reply, Ref, ok}),
-    configure(Opts, S);
+control({configure, Opts}, Ref, S) when is_map(Opts) -> configure(Opts, reply(Ref, ok, S));
 control(Leave, Ref, S = #s{leaving = no}) when Leave =:= stop; Leave =:= unload ->
     ask_guard(leave, Ref, S#s{leaving = {draining, Ref}});
 control(Request, Ref, S = #s{leaving = no}) ->
     ask_guard(Request, Ref, case Request of {start, _, _} -> S#s{mode = idle}; _ -> S end);
-control(_, Ref, S) ->
-    _ = send(S#s.daemon, {control_reply, Ref, {error, draining}}),
-    S.
+control(_, Ref, S) -> reply(Ref, {error, draining}, S).
+
+reply(Ref, Result, S) -> tell({control_reply, Ref, Result}, S).
 
 ask_guard(Request, Ref, S) ->
     Mine = make_ref(),
@@ -388,11 +402,9 @@ guard_reply(Mine, Result, S) ->
         {{_Ref, leave}, Rest} -> S#s{waiting = Rest};           % answered when all is acknowledged
         {{Ref, status}, Rest} ->
             {ok, Status} = Result,
-            _ = send(S#s.daemon, {control_reply, Ref, {ok, maps:merge(Status, own_status(S))}}),
-            S#s{waiting = Rest};
+            reply(Ref, {ok, maps:merge(Status, own_status(S))}, S#s{waiting = Rest});
         {{Ref, Request}, Rest} ->
-            _ = send(S#s.daemon, {control_reply, Ref, Result}),
-            S#s{waiting = Rest, tracing = tracing(Request, Result, S#s.tracing)};
+            reply(Ref, Result, S#s{waiting = Rest, tracing = tracing(Request, Result, S#s.tracing)});
         error -> S
     end.
 

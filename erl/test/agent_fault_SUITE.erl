@@ -12,7 +12,7 @@
 all() ->
     [panic_button, supervisor_killed, guard_killed, agent_and_supervisor_killed, agent_and_guard_killed,
      guard_and_supervisor_killed, all_but_tracer_killed, lease_killed, all_killed, all_suspended, killed_while_taking_away, agent_suspended, guard_suspended, supervisor_suspended,
-     vm_stands_still,
+     vm_stands_still, busy_link,
      tracer_killed, children_after_kill, tracer_suspended, hostile_load, hostile_big_terms, foreign_tracer, foreign_pattern, foreign_send_filter,
      pattern_taken_over, dbg_stop_clear, dbg_clears_twice, dbg_beside, old_trace_beside, module_reloaded, name_followed, unload_under_load].
 
@@ -59,7 +59,7 @@ supervisor_suspended(Config) -> suspended(Config, [scope_sup], 8000).
 
 %% A machine that slept, or gave the VM nothing of its time: for that nobody is given up, and what is traced goes on.
 vm_stands_still(Config) ->
-    {T, D, Pid} = setup(Config),
+    {T, D, Pid} = setup(Config, #{agent => #{cut_ms => 3000, grace_ms => 3500}}),
     {ok, _} = d(D, control, [Pid, {start, a, calls([{scope_victim, work, 1}])}]),
     [begin
          ok = scope_test:kill(T, "STOP"),
@@ -71,6 +71,38 @@ vm_stands_still(Config) ->
     ok = d(D, control, [Pid, flush]),
     assert_eq([1, 2, 3, 1, 2, 3], args(d(D, events, [Pid]))),
     assert_eq([], d(D, gaps, [Pid])).
+
+%% The link is full while the daemon stands still: what it asked for before reaches it when it goes on, and is sent once.
+busy_link(Config) ->
+    {T, D, Pid} = setup(Config),
+    ok = scope_test:kill(D, "STOP"),
+    Refs = rpc(T, fun() ->
+                          Full = fun() -> erlang:send({nobody, node(Pid)}, full, [nosuspend]) =:= nosuspend end,
+                          _ = spawn(fun() -> [{nobody, node(Pid)} ! <<0:8000000>> || _ <- lists:seq(1, 50)] end),
+                          %% What TCP takes in meanwhile makes room again.
+                          Stays = fun Stays(0) -> ok; Stays(N) -> receive after 10 -> ok end, Stays(case Full() of true -> N - 1; false -> 30 end) end,
+                          Stays(30),
+                          Asked = [begin
+                                       Ref = make_ref(),
+                                       scope_agent ! {control, Ref, Request},
+                                       Ref
+                                   end || Request <- [status, {start, a, calls([{scope_victim, work, 1}])}, {stop, a}]],
+                          %% Both have done with it: the session with asking, the guard, the session with the answers.
+                          Rests = fun() -> [{status, waiting}, {message_queue_len, 0}] =:= process_info(whereis(scope_agent), [status, message_queue_len]) end,
+                          wait_until(Rests),
+                          Last = make_ref(),
+                          scope_guard ! {request, self(), Last, status},
+                          receive {guard_reply, Last, {ok, _}} -> ok end,
+                          wait_until(Rests),
+                          true = Full(),
+                          Asked
+                  end),
+    ok = scope_test:kill(D, "CONT"),
+    Answers = [d(D, wait, [Pid, fun({control_reply, R, _}) -> R =:= Ref end]) || Ref <- Refs],
+    [{control_reply, _, {ok, #{refused := 0}}}, {control_reply, _, {ok, _}}, {control_reply, _, ok}] = Answers,
+    #{inbox := Inbox} = d(D, call, [Pid, summary]),
+    assert_eq(3, length([x || {control_reply, _, _} <- Inbox])),
+    {ok, #{}} = d(D, control, [Pid, status]).
 
 suspended(Config, Names, Within) -> suspended(Config, Names, Within, fun(_) -> ok end).
 suspended(Config, Names, Within, Then) ->

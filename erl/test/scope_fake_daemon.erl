@@ -118,7 +118,7 @@ loop(S) ->
         {control_reply, CRef, Result} ->
             case S of
                 #{CRef := {From, Ref}} -> From ! {Ref, Result}, loop(maps:remove(CRef, S));
-                _ -> loop(S)
+                _ -> loop(seen({control_reply, CRef, Result}, S))
             end;
         ping ->
             case S of
