@@ -16,7 +16,7 @@
 
 -spec new() -> atomics:atomics_ref().
 new() ->
-    Ref = atomics:new(26, []),
+    Ref = atomics:new(27, []),
     [atomics:put(Ref, I, now_ms()) || I <- [1, 2, 3, 4]],
     atomics:put(Ref, 6, erlang:monotonic_time(nanosecond)),
     Ref.
@@ -135,10 +135,13 @@ worked(Who, {{Thread, Ns}, At}, #{beats := Ref}) ->
                {Thread, Now} -> Now - Ns;
                _ -> erlang:monotonic_time(nanosecond) - At
            end,
-    atomics:add(Ref, case Who of session -> 25; tracer -> 26 end, Took).
+    case Who of
+        session -> atomics:add(Ref, 25, Took);
+        tracer -> atomics:add(Ref, 26, Took), atomics:add(Ref, 27, 1)
+    end.
 
-%% ns since the agent began: the session, the drainer.
--spec worked(ctx()) -> {integer(), integer()}.
-worked(#{beats := Ref}) -> {atomics:get(Ref, 25), atomics:get(Ref, 26)}.
+%% ns since the agent began, of the session and of the drainer; and how often the drainer worked, mostly having waited.
+-spec worked(ctx()) -> {integer(), integer(), integer()}.
+worked(#{beats := Ref}) -> {atomics:get(Ref, 25), atomics:get(Ref, 26), atomics:get(Ref, 27)}.
 
 now_ms() -> erlang:monotonic_time(millisecond).

@@ -5,6 +5,8 @@
 %% Costs    ns that one small event of a kind takes of its tracee and of us, and that each byte beyond costs, measured on
 %%          this node (scope_probe:costs/2).
 %% Spent    = events of each kind x their costs + bytes x the cost of a byte + what was discarded x its tracee's cost
+%%            + the drainer's passes x what waking up costs
+%%            + how often tracees began to run x what a flag costs then (native: the VM does not tell the Erlang tracer)
 %%            + reductions of our other processes x the measured time of a reduction. With the native tracer the session and the
 %%            drainer are timed instead (scope_beat:worked/3), and what is ours of the events' costs is the drainer's time.
 %% Bucket   A fifth of a second's worth of each limit. It fills with time, events empty it; who finds it dry says so, once.
@@ -22,10 +24,12 @@
 -export([limits/2, narrowest/2, count/1, spent_ns/3, percent/2, rate/1, account/4, bucket/3, native/3, spend/4, bucket_ns/1, owed_ns/1,
          in_sample/2, new/1, rung/1, factor/1, args/1, fewer/1, left_out/1, still_left_out/2,
          tracees/1, down/5, up/5, demand/3, blame/3, status/1, reset/1]).
--export_type([limits/0, costs/0, bucket/0, ladder/0, rung/0]).
+-export_type([limits/0, costs/0, native/0, bucket/0, ladder/0, rung/0]).
 
 -type limits() :: #{cpu | memory | events | bytes | up_ms | available => number()} | none.
 -type costs() :: #{atom() => {Tracee :: number(), Ours :: number()} | number()} | unknown.
+-type native() :: {Debt :: integer(), Kinds :: [non_neg_integer()], TurnedAway :: non_neg_integer(), Scheduled :: non_neg_integer(),
+                   PerByte256 :: non_neg_integer(), Small :: non_neg_integer()}.
 -type rung() :: full | no_args | fewer | counters | off.
 
 -define(DEFAULTS, #{cpu => 1.0, memory => 32 bsl 20, events => 50000, bytes => 32 bsl 20, up_ms => 5000, available => 5}).
@@ -113,19 +117,18 @@ bucket(Limits = #{events := Events, bytes := Bytes}, Costs, Share) ->
 
 %% The same for the native tracer (scope_nif:set_budget/1): what each thing costs as time, in ns: so long does the budget
 %% need to pay for it, by the limit that is the narrowest for it.
--spec native(limits(), costs(), float()) ->
-          none | {integer(), [non_neg_integer()], non_neg_integer(), non_neg_integer(), non_neg_integer()}.
+-spec native(limits(), costs(), float()) -> none | native().
 native(none, _, _) -> none;
 native(#{cpu := Cpu, events := Events, bytes := Bytes}, Costs, Share) ->
     PerNs = 100 / (?NATIVE_EVENTS * Cpu * erlang:system_info(schedulers_online)),
     Time = fun(Ns) -> min(1 bsl 31, round(max(Ns * PerNs, 1.0e9 / Events))) end,
-    {Kinds, Away, Byte, Small} =
+    {Kinds, Away, Scheduled, Byte, Small} =
         case Costs of
-            unknown -> {#{}, 0, 0, 0};
-            #{turned_away := A, per_byte := B, small := S} -> {Costs, A, B, S}
+            unknown -> {#{}, 0, 0, 0, 0};
+            #{turned_away := A, scheduled := In, per_byte := B, small := S} -> {Costs, A, In, B, S}
         end,
     {round((1 - Share) * ?NATIVE_BURST_NS), [Time(case Kinds of #{K := {Tracee, Ours}} -> Tracee + Ours; _ -> 0 end) || K <- scope_beat:kinds()],
-     min(1 bsl 31, round(Away * PerNs)), min(1 bsl 31, round(256 * max(Byte * PerNs, 1.0e9 / Bytes))), round(Small)}.
+     min(1 bsl 31, round(Away * PerNs)), min(1 bsl 31, round(Scheduled * PerNs)), min(1 bsl 31, round(256 * max(Byte * PerNs, 1.0e9 / Bytes))), round(Small)}.
 
 %% The limit that small events reach first.
 -spec narrowest(limits(), costs()) -> cpu | events.

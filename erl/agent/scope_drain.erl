@@ -8,8 +8,8 @@
 -export([start/0, init/0]).
 
 -define(BATCH, 49152).
--define(BATCH_NS, 10000000).
--define(BATCH_MS, 10).
+-define(BATCH_NS, 25000000).
+-define(BATCH_MS, 25).
 -define(SLEEP_MS, 500).                % then it looks anyway: how far it has come is of use, too
 -define(ROUNDS, 64).                   % batches in one go; then others are listened to
 -define(LEND_MS, 1000).

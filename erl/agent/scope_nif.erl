@@ -182,8 +182,9 @@ pending() -> erlang:nif_error(not_loaded).
 %% Who spent most since the bucket was filled, and which part of all.
 -spec spenders() -> [{ids(), float()}].
 spenders() -> erlang:nif_error(not_loaded).
--spec counters() -> #{pushed | dropped | rejected | bytes | ring_bytes | rings | held => non_neg_integer()}.
-counters() -> #{pushed => 0, dropped => 0, rejected => 0, bytes => 0, ring_bytes => 0, rings => 0, held => 0}.
+%% scheduled: how often a process began to run that is traced. Before each call event the VM asks us for the same again.
+-spec counters() -> #{pushed | dropped | rejected | bytes | ring_bytes | rings | held | scheduled => non_neg_integer()}.
+counters() -> #{pushed => 0, dropped => 0, rejected => 0, bytes => 0, ring_bytes => 0, rings => 0, held => 0, scheduled => 0}.
 %% The agent's word that it is there; without it for so many ms, tracees lose their flags. expired: that has begun so many ns ago.
 -spec lease(pos_integer()) -> ok | {expired, integer()}.
 lease(_) -> binary_to_term(<<131, 119, 2, "ok">>).      % as active()
@@ -207,9 +208,9 @@ set_sample(_) -> ok.
 %% Messages are recorded if the hash of their receiver is below so many 65536ths.
 -spec set_receivers(0..65536) -> ok.
 set_receivers(_) -> ok.
-%% {Debt, Costs by kind, of what is turned away, of 256 bytes more than Small}, in ns of the budget's time (scope_budget:
+%% {Debt, Costs by kind, of what is turned away, of a tracee's beginning to run, of 256 bytes more than Small}, in ns of the budget's time (scope_budget:
 %% native/3). Once dry, events are turned away and tracees lose their flags, until this is called again.
--spec set_budget(none | {integer(), [non_neg_integer()], non_neg_integer(), non_neg_integer(), non_neg_integer()}) -> ok.
+-spec set_budget(none | scope_budget:native()) -> ok.
 set_budget(_) -> ok.
 -spec set_procs(boolean(), boolean()) -> ok.
 set_procs(_, _) -> ok.

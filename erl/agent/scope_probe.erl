@@ -11,6 +11,8 @@
 -define(ROUNDS, 5).
 -define(EVENTS, 100).
 -define(PIECES, 21).
+-define(SLEEPS, 6).
+-define(WAKE_NS, 20000).
 -define(DEFAULT_MS, 60000).
 -define(MAX_BEAM, 1 bsl 20).        % code larger than this is not looked into for loops
 
@@ -212,6 +214,7 @@ costs(Guard, Ref, Drainer) ->
     Costs = #{calls => Calls, args => Args, returns => {max(0, Pair - T0), O3}, sends => Message,
               fetches => Message, procs => Message, takes => Args, state => Args,
               turned_away => case Drainer of none -> T0; _ -> turned_away(Tracee, Mon) end,
+              scheduled => added(yields, Tracee, Mon), wake => wake(Drainer),
               per_byte => max(0.0, (T2 + O2 - T1 - O1) / max(1, BigBytes - Bytes)), small => Bytes,
               reduction => lists:nth(?PIECES div 2 + 1, lists:sort([piece() || _ <- lists:seq(1, ?PIECES)]))},
     exit(Tracee, kill),
@@ -238,6 +241,9 @@ run(messages, Arg, N) ->
     self() ! {Arg},
     receive {Arg} -> ok end,
     run(messages, Arg, N - 1);
+run(yields, Arg, N) ->
+    erlang:yield(),
+    run(yields, Arg, N - 1);
 run(Kind, Arg, N) ->
     _ = ?MODULE:mark(Arg),
     run(Kind, Arg, N - 1).
@@ -264,16 +270,33 @@ round_of(Kind, Arg, Tracee, Mon, Take) ->
 %% What an event costs that the library turns away.
 turned_away(Tracee, Mon) ->
     _ = scope_nif:set_sample(0),
-    Ns = [begin
-              Plain = ran(calls, 1, Tracee, Mon),
-              true = scope_trace:measured(Tracee, calls, true),
-              Traced = ran(calls, 1, Tracee, Mon),
-              _ = scope_trace:measured(Tracee, calls, false),
-              {Plain, Traced}
-          end || _ <- lists:seq(1, ?ROUNDS)],
+    Ns = added(calls, Tracee, Mon),
     _ = scope_nif:set_sample(65536),
-    {Plains, Traceds} = lists:unzip(Ns),
+    Ns.
+
+%% What is added to each where no event comes of it.
+added(Kind, Tracee, Mon) ->
+    {Plains, Traceds} = lists:unzip([begin
+                                         Plain = ran(Kind, 1, Tracee, Mon),
+                                         true = scope_trace:measured(Tracee, Kind, true),
+                                         Traced = ran(Kind, 1, Tracee, Mon),
+                                         _ = scope_trace:measured(Tracee, Kind, false),
+                                         {Plain, Traced}
+                                     end || _ <- lists:seq(1, ?ROUNDS)]),
     max(0, second(Traceds) - second(Plains)) / ?EVENTS.
+
+%% ns that a scheduler takes to find out that one of us has waited long enough: timer, poll, and being woken. Where others run on
+%% it meanwhile it takes hardly anything, but is counted: ?WAKE_NS each at the most. Without the library there is no clock for it.
+wake(none) -> 0;
+wake(_) -> min(?WAKE_NS, second([slept() || _ <- lists:seq(1, ?SLEEPS)])).
+
+slept() ->
+    {Thread, Ns} = scope_nif:cpu(),
+    receive after 1 -> ok end,
+    case scope_nif:cpu() of
+        {Thread, Now} -> Now - Ns;
+        _ -> ?WAKE_NS
+    end.
 
 ran(Kind, Arg, Tracee, Mon) ->
     Tracee ! {run, Kind, Arg, self()},

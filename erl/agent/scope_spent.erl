@@ -9,7 +9,8 @@
 -define(SOON_NS, 5000000).
 -define(BUSY_MS, 500).         % .. at each look for so long
 
--record(spent, {at :: integer(), totals :: map(), reductions :: non_neg_integer(), worked :: {integer(), integer()},
+-record(spent, {at :: integer(), totals :: map(), reductions :: non_neg_integer(), worked :: {integer(), integer(), integer()},
+                scheduled :: non_neg_integer(),
                 last = #{} :: #{atom() => number()},     % of the last second
                 kinds = #{} :: #{atom() => number()},    % events per second
                 all = 0 :: number(), own = 0 :: number(),  % ns since the agent began, and what of it no event made
@@ -17,7 +18,7 @@
 -opaque spent() :: #spent{}.
 
 -spec new(map()) -> spent().
-new(Ctx) -> #spent{at = mono(), totals = scope_beat:totals(Ctx), reductions = reductions(Ctx), worked = scope_beat:worked(Ctx)}.
+new(Ctx) -> #spent{at = mono(), totals = scope_beat:totals(Ctx), reductions = reductions(Ctx), worked = scope_beat:worked(Ctx), scheduled = scheduled()}.
 
 %% Since the look before; too soon after it there is nothing to be said.
 -spec look(map(), scope_budget:costs(), spent()) -> spent().
@@ -27,16 +28,21 @@ look(Ctx, Costs, S = #spent{at = At}) ->
         Now -> look(Now, Now - At, Ctx, Costs, S)
     end.
 
-look(Now, Dt, Ctx, Costs, S = #spent{totals = Before, reductions = R0, worked = {Session0, Drainer0}}) ->
+look(Now, Dt, Ctx, Costs, S = #spent{totals = Before, reductions = R0, worked = {Session0, Drainer0, Passes0}, scheduled = In0}) ->
     Totals = scope_beat:totals(Ctx),
     R1 = reductions(Ctx),
-    Worked = {Session, Drainer} = scope_beat:worked(Ctx),
+    Worked = {Session, Drainer, Passes} = scope_beat:worked(Ctx),
     Delta = maps:map(fun(K, N) -> N - maps:get(K, Before, 0) end, Totals),
     Counts = maps:without([bytes], Delta),
-    Own = Session - Session0 + case Costs of #{reduction := Ns} -> max(0, R1 - R0) * Ns; _ -> 0 end,
-    Ns2 = scope_budget:spent_ns(Counts, map_get(bytes, Delta), tracees(Ctx, Costs)) + Drainer - Drainer0 + Own,
+    In = scheduled(),
+    {Own, Schedules} = case Costs of
+                           unknown -> {Session - Session0, 0};
+                           #{reduction := Ns, scheduled := NsIn, wake := NsWake} ->
+                               {Session - Session0 + max(0, R1 - R0) * Ns + (Passes - Passes0) * NsWake, max(0, In - In0) * NsIn}
+                       end,
+    Ns2 = scope_budget:spent_ns(Counts, map_get(bytes, Delta), tracees(Ctx, Costs)) + Schedules + Drainer - Drainer0 + Own,
     PerSecond = fun(N) -> N * 1.0e9 / Dt end,
-    S#spent{at = Now, totals = Totals, reductions = R1, worked = Worked, all = S#spent.all + Ns2, own = S#spent.own + Own,
+    S#spent{at = Now, totals = Totals, reductions = R1, worked = Worked, scheduled = In, all = S#spent.all + Ns2, own = S#spent.own + Own,
             kinds = maps:map(fun(_, N) -> round(PerSecond(N)) end, Counts),
             last = #{cpu => case Costs of unknown -> unknown; _ -> scope_budget:percent(Ns2, Dt) end,
                      own_cpu => scope_budget:percent(Own, Dt),
@@ -59,6 +65,8 @@ tracees(_, Costs) -> Costs.
 reductions(Ctx) ->
     Session = case Ctx of #{capture := native} -> []; _ -> [session] end,
     lists:sum([N || P <- maps:values(maps:with([guard, sup | Session], Ctx)), {_, N} <- [process_info(P, reductions)]]).
+
+scheduled() -> map_get(scheduled, scope_nif:counters()).
 
 memory(Ctx) ->
     scope_beat:under_way(Ctx) + scope_beat:held(Ctx)

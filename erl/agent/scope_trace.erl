@@ -168,7 +168,7 @@ count_calls(MFA) -> scope_session:function(MFA, true, [call_count]).
 measured(Pid, messages, On) -> 1 =:= scope_session:process(Pid, On, with(self()) ++ [send, 'receive']);
 measured(Pid, Kind, On) ->
     Spec = [{'_', [], case Kind of
-                          calls -> [];
+                          _ when Kind =:= calls; Kind =:= yields -> [];
                           args -> [{message, {{args, '$_'}}}];
                           returns -> [{exception_trace}]
                       end}],

@@ -25,7 +25,7 @@ void Spenders::add(std::uint32_t id, std::uint32_t serial, std::int64_t cost) {
   }
 }
 
-// set_budget(none | {Debt, [Cost of each of scope_beat:kinds/0], Rejected, PerByte256, Small}) -> ok
+// set_budget(none | {Debt, [Cost of each of scope_beat:kinds/0], Rejected, Scheduled, PerByte256, Small}) -> ok
 // All in ns of the budget's time; Debt: how much of the second is taken. Not dry any more.
 ERL_NIF_TERM set_budget(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   int n;
@@ -36,10 +36,10 @@ ERL_NIF_TERM set_budget(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
     return a.ok;
   }
   ErlNifSInt64 debt;
-  unsigned cost[8] = {}, rejected, byte_256, small;
-  if (!enif_get_tuple(env, argv[0], &n, &e) || n != 5 || !enif_get_int64(env, e[0], &debt) ||
-      !enif_get_uint(env, e[2], &rejected) || !enif_get_uint(env, e[3], &byte_256) ||
-      !enif_get_uint(env, e[4], &small)) {
+  unsigned cost[8] = {}, rejected, scheduled, byte_256, small;
+  if (!enif_get_tuple(env, argv[0], &n, &e) || n != 6 || !enif_get_int64(env, e[0], &debt) ||
+      !enif_get_uint(env, e[2], &rejected) || !enif_get_uint(env, e[3], &scheduled) ||
+      !enif_get_uint(env, e[4], &byte_256) || !enif_get_uint(env, e[5], &small)) {
     return enif_make_badarg(env);
   }
   ERL_NIF_TERM head, list = e[1];
@@ -51,6 +51,7 @@ ERL_NIF_TERM set_budget(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   for (unsigned k = 0; k < 16; ++k) bucket.kind[k].store(cost[kOf[k]]);
   bucket.args.store(cost[1]);
   bucket.rejected.store(rejected);
+  bucket.scheduled.store(scheduled);
   bucket.byte_256.store(byte_256);
   bucket.small.store(small);
   const std::int64_t t = now();

@@ -20,7 +20,7 @@ inline constexpr std::int64_t kBurst = 100'000'000, kShare = 10'000'000;
 struct Bucket {
   std::atomic<bool> limited;
   std::atomic<std::int64_t> paid, dry, filled;  // dry: when, or 0; filled: when
-  std::atomic<std::uint32_t> args, kind[16], byte_256, small, rejected;
+  std::atomic<std::uint32_t> args, kind[16], byte_256, small, rejected, scheduled;
 };
 extern Bucket bucket;
 
@@ -69,6 +69,19 @@ inline bool pay_event(Ring& ring, Kind kind, bool payload, std::uint32_t size, s
 inline bool pay_for_nothing(Ring& ring, std::int64_t t) {
   return bucket.limited.load(std::memory_order_relaxed) &&
          pay(ring, bucket.rejected.load(std::memory_order_relaxed), t);
+}
+
+// A tracee begins to run. The VM asks the same before each call event, and then asks of the call (`is_call`), which is no
+// beginning. Who finds the bucket dry here cannot wake the drainer, but loses its flags at once.
+inline void pay_schedule(Ring& ring, bool is_call, std::int64_t t) {
+  add(ring.scheduled, is_call ? std::uint64_t(-1) : 1);
+  if (!bucket.limited.load(std::memory_order_relaxed)) return;
+  const std::int64_t cost = bucket.scheduled.load(std::memory_order_relaxed);
+  if (is_call) {
+    ring.tokens += cost;
+  } else {
+    (void)pay(ring, cost, t);
+  }
 }
 
 inline std::int64_t dry_since() { return bucket.dry.load(std::memory_order_relaxed); }

@@ -39,6 +39,7 @@ struct Ring {
   std::int64_t last;
   std::int64_t tokens;  // of the budget: see budget.h
   Relaxed<std::uint64_t> pushed, dropped, rejected, bytes;
+  Relaxed<std::uint64_t> scheduled;  // tracees that began to run, for which the VM asks us
   Relaxed<std::int64_t> drop_first, drop_last;
   // the drainer's
   alignas(64) std::atomic<std::uint64_t> tail;
