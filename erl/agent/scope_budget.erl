@@ -37,7 +37,7 @@
 -define(BURST_NS, 200000000).
 -define(NATIVE_BURST_NS, 100000000).    % kBurst in erl/c_src/budget.h
 -define(NATIVE_EVENTS, 0.75).           % of the cpu's limit
--define(AIM, 0.7).              % of the budget, where the share of processes is chosen
+-define(AIM, 0.8).              % of the budget, where the share of processes is chosen
 -define(LEAST, 1 / 1024).
 -define(REFITS, 3).
 -define(MOST_OUT, 32).

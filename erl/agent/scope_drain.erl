@@ -43,13 +43,18 @@ init() ->
     catch error:_ -> exit(shutdown)            % quietly: it is restarted
     end.
 
-loop(S = #s{rest = Rest}) ->
+loop(S = #s{rest = Rest, dry = Seen}) ->
     {Wake, Ms} = case Rest of
                      collect -> {1, ?BATCH_MS};
                      doze -> {2, ?BATCH_MS};        % an event of this moment may not have woken us
                      sleep -> {2, scope_beat:next(?SLEEP_MS)}
                  end,
-    scope_nif:drainer(Wake),
+    case scope_nif:drainer(Wake) of
+        Dry when Dry =/= 0, Dry =/= Seen -> loop(look(S));
+        _ -> wait(Wake, Ms, S)
+    end.
+
+wait(Wake, Ms, S) ->
     receive
         scope_wake when Wake =:= 2 -> loop(look(S#s{rest = collect, drained = mono()}));
         scope_wake -> loop(look(S));

@@ -3,7 +3,8 @@
 // Everything costs time: as much as the budget needs to pay for it. `paid` is when all that was taken will have been
 // paid for; it may be a tenth of a second ahead of now at the most. A ring takes 10 ms' worth at once, so that rings rarely meet.
 // What finds the bucket dry says when (`dry`), once, and wakes the drainer; from then on events are turned away and
-// every tracee loses its flags when it runs next, until set_budget says otherwise.
+// every tracee loses its flags when it runs next, until set_budget says otherwise. A tracee that begins to run pays, too, but nobody
+// can be woken there: the next event that takes a share finds it out, or the drainer when it looks.
 //
 // Who spent it: the drainer adds up what each tracee's records cost, in slots by the hash of the pid. Of those that share
 // a slot one is remembered, with what it spent more than all others there together: never more than it did.
@@ -38,18 +39,28 @@ struct Spenders {
   void add(std::uint32_t id, std::uint32_t serial, std::int64_t cost);
 };
 
-// True: that was the last of it.
-inline bool pay(Ring& ring, std::int64_t cost, std::int64_t t) {
+// True: it is, and that is new.
+inline bool found_dry(std::int64_t paid, std::int64_t t) {
+  std::int64_t wet = 0;
+  return paid - t > kBurst && bucket.dry.compare_exchange_strong(wet, t);
+}
+
+// Until when all is paid for, if a share had to be taken; else 0.
+inline std::int64_t take(Ring& ring, std::int64_t cost, std::int64_t t) {
   ring.tokens -= cost;
-  if (ring.tokens >= 0) return false;
+  if (ring.tokens >= 0) return 0;
   const std::int64_t need = kShare - ring.tokens;
   ring.tokens = kShare;
   std::int64_t before = bucket.paid.load(std::memory_order_relaxed), after;
   do {
     after = std::max(before, t) + need;
   } while (!bucket.paid.compare_exchange_weak(before, after, std::memory_order_relaxed));
-  std::int64_t wet = 0;
-  return after - t > kBurst && bucket.dry.compare_exchange_strong(wet, t);
+  return after;
+}
+
+// True: that was the last of it.
+inline bool pay(Ring& ring, std::int64_t cost, std::int64_t t) {
+  return found_dry(take(ring, cost, t), t);
 }
 
 inline std::int64_t cost_of(Kind kind, bool payload, std::uint32_t size) {
@@ -72,7 +83,7 @@ inline bool pay_for_nothing(Ring& ring, std::int64_t t) {
 }
 
 // A tracee begins to run. The VM asks the same before each call event, and then asks of the call (`is_call`), which is no
-// beginning. Who finds the bucket dry here cannot wake the drainer, but loses its flags at once.
+// beginning.
 inline void pay_schedule(Ring& ring, bool is_call, std::int64_t t) {
   add(ring.scheduled, is_call ? std::uint64_t(-1) : 1);
   if (!bucket.limited.load(std::memory_order_relaxed)) return;
@@ -80,7 +91,7 @@ inline void pay_schedule(Ring& ring, bool is_call, std::int64_t t) {
   if (is_call) {
     ring.tokens += cost;
   } else {
-    (void)pay(ring, cost, t);
+    (void)take(ring, cost, t);
   }
 }
 

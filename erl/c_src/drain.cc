@@ -395,6 +395,8 @@ ERL_NIF_TERM spenders(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
 ERL_NIF_TERM pending(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   const unsigned rings = std::min(g.claimed.load(), g.rings);
   std::uint64_t sum = 0, most = 0, lost = 0;
+  if (bucket.limited.load(std::memory_order_relaxed))
+    (void)found_dry(bucket.paid.load(std::memory_order_relaxed), now());
   const std::int64_t dry = dry_since();
   for (unsigned i = 0; i < rings; ++i) {
     const Ring& ring = *g.ring(i);

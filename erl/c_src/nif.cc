@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "erl/c_src/budget.h"
 #include "erl/c_src/encode.h"
 #include "erl/c_src/layout.h"
 #include "erl/c_src/state.h"
@@ -186,15 +187,16 @@ ERL_NIF_TERM watch(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   return a.ok;
 }
 
-// drainer(Wake) -> ok: the caller drains, and is about to wait: wake it with scope_wake when a ring fills (1), or at any
-// event (2). One that comes at the same moment may not wake it: it looks once more, a while later.
+// drainer(Wake) -> Dry: the caller drains, and is about to wait: wake it with scope_wake when a ring fills (1), or at any
+// event (2). One that comes at the same moment may not wake it: it looks once more, a while later. Dry: since when the budget's
+// bucket is, by our clock, or 0; what found that out while the caller was at work woke nobody.
 ERL_NIF_TERM drainer(ErlNifEnv* env, int, const ERL_NIF_TERM argv[]) {
   unsigned wake;
   if (!enif_get_uint(env, argv[0], &wake)) return enif_make_badarg(env);
   g.wake.store(0);
   if (!enif_self(env, &g.drainer)) return enif_make_badarg(env);
   g.wake.store(wake);
-  return a.ok;
+  return enif_make_int64(env, bucket.dry.load());
 }
 
 ERL_NIF_TERM set_share(ErlNifEnv* env, ERL_NIF_TERM share, std::atomic<std::uint32_t>& of) {

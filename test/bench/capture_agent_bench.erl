@@ -70,25 +70,29 @@ attach(Capture, Opts0) ->
                            receive {hello, #{agent := Agent}} ->
                                        Me ! {attached, Agent},
                                        Agent ! {resume, #{store_id => bench, last_committed_seq => 0}},
-                                       daemon(Agent)
+                                       daemon(Agent, [])
                            end
                    end),
     spawn(scope_agent, start, [Daemon, Opts]),
     receive {attached, Agent} -> {Daemon, Agent} after 10000 -> error(no_agent) end.
 
-daemon(Agent) ->
+%% Steps: what the steps down that it was told of took, from the bucket's dryness to all flags being off, in us.
+daemon(Agent, Steps) ->
     receive
-        {batch, _, Seq, _, _, _, _} -> Agent ! {ack, Seq}, daemon(Agent);
+        {batch, _, Seq, _, Gaps, _, _} ->
+            Agent ! {ack, Seq},
+            daemon(Agent, [Us || {stepped_down, _, _, _, #{took_us := Us}} <- Gaps] ++ Steps);
+        {steps, From} -> From ! {steps, Steps}, daemon(Agent, []);
         {ask, From, Request} ->
             Ref = make_ref(),
             Agent ! {control, Ref, Request},
             receive {control_reply, Ref, Result} -> From ! {answer, Result} end,
-            daemon(Agent);
-        stand_still -> receive go_on -> daemon(Agent) end;
-        _ -> daemon(Agent)
+            daemon(Agent, Steps);
+        stand_still -> receive go_on -> daemon(Agent, Steps) end;
+        _ -> daemon(Agent, Steps)
     after 500 ->
             Agent ! {ping, 1, 0},
-            daemon(Agent)
+            daemon(Agent, Steps)
     end.
 
 ask(Daemon, Request) ->
@@ -123,11 +127,14 @@ budget(Daemon, Seconds) ->
     Looks = lists:usort([First | [begin receive after 500 -> ok end, Spent() end || _ <- lists:seq(1, Seconds * 2)]]),
     [exit(P, kill) || P <- Hammers ++ Crowd],
     _ = ask(Daemon, {stop, hostile}),           % the ladder may have ended it
+    ok = ask(Daemon, flush),
     Each = [(N - N0) * 1.0e9 / (T - T0) / Allowed
             || {T0, N0} <- Looks, {T, N} <- lists:sublist([L || L = {T, _} <- Looks, T - T0 >= 900000000], 1)],
     {T1, N1} = lists:last(Looks),
     {T0, N0} = First,
-    #{budget_overshoot_ratio => lists:max(Each), budget_used => (N1 - N0) * 1.0e9 / (T1 - T0) / Allowed}.
+    Daemon ! {steps, self()},
+    Steps = receive {steps, All} -> All end,
+    #{step_down_ms => lists:max(Steps) / 1000, budget_overshoot_ratio => lists:max(Each), budget_used => (N1 - N0) * 1.0e9 / (T1 - T0) / Allowed}.
 
 %% The worst pause of a process that wakes every ms, while tracing starts on 100,000 others; against the same time without.
 stall(Daemon) ->
