@@ -21,7 +21,7 @@
 %%          something else is started or stopped.
 -module(scope_budget).
 
--export([limits/2, narrowest/2, count/1, spent_ns/3, percent/2, rate/1, account/4, bucket/3, native/3, spend/4, bucket_ns/1, owed_ns/1,
+-export([limits/2, narrowest/2, count/1, spent_ns/3, percent/2, rate/1, events/1, account/4, bucket/3, native/3, spend/4, bucket_ns/1, owed_ns/1,
          in_sample/2, new/1, rung/1, factor/1, args/1, fewer/1, left_out/1, still_left_out/2,
          tracees/1, down/5, up/5, demand/3, blame/3, status/1, reset/1]).
 -export_type([limits/0, costs/0, native/0, bucket/0, ladder/0, rung/0]).
@@ -103,6 +103,11 @@ percent(Ns, OfNs) -> 100 * Ns / (max(1, OfNs) * erlang:system_info(schedulers_on
 -spec rate(limits()) -> float().
 rate(none) -> float(erlang:system_info(schedulers_online));
 rate(#{cpu := Cpu}) -> Cpu / 100 * erlang:system_info(schedulers_online).
+
+%% Events that may be made in a second.
+-spec events(limits()) -> number().
+events(none) -> 1.0e18;
+events(#{events := Events}) -> Events.
 
 %% ns that may be spent yet, less than 0 if too many were: Dt ns later, of which Ns were spent.
 -spec account(limits(), integer(), number(), number()) -> number().

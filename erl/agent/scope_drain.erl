@@ -156,7 +156,7 @@ dry({Dry, Ago}, S0 = #s{ctx = #{guard := Guard}}) ->
     scope_trace:all_off(self()),
     Relieved = mono(),
     S = drain(?ROUNDS, S0#s{drained = Relieved}),           % what tells who it was
-    Guard ! {dry, any, At, At, Relieved, [{pid(P), Part} || {P, Part} <- scope_nif:spenders()], 0},
+    Guard ! {dry, any, At, At, Relieved, [{pid(P), Part} || {P, Part} <- scope_nif:spenders()], {0, 0}},
     S#s{dry = Dry}.
 
 drain(0, S) -> S;

@@ -17,7 +17,8 @@
             ladder :: scope_budget:ladder(), spent :: scope_spent:spent(),
             filled = {1.0, 0} :: {float(), integer()},          % the bucket: how far, raw time when
             account :: {number(), integer(), number()},   % ns that may be spent, less than 0 if too many were; when; all that was spent by then
-            debt = none :: none | {reference(), non_neg_integer(), integer()},     % flags are off until it is paid; ns by the tracer's bucket; since when
+            debt = none :: none | {reference(), {non_neg_integer(), integer()}, integer()},   % flags are off until it is paid: ns by the
+                                       % tracer's bucket, and how many events were discarded by then; since when
             low :: integer(),                       % raw time up to which it is told what a rung or a sample leaves out
             counters = #{} :: map(),                % what the rung `counters` counts: {MFA, Rate}
             job = none :: none | {reference(), pid(), reference(), tuple() | measure, list()},

@@ -125,7 +125,7 @@ second(Limits = #{memory := Most}, S = #s{spent = Spent, ladder = Ladder, low = 
         S#s.debt =/= none -> Told;
         true ->
             case scope_budget:up(Share, one_up(Share, Limits, S), args_asked(S), now_ms(), Alive) of
-                {up, New} -> step_to(New, #{}, 0, Told);
+                {up, New} -> step_to(New, #{}, {0, 0}, Told);
                 {stay, New} -> Told#s{ladder = New}
             end
     end.
@@ -159,11 +159,12 @@ breaker(_, S = #s{limits = none}) -> S;
 breaker(Why, S = #s{ladder = Ladder}) ->
     case scope_budget:status(Ladder) of
         #{rung := Rung, rung_ms := Ms} when Rung =/= full, Ms < 1000 -> S;
-        _ -> step_down(Why, [], #{noticed => mono()}, 0, S)
+        _ -> step_down(Why, [], #{noticed => mono()}, {0, 0}, S)
     end.
 
-%% Spenders: who spent most, and which part of all. Owed: ns of time until the tracer's bucket would not be dry any more.
--spec step_down(atom(), [{pid(), float()}], map(), non_neg_integer(), #s{}) -> #s{}.
+%% Spenders: who spent most, and which part of all. Owed: ns of time until the tracer's bucket would not be dry any more,
+%% and how many events had been discarded when that was said.
+-spec step_down(atom(), [{pid(), float()}], map(), {non_neg_integer(), integer()}, #s{}) -> #s{}.
 step_down(_, _, _, _, S = #s{starts = Starts}) when map_size(Starts) =:= 0; S#s.limits =:= none -> scope_flags:reapply(refill(1.0, S));
 step_down(any, Spenders, Figures, Owed, S0 = #s{costs = Costs}) ->
     S = spent(S0),
@@ -217,12 +218,15 @@ step_to(New, Figures, Owed, S0 = #s{ladder = Old, tracer = Tracer, ctx = Ctx = #
               Took#{from => From, to => To, cause => Why, rate => scope_budget:factor(New), left_out => map_size(scope_budget:left_out(New))}, S1),
     S3.
 
-%% What was spent beyond the budget until the flags were off is paid for before anything is traced again.
+%% What was spent beyond the budget until the flags were off is paid for before anything is traced again, and what came later:
+%% a tracee's last events come when it stops running, some hundreds of them.
 -spec pay(#s{}) -> #s{}.
-pay(S0 = #s{debt = {Ref, Bucket, Since}}) ->
+pay(S0 = #s{debt = {Ref, {Bucket, Discarded}, Since}, ctx = Ctx}) ->
     S = #s{account = {Level, At, _}} = spent(S0),
+    Limits = limits_with([], S),
+    Late = (scope_beat:discarded(Ctx) - Discarded) * 1.0e9 / scope_budget:events(Limits),
     Now = mono(),
-    Owed = max(Bucket - (Now - Since), -Level / scope_budget:rate(limits_with([], S)) - (Now - At)),
+    Owed = max(Bucket + Late - (Now - Since), -Level / scope_budget:rate(Limits) - (Now - At)),
     case min(Owed, ?MOST_OWED_NS - (Now - Since)) / 1000000 of
         Ms when Ms > 1 ->
             _ = erlang:send_after(ceil(Ms), self(), {paid, Ref}),

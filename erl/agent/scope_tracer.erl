@@ -283,7 +283,7 @@ dried(S = #s{dry = {What, First, Noticed, Pids}, ctx = Ctx = #{guard := Guard}})
     {N, More, S1} = discard(0, [], S),
     _ = N > ?MAX_QUEUE andalso garbage_collect(),
     S2 = #s{bucket = Bucket} = spend(#{discarded => N}, 0, fun() -> [] end, First, mono(), turned_away(N, S1)),
-    Guard ! {dry, What, First, Noticed, Relieved, spenders(Pids, More), scope_budget:owed_ns(Bucket)},
+    Guard ! {dry, What, First, Noticed, Relieved, spenders(Pids, More), {scope_budget:owed_ns(Bucket), scope_beat:discarded(Ctx)}},
     loop(S2#s{dry = no, shut = 0}, 0).
 
 turned_away(0, S) -> S;
