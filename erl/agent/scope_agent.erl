@@ -56,7 +56,7 @@
 %%   {probe, Spec}      -> {ok, Prediction with spent => ..}: starts nothing
 %%   {stop, Id | all}   -> ok | {error, not_found}; the others go on exactly as they were
 %%   status             -> also budget, spent => #{cpu, own_cpu, events, bytes, memory, kinds, total_ns, at => raw time}, costs (ns that an
-%%                          event of a kind takes of {its tracee, us}, measured here), ladder => #{rung, cause, rung_ms,
+%%                          event of a kind takes of {its tracee, us}, measured here; with `assumed` where that could not be done yet), ladder => #{rung, cause, rung_ms,
 %%                          failed_tries, left_out}, counters => #{MFA => calls per second} on the rung `counters`, and
 %%                          traces => #{Id => #{budget, spent, events, shared}};
 %%                      -> {ok, #{tracing => #{Id => Spec}, patterns, processes, captured, dropped, held_bytes,

@@ -2,12 +2,13 @@
 %% guard's; what takes a while is done by a process of its own, and whatever becomes of that, what it set is gone.
 -module(scope_ask).
 
--export([ask/5, behaviours/1, counted/3, job/2, job_done/1, next_job/1, queued/2, without_jobs/2]).
+-export([ask/5, behaviours/1, counted/3, job/2, job_done/1, measure/1, next_job/1, queued/2, without_jobs/2]).
 
 -include("scope_guard.hrl").
 
 -define(PROBE_MS, 150).
 -define(JOB_MS, 3000).          % no job takes longer
+-define(AGAIN_MS, 5000).
 
 %% What may not be traced is refused at once; then what it would cost is counted, one request after another.
 -spec ask(probe | {start, term()}, term(), pid(), reference(), #s{}) -> #s{}.
@@ -39,7 +40,10 @@ answer(From, Ref, Result, S) ->
     S.
 
 -spec counted(measure | tuple(), list() | unknown, #s{}) -> #s{}.
-counted(measure, _, S) -> next_job(S);
+%% Another tool traces every new process, say, or the node is too busy: costs are assumed, and measured again while nothing is traced.
+counted(measure, unknown, S) ->
+    _ = erlang:send_after(?AGAIN_MS, self(), measure),
+    next_job(S#s{costs = scope_probe:assumed()});
 counted({What, From, Ref, Asked, Spec = #{sample := Sample}, Behaviours}, Rates, S = #s{costs = Costs}) ->
     Limits = scope_ladder:limits_with([Spec], S),
     Prediction = case Rates of
@@ -70,10 +74,18 @@ over(_, _, _) -> false.
 -spec job(measure | tuple(), #s{}) -> #s{}.
 job(Job, S = #s{jobs = Jobs}) -> next_job(S#s{jobs = Jobs ++ [Job]}).
 
+%% The rings are lent for it: only while nothing is traced.
+-spec measure(#s{}) -> #s{}.
+measure(S = #s{starts = Starts, job = none}) when map_size(Starts) =:= 0 -> job(measure, S);
+measure(S) ->
+    _ = erlang:send_after(?AGAIN_MS, self(), measure),
+    S.
+
 -spec next_job(#s{}) -> #s{}.
 next_job(S = #s{job = none, jobs = [measure | Rest], tracer = Tracer, ctx = #{capture := Capture}}) ->
     Me = self(),
     Drainer = case Capture of native -> Tracer; _ -> none end,
+    _ = Capture =:= native andalso scope_nif:set_budget(none),       % until the next start fills the bucket
     run_job(measure, fun(Ref) -> scope_probe:costs(Me, Ref, Drainer) end, [], S#s{jobs = Rest});
 next_job(S = #s{job = none, jobs = [Job = {_, _, _, _, Spec, Behaviours} | Rest], limits = Limits}) ->
     case scope_probe:wanted(Spec, Behaviours) of

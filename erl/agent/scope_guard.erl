@@ -65,6 +65,7 @@ handle({resume, Ref}, S = #s{paused = {Ref, Reason, From}}) ->
     scope_flags:gap({Reason, unknown, From, mono()}, S1),
     S1;
 handle({costs, Ref, Costs}, S = #s{job = {Ref, _, _, _, _}}) -> scope_ask:next_job(scope_ask:job_done(S#s{costs = Costs}));
+handle(measure, S) -> scope_ask:measure(S);
 handle({counted, Ref, Rates}, S = #s{job = {Ref, _, _, Job, _}}) -> scope_ask:counted(Job, Rates, scope_ask:job_done(S));
 handle({job_late, Ref}, S = #s{job = {Ref, Pid, _, _, _}}) ->
     exit(Pid, kill),

@@ -8,7 +8,7 @@
 -import(agent_test, [setup/2, d/3, nothing_left/1]).
 
 all() ->
-    [calibrated, same_as_erlang, golden_hashes, every_call_counted, dry_bucket_ends_it, sampled_whole, big_terms,
+    [calibrated, same_as_erlang, golden_hashes, every_call_counted, dry_bucket_ends_it, schedules_count, schedules_cost, sampled_whole, big_terms,
      times_are_the_vms, wakes_are_few, idle_costs_little, cycles_under_load, all_killed, all_suspended, lease_is_asked, other_limits, broken_library,
      foreign_library, no_library].
 
@@ -208,6 +208,43 @@ dry_bucket_ends_it(Config) ->
     %% Those that follow the first step have flags again; until it was done nobody had.
     assert_eq([], [At - Dry || At <- Times, At > Dry + 20000000, At < Until - 1000000]),
     assert_eq(Rejected, lists:sum([N || {over_budget, N, _, _} <- Gaps])).
+
+%% The VM asks the library each time a tracee begins to run, and before each call event: the former alone count.
+schedules_count(Config) ->
+    {T, D, Pid} = native(Config),
+    P = rpc(T, fun() -> spawn(fun Loop() -> receive {yields, N, Calls, From} -> yields(N, Calls), From ! {yielded, self()}, Loop() end end) end),
+    {ok, _} = d(D, control, [Pid, {start, a, #{mfas => [{?MODULE, counted, 1}], events => [calls], pids => [P]}}]),
+    Of = fun(N, Calls) ->
+                 Scheduled = fun() -> map_get(scheduled, scope_nif:counters()) end,
+                 rpc(T, fun() ->
+                                Before = Scheduled(),
+                                P ! {yields, N, Calls, self()},
+                                receive {yielded, P} -> ok end,
+                                Scheduled() - Before
+                        end)
+         end,
+    Counts = [Of(1000, 0), Of(1000, 1000), Of(0, 1000)],
+    log("~p", [Counts]),
+    [true = N >= 1000 andalso N < 1100 || N <- lists:sublist(Counts, 2)],
+    true = lists:last(Counts) < 100.
+
+yields(0, 0) -> ok;
+yields(N, 0) -> erlang:yield(), yields(N - 1, 0);
+yields(N, Calls) -> ?MODULE:counted(Calls), yields(N, Calls - 1).
+
+%% A crowd that runs all the time and makes no event costs what a flag costs each time one of them begins to run.
+schedules_cost(Config) ->
+    {T, D, Pid} = native(Config, #{agent => #{budget => #{cpu => 1, up_ms => 60000}}}),
+    Ps = rpc(T, fun() -> [spawn(fun Loop() -> erlang:yield(), Loop() end) || _ <- lists:seq(1, 20)] end),
+    {ok, _} = d(D, control, [Pid, {start, a, #{mfas => [{?MODULE, counted, 1}], events => [calls], pids => Ps}}]),
+    {gap, {stepped_down, _, _, _, Figures}} = d(D, wait, [Pid, fun({gap, {stepped_down, _, _, _, _}}) -> true end]),
+    log("~p", [Figures]),
+    #{from := full, to := fewer} = Figures,
+    %% Some keep their flags if the budget pays for them.
+    wait_until(fun() -> {ok, #{spent := #{cpu := Cpu}}} = d(D, control, [Pid, status]), Cpu < 1.2 end, 20000),
+    Flagged = [P || P <- Ps, agent_test:info(T, P, flags) =/= {flags, []}],
+    log("~b of 20", [length(Flagged)]),
+    true = length(Flagged) < 10.
 
 %% A process is traced whole or not at all, and it is the same ones that scope_budget means.
 sampled_whole(Config) ->
