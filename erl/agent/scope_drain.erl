@@ -1,8 +1,8 @@
 %% The native tracer's process: empties the rings and gives batches to the session. Understands what scope_tracer does,
 %% and is registered under its name.
 %%
-%% While events come it ships every 10 ms, and at once when a quarter of a ring is full: the tracee wakes it. When none come
-%% it sleeps, and the first one wakes it. Nothing is lost if it is killed: what the rings hold waits for the next one.
+%% While events come it ships every 25 ms, and at once when a quarter of a ring is full: the tracee wakes it. When none come
+%% and tracees seldom run it sleeps, and the first one wakes it. Nothing is lost if it is killed: what the rings hold waits for the next one.
 -module(scope_drain).
 
 -export([start/0, init/0]).
@@ -11,6 +11,7 @@
 -define(BATCH_NS, 25000000).
 -define(BATCH_MS, 25).
 -define(SLEEP_MS, 500).                % then it looks anyway: how far it has come is of use, too
+-define(BUSY, 10000).                  % tracees that begin to run, a second: they cost, too, and wake nobody
 -define(ROUNDS, 64).                   % batches in one go; then others are listened to
 -define(LEND_MS, 1000).
 -define(MAX_UNDER_WAY, 4 bsl 20).      % bytes that the session has not taken in
@@ -19,6 +20,7 @@
             events = [] :: [tuple()],                          % what the agent's own processes have to tell
             cut :: integer(), drained :: integer(),
             rest = doze :: collect | doze | sleep,     % what it waits for
+            scheduled = 0 :: non_neg_integer(),        % how often tracees had begun to run
             dry = 0 :: integer(),                             % the bucket's last time of dryness that was seen, by the library's clock
             gaps = [] :: list(), patterns = [] :: list(),
             caps = #{} :: map(), etf_caps = scope_cut:caps(#{}) :: scope_cut:caps(), key = none :: scope_cut:key(),
@@ -67,7 +69,7 @@ handle({flush, From, Ref}, S0) ->
     S = until(mono(), mono() + 1000000000, S0),
     From ! {flushed, Ref},
     S;
-handle({patterns, Patterns}, S) -> S#s{patterns = Patterns};
+handle({patterns, Patterns}, S) -> S#s{patterns = Patterns, rest = collect};
 %% What was wanted when it happened is taken out before it counts as not wanted.
 handle({procs, false}, S = #s{procs = true}) -> procs((until(mono(), mono() + 1000000000, S))#s{procs = false});
 handle({fan_out, Share}, S) ->
@@ -133,14 +135,16 @@ timed(Work, S = #s{ctx = Ctx}) ->
 
 looked(S = #s{drained = Drained, rest = Rest, events = Events, ctx = Ctx}) ->
     scope_beat:beat(tracer, Ctx),
-    {Bytes, Fullest, Lost, Dry} = scope_nif:pending(),
+    {Bytes, Fullest, Lost, Dry, Scheduled} = scope_nif:pending(),
     S1 = dry(Dry, S),
     Now = mono(),
     Some = Bytes > 0 orelse Lost > 0 orelse Events =/= [],
     case Bytes >= ?BATCH orelse Fullest >= 64 orelse Now - Drained >= ?BATCH_NS of
         true ->
-            drain(?ROUNDS, S1#s{drained = Now, rest = if
-                                                          Some -> collect;
+            Busy = (Scheduled - S#s.scheduled) * 1000000000 > ?BUSY * (Now - Drained),
+            drain(?ROUNDS, S1#s{drained = Now, scheduled = Scheduled,
+                                               rest = if
+                                                          Some; Busy -> collect;
                                                           Rest =:= doze; Rest =:= sleep -> sleep;
                                                           true -> doze
                                                       end});

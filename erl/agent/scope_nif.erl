@@ -175,8 +175,8 @@ setup(_) -> erlang:nif_error(not_loaded).
 -spec drain() -> drained() | busy.
 drain() -> erlang:nif_error(not_loaded).
 %% {Bytes that wait, how full the fullest ring is in 1/256, events that were dropped or rejected and not yet told of, raw
-%% time when the budget's bucket was found dry or 0}
--spec pending() -> {non_neg_integer(), non_neg_integer(), non_neg_integer(), 0 | {integer(), integer()}}.
+%% time when the budget's bucket was found dry or 0, how often tracees began to run}
+-spec pending() -> {non_neg_integer(), non_neg_integer(), non_neg_integer(), 0 | {integer(), integer()}, non_neg_integer()}.
 pending() -> erlang:nif_error(not_loaded).
 
 %% Who spent most since the bucket was filled, and which part of all.

@@ -391,10 +391,10 @@ ERL_NIF_TERM spenders(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
 }
 
 // Bytes that wait in the rings; the part of the fullest that is full, in 1/256; what was lost and not yet told; when
-// the budget's bucket was found dry, {our time, ns ago}, or 0.
+// the budget's bucket was found dry, {our time, ns ago}, or 0; how often tracees began to run, in all.
 ERL_NIF_TERM pending(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   const unsigned rings = std::min(g.claimed.load(), g.rings);
-  std::uint64_t sum = 0, most = 0, lost = 0;
+  std::uint64_t sum = 0, most = 0, lost = 0, scheduled = 0;
   if (bucket.limited.load(std::memory_order_relaxed))
     (void)found_dry(bucket.paid.load(std::memory_order_relaxed), now());
   const std::int64_t dry = dry_since();
@@ -404,15 +404,17 @@ ERL_NIF_TERM pending(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
         ring.head.load(std::memory_order_acquire) - ring.tail.load(std::memory_order_relaxed);
     sum += held;
     most = std::max(most, held);
+    scheduled += get(ring.scheduled);
     lost +=
         get(ring.dropped) - get(ring.dropped_told) + get(ring.rejected) - get(ring.rejected_told);
   }
-  return enif_make_tuple4(
+  return enif_make_tuple5(
       env, enif_make_uint64(env, sum),
       enif_make_uint64(env, most * 256 / std::max<std::size_t>(1, g.ring_bytes)),
       enif_make_uint64(env, lost),
       dry ? enif_make_tuple2(env, enif_make_int64(env, dry), enif_make_int64(env, now() - dry))
-          : enif_make_int64(env, 0));
+          : enif_make_int64(env, 0),
+      enif_make_uint64(env, scheduled));
 }
 
 ERL_NIF_TERM counters(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
