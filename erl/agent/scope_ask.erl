@@ -41,9 +41,10 @@ answer(From, Ref, Result, S) ->
 
 -spec counted(measure | tuple(), list() | unknown, #s{}) -> #s{}.
 %% Another tool traces every new process, say, or the node is too busy: costs are assumed, and measured again while nothing is traced.
-counted(measure, unknown, S) ->
-    _ = erlang:send_after(?AGAIN_MS, self(), measure),
-    next_job(S#s{costs = scope_probe:assumed()});
+counted(measure, unknown, S = #s{costs = Before}) ->
+    Times = case Before of #{assumed := N} -> N + 1; _ -> 1 end,
+    _ = erlang:send_after(?AGAIN_MS bsl min(Times - 1, 6), self(), measure),
+    next_job(S#s{costs = scope_probe:assumed(Times)});
 counted({What, From, Ref, Asked, Spec = #{sample := Sample}, Behaviours}, Rates, S = #s{costs = Costs}) ->
     Limits = scope_ladder:limits_with([Spec], S),
     Prediction = case Rates of

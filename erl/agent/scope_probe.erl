@@ -6,7 +6,7 @@
 %%            timed, five times, the second best counts. About 10 ms, once, when the agent begins.
 -module(scope_probe).
 
--export([refused/1, limited/1, wanted/2, countable/1, count/3, read/1, predict/5, assumed/0, costs/3, mark/1, deep/1]).
+-export([refused/1, limited/1, wanted/2, countable/1, count/3, read/1, predict/5, assumed/1, costs/3, mark/1, deep/1]).
 
 -define(ROUNDS, 5).
 -define(EVENTS, 100).
@@ -189,10 +189,11 @@ events_of(_) -> 1.
 %% --- costs -----------------------------------------------------------------------------------------------------------
 
 %% Where they cannot be measured: two to five times what was seen with either tracer, so that the budget is held all the same.
--spec assumed() -> scope_budget:costs().
-assumed() ->
+%% Times: how often it was tried.
+-spec assumed(pos_integer()) -> scope_budget:costs().
+assumed(Times) ->
     maps:merge(maps:from_list([{K, {1500.0, 400.0}} || K <- scope_beat:kinds()]),
-               #{assumed => 1, turned_away => 600.0, scheduled => 300.0, wake => ?WAKE_NS, per_byte => 10.0, small => 60.0, reduction => 60.0}).
+               #{assumed => Times, turned_away => 600.0, scheduled => 300.0, wake => ?WAKE_NS, per_byte => 10.0, small => 60.0, reduction => 60.0}).
 
 %% Runs in a process of its own, as the tracer of its own throwaway process: {costs, Ref, Costs} to the guard. The native
 %% tracer's drainer lends us the rings.

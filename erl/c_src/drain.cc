@@ -419,7 +419,8 @@ ERL_NIF_TERM pending(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
 
 ERL_NIF_TERM counters(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
   const unsigned rings = std::min(g.claimed.load(), g.rings);
-  std::uint64_t pushed = 0, rejected = 0, scheduled = 0, bytes = 0, dropped = g.ringless.load(), held = 0;
+  std::uint64_t pushed = 0, rejected = 0, scheduled = 0, bytes = 0, dropped = g.ringless.load(),
+                held = 0;
   for (unsigned i = 0; i < rings; ++i) {
     const Ring& ring = *g.ring(i);
     pushed += get(ring.pushed);
@@ -430,9 +431,9 @@ ERL_NIF_TERM counters(ErlNifEnv* env, int, const ERL_NIF_TERM[]) {
     held += ring.head.load() - ring.tail.load();
   }
   const std::pair<const char*, std::uint64_t> values[] = {
-      {"pushed", pushed},           {"dropped", dropped}, {"rejected", rejected}, {"bytes", bytes},
-      {"ring_bytes", g.ring_bytes}, {"rings", g.rings},   {"held", held},
-      {"scheduled", scheduled}};
+      {"pushed", pushed}, {"dropped", dropped},         {"rejected", rejected},
+      {"bytes", bytes},   {"ring_bytes", g.ring_bytes}, {"rings", g.rings},
+      {"held", held},     {"scheduled", scheduled}};
   ERL_NIF_TERM map = enif_make_new_map(env);
   for (const auto& [name, value] : values) {
     (void)enif_make_map_put(env, map, enif_make_atom(env, name), enif_make_uint64(env, value),
