@@ -12,7 +12,7 @@
 %% Bucket   A fifth of a second's worth of each limit. It fills with time, events empty it; who finds it dry says so, once.
 %%          So in any time t at most limit x (t + 0.2 s) is spent, plus what comes until the flags are off; with the Erlang
 %%          tracer, which has its queue before the bucket, nothing is traced again until that is paid for (`account`).
-%%          The native tracer's holds a tenth of a second's, and pays for events out of three quarters of the cpu's limit: the
+%%          The native tracer's holds a tenth of a second's, and pays for events out of 0.85 of the cpu's limit: the
 %%          rest is what our other processes take. The Erlang tracer has its queue before the bucket; a smaller one gained nothing.
 %% Ladder   full -> no_args -> fewer -> counters -> off. On `fewer` those that spent most are left out, 32 at most, until the
 %%          budget should pay for the others by how quickly the bucket ran dry; if it does not, the others are a sample
@@ -36,7 +36,7 @@
 -define(TRIES, 3).
 -define(BURST_NS, 200000000).
 -define(NATIVE_BURST_NS, 100000000).    % kBurst in erl/c_src/budget.h
--define(NATIVE_EVENTS, 0.75).           % of the cpu's limit
+-define(NATIVE_EVENTS, 0.85).           % of the cpu's limit
 -define(AIM, 0.8).              % of the budget, where the share of processes is chosen
 -define(LEAST, 1 / 1024).
 -define(REFITS, 3).
