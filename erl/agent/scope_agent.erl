@@ -27,7 +27,7 @@
 %%   {ping, N, T}           answered with {pong, N, T, ClockPair, SentUntil}; at least one each deadman_ms, or shipping stops
 %%   {control, Ref, Request}  answered with {control_reply, Ref, Result}
 %% AGENT -> DAEMON (to DaemonPid, with nosuspend and noconnect. What a busy link refuses is sent again, batches from the hold
-%% and all else but pongs from the outbox, 100 messages; what is more is counted in `refused`)
+%% and all else from the outbox, 100 messages; what is more is counted in `refused`. Not sent again: pongs, {error, ..} and what is said on leaving)
 %%   {hello, #{proto => 1, vsn, agent => pid(), agent_id, node, creation, first_seq, next_seq, otp, erts, arch,
 %%             capture => native | erlang, capture_reason => none | configured | Text, threads, schedulers, time_unit => nanosecond, clock => ClockPair, net_ticktime,
 %%             version => what Opts said when this agent was started: tells builds apart,
@@ -314,8 +314,7 @@ post(S = #s{outbox = [Msg | Rest], daemon = Daemon}) ->
         _ -> post(S#s{outbox = Rest})
     end.
 
-ship(S = #s{outbox = [_ | _]}) -> ship_batches(post(S));
-ship(S) -> ship_batches(S).
+ship(S) -> ship_batches(post(S)).
 
 ship_batches(S = #s{outbox = [], shipping = true, daemon = Daemon, hold = Hold, opts = #{window := Window, deadman_ms := Deadman}}) ->
     case now_ms() - S#s.heard =< Deadman of
@@ -355,7 +354,7 @@ tick(S0 = #s{heard = Heard, looked = Looked}) ->
     case S of
         #s{opts = #{grace_ms := Grace}} when Silent > Grace -> exit({leave, grace});
         #s{leaving = {acking, Ref, Until}} ->
-            case scope_hold:is_empty(S#s.hold) orelse Now > Until orelse not S#s.shipping of
+            case (scope_hold:is_empty(S#s.hold) andalso S#s.outbox =:= []) orelse Now > Until orelse not S#s.shipping of
                 true ->
                     _ = send(S#s.daemon, {control_reply, Ref, ok}),
                     _ = send(S#s.daemon, {bye, unload}),

@@ -221,7 +221,7 @@ costs(Guard, Ref, Drainer) ->
     Costs = #{calls => Calls, args => Args, returns => {max(0, Pair - T0), O3}, sends => Message,
               fetches => Message, procs => Message, takes => Args, state => Args,
               turned_away => case Drainer of none -> T0; _ -> turned_away(Tracee, Mon) end,
-              scheduled => added(yields, Tracee, Mon), wake => wake(Drainer),
+              scheduled => case Drainer of none -> 0; _ -> added(yields, Tracee, Mon) end, wake => wake(Drainer),
               per_byte => max(0.0, (T2 + O2 - T1 - O1) / max(1, BigBytes - Bytes)), small => Bytes,
               reduction => lists:nth(?PIECES div 2 + 1, lists:sort([piece() || _ <- lists:seq(1, ?PIECES)]))},
     exit(Tracee, kill),

@@ -82,17 +82,18 @@ inline bool pay_for_nothing(Ring& ring, std::int64_t t) {
          pay(ring, bucket.rejected.load(std::memory_order_relaxed), t);
 }
 
-// A tracee begins to run. The VM asks the same before each call event, and then asks of the call (`is_call`), which is no
-// beginning.
-inline void pay_schedule(Ring& ring, bool is_call, std::int64_t t) {
-  add(ring.scheduled, is_call ? std::uint64_t(-1) : 1);
-  if (!bucket.limited.load(std::memory_order_relaxed)) return;
-  const std::int64_t cost = bucket.scheduled.load(std::memory_order_relaxed);
-  if (is_call) {
-    ring.tokens += cost;
-  } else {
-    (void)take(ring, cost, t);
-  }
+// A tracee begins to run, or a call event comes: the VM asks the same of both.
+inline void pay_schedule(Ring& ring, std::int64_t t) {
+  add(ring.scheduled, 1);
+  if (bucket.limited.load(std::memory_order_relaxed))
+    (void)take(ring, bucket.scheduled.load(std::memory_order_relaxed), t);
+}
+
+// It was a call, whose own cost has that in it.
+inline void take_schedule_back(Ring& ring) {
+  add(ring.scheduled, std::uint64_t(-1));
+  if (bucket.limited.load(std::memory_order_relaxed))
+    ring.tokens += bucket.scheduled.load(std::memory_order_relaxed);
 }
 
 inline std::int64_t dry_since() { return bucket.dry.load(std::memory_order_relaxed); }

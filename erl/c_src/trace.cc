@@ -314,10 +314,10 @@ ERL_NIF_TERM enabled(ErlNifEnv*, int, const ERL_NIF_TERM argv[]) {
       return a.remove;
     const std::int64_t t = now();
     if (lease_over(t) || dry_since() != 0) return a.remove;
-    if (Ring* ring = my_ring ? my_ring : claim()) pay_schedule(*ring, false, t);
+    if (Ring* ring = my_ring ? my_ring : claim()) pay_schedule(*ring, t);
     return a.trace;
   }
-  if (argv[0] == a.call && my_ring) pay_schedule(*my_ring, true, 0);
+  if (argv[0] == a.call && my_ring) take_schedule_back(*my_ring);
   if (g.off.load(std::memory_order_relaxed) || g.expired.load(std::memory_order_relaxed) != 0)
     return a.discard;
   if (!is_local_pid(argv[2]) || left_out(argv[2], g.sample) || over_budget()) return a.discard;
